@@ -1,0 +1,71 @@
+//! Test a PostgreSQL connection.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use duroxide::ActivityContext;
+use percent_encoding::percent_decode_str;
+use secrecy::ExposeSecret;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+use toygres_models::{Failure, FailureKind, Invalid, Password};
+use url::Url;
+
+use crate::context::Context;
+use crate::secrets;
+use crate::types::{TestConnectionInput, TestConnectionOutput};
+
+/// Connecting, logging in and answering, together.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// See [`TEST_CONNECTION`](crate::names::activities::TEST_CONNECTION).
+pub async fn test_connection_activity(
+    context: Context,
+    _ctx: ActivityContext,
+    input: TestConnectionInput,
+) -> Result<TestConnectionOutput, Failure> {
+    let options = connect_options(&context, &input.connection_string).await?;
+    let server = format!("{}:{}", options.get_host(), options.get_port());
+    let version = tokio::time::timeout(TIME_LIMIT, query_version(options)).await.map_err(|_| {
+        Failure::transient(FailureKind::ConnectionFailed, format!("{server} did not answer within {} s", TIME_LIMIT.as_secs()))
+    })?;
+    let version = version.map_err(|error| refused(&server, &error))?;
+    Ok(TestConnectionOutput { version, connected: true })
+}
+
+async fn connect_options(context: &Context, connection_string: &str) -> Result<PgConnectOptions, Failure> {
+    // Neither parser's error is passed on: it may repeat the password.
+    let malformed = || Failure::from(Invalid::new("connection_string", "is not a postgresql://user@host:port/database URI"));
+    let url = Url::parse(connection_string).map_err(|_| malformed())?;
+    let options = PgConnectOptions::from_str(connection_string).map_err(|_| malformed())?;
+    if !matches!(url.scheme(), "postgres" | "postgresql") {
+        return Err(malformed());
+    }
+    let password = url.password().and_then(|password| percent_decode_str(password).decode_utf8().ok());
+    match password.filter(|password| password.starts_with("secret://")) {
+        Some(reference) => {
+            let reference: Password = reference.parse()?;
+            let password = secrets::resolve(&*context.secrets, reference).await?;
+            Ok(options.password(password.expose_secret()))
+        }
+        None => Ok(options),
+    }
+}
+
+async fn query_version(options: PgConnectOptions) -> Result<String, sqlx::Error> {
+    let mut connection = options.disable_statement_logging().connect().await?;
+    let (version,): (String,) = sqlx::query_as("SELECT pg_catalog.version()").fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(version)
+}
+
+fn refused(server: &str, error: &sqlx::Error) -> Failure {
+    let message = format!("{server} could not be used: {error}");
+    // Class 28: invalid authorization, which no waiting mends. 57P03: starting up or shutting down.
+    let wrong_login = error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code.starts_with("28"));
+    if wrong_login || matches!(error, sqlx::Error::Tls(_)) {
+        Failure::permanent(FailureKind::ConnectionFailed, message)
+    } else {
+        Failure::transient(FailureKind::ConnectionFailed, message)
+    }
+}

@@ -1,0 +1,164 @@
+//! Whom the servers run as. PostgreSQL refuses to run as root.
+
+use std::path::Path;
+
+use sysinfo::Users;
+use tokio::process::Command;
+use toygres_models::{Failure, FailureKind};
+
+use super::files::{Owner, first_unreachable};
+
+/// The system user that toygres makes for itself when it runs as root.
+const OWN_USER: &str = "toygres";
+
+/// Whom the servers run as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The operating system's name for it.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Why it was chosen, for `doctor`.
+    pub chosen: &'static str,
+    /// Our own user's name: the one that peer authentication sees when toygres connects.
+    pub own_name: String,
+    /// Whether it isn't ourselves.
+    pub switches: bool,
+}
+
+/// How the account is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Makes the user `toygres` if it isn't there.
+    Create,
+    /// Changes nothing on the machine.
+    Report,
+}
+
+fn find(name: &str) -> Option<(u32, u32)> {
+    let users = Users::new_with_refreshed_list();
+    users.iter().find(|user| user.name() == name).map(|user| (**user.id(), *user.group_id()))
+}
+
+fn name_of(uid: u32) -> Option<String> {
+    let users = Users::new_with_refreshed_list();
+    users.iter().find(|user| **user.id() == uid).map(|user| user.name().to_owned())
+}
+
+impl Account {
+    /// Chooses: `wanted`, else a system user of toygres's own, else `postgres`. Not as root: ourselves.
+    pub(super) async fn choose(wanted: Option<&str>, missing: Missing) -> Result<Self, Failure> {
+        let own_uid = rustix::process::geteuid().as_raw();
+        let own_gid = rustix::process::getegid().as_raw();
+        let own_name = name_of(own_uid).ok_or_else(|| {
+            Failure::permanent(
+                FailureKind::Platform,
+                format!("user id {own_uid} has no name on this machine, and PostgreSQL wants one; add it to /etc/passwd"),
+            )
+        })?;
+        if own_uid != 0 {
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != own_name) {
+                return Err(Failure::permanent(
+                    FailureKind::InvalidInput,
+                    format!("only root can run servers as another user, so {wanted:?} can't be used; leave it out, or run toygres as {wanted}"),
+                ));
+            }
+            return Ok(Self {
+                name: own_name.clone(),
+                uid: own_uid,
+                gid: own_gid,
+                chosen: "the user that toygres runs as",
+                own_name,
+                switches: false,
+            });
+        }
+        let made = |name: &str, (uid, gid), chosen| {
+            Ok(Self { name: name.to_owned(), uid, gid, chosen, own_name: own_name.clone(), switches: true })
+        };
+        if let Some(wanted) = wanted {
+            return match find(wanted) {
+                Some((0, _)) => Err(Failure::permanent(
+                    FailureKind::InvalidInput,
+                    format!("PostgreSQL refuses to run as {wanted:?}, which is root; name another user, or none"),
+                )),
+                Some(ids) => made(wanted, ids, "as configured"),
+                None => Err(Failure::permanent(
+                    FailureKind::InvalidInput,
+                    format!("there is no user {wanted:?} on this machine; create it, name another one, or none"),
+                )),
+            };
+        }
+        if let Some(ids) = find(OWN_USER) {
+            return made(OWN_USER, ids, "toygres's own system user");
+        }
+        if missing == Missing::Create && create_own_user().await {
+            if let Some(ids) = find(OWN_USER) {
+                tracing::info!(user.name = OWN_USER, "created a system user for the servers");
+                return made(OWN_USER, ids, "toygres's own system user, just created");
+            }
+        }
+        if let Some(ids) = find("postgres") {
+            return made("postgres", ids, "the machine's PostgreSQL user, as there is none of toygres's own");
+        }
+        Err(Failure::permanent(
+            FailureKind::Platform,
+            "PostgreSQL refuses to run as root, and there is no user to run it as; \
+             run `useradd --system --no-create-home toygres`, or run toygres as an ordinary user",
+        ))
+    }
+
+    /// As owner of files; `None` when they belong to us anyway.
+    pub(super) fn owner(&self) -> Option<Owner> {
+        self.switches.then_some((self.uid, self.gid))
+    }
+
+    /// A command that runs as this account, with none of our environment but what PostgreSQL
+    /// needs, nothing to read, in a process group of its own so that a Ctrl-C isn't for it.
+    pub(super) fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().stdin(std::process::Stdio::null()).process_group(0);
+        for (name, value) in std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "TZ") {
+            command.env(name, value);
+        }
+        command.env("LANG", "C.UTF-8");
+        if self.switches {
+            command.uid(self.uid).gid(self.gid);
+        }
+        command
+    }
+
+    /// Refuses a path that the account can't reach, naming the folder that bars the way.
+    pub(super) fn check_reaches(&self, path: &Path, what: &str) -> Result<(), Failure> {
+        match first_unreachable(path, (self.uid, self.gid)) {
+            Some(barred) if self.switches => Err(Failure::permanent(
+                FailureKind::Platform,
+                format!(
+                    "the servers run as {:?}, who can't reach {what} {}: {} lets only its owner in; \
+                     choose a place outside it, such as /var/lib/toygres",
+                    self.name,
+                    path.display(),
+                    barred.display()
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn create_own_user() -> bool {
+    let mut command = Command::new("useradd");
+    command.args(["--system", "--no-create-home", "--shell", "/usr/sbin/nologin", OWN_USER]);
+    match command.stdin(std::process::Stdio::null()).output().await {
+        Ok(output) if output.status.success() => true,
+        Ok(output) => {
+            tracing::warn!(error = %String::from_utf8_lossy(&output.stderr).trim(), "useradd refused to create the user toygres");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(%error, "could not run useradd to create the user toygres");
+            false
+        }
+    }
+}

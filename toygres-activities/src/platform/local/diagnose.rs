@@ -1,0 +1,156 @@
+//! What the local platform finds on this machine, for `toygres doctor`. Changes nothing.
+
+use std::path::Path;
+
+use toygres_models::Failure;
+
+use super::LocalConfig;
+use super::account::{Account, Missing};
+use super::archives::NotPublished;
+use super::files::first_unreachable;
+use super::host::{check_owner, check_port_range, check_socket_path};
+use super::ports::is_free;
+use super::programs::find_program;
+use super::versions::Versions;
+
+/// Least room for a fresh instance and its first WAL, with something to spare.
+const LOW_DISK_BYTES: u64 = 1 << 30;
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Diagnosis {
+    /// What was looked at.
+    pub name: &'static str,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// What was found.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+fn fine(name: &'static str, message: impl Into<String>) -> Diagnosis {
+    Diagnosis { name, ok: true, message: message.into(), remedy: None }
+}
+
+fn wrong(name: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Diagnosis {
+    Diagnosis { name, ok: false, message: message.into(), remedy: Some(remedy.into()) }
+}
+
+fn checked(name: &'static str, result: Result<(), Failure>, good: String) -> Diagnosis {
+    match result {
+        Ok(()) => fine(name, good),
+        Err(failure) => Diagnosis { name, ok: false, message: failure.message, remedy: None },
+    }
+}
+
+/// Looks at everything that the local platform needs.
+pub async fn diagnose(config: &LocalConfig) -> Vec<Diagnosis> {
+    let versions = Versions::new(&config.cache_dir);
+    let (at_hand, published, psql) =
+        tokio::join!(versions.at_hand(), versions.archives.newest(), find_program("psql", &config.cache_dir));
+    let mut found = Vec::new();
+    for programs in &at_hand {
+        found.push(fine("postgresql", format!("PostgreSQL {} in {}", programs.postgres_version, programs.bin_dir.display())));
+    }
+    let reachable = published.as_ref().is_ok_and(|published| !published.is_empty());
+    if at_hand.is_empty() {
+        found.push(if reachable {
+            fine("postgresql", "no PostgreSQL 14 to 18 on this machine; the first create fetches one")
+        } else {
+            wrong(
+                "postgresql",
+                "no PostgreSQL 14 to 18 on this machine, and no archive to fetch it from",
+                "install it (Debian: apt-get install postgresql), or give this machine a way to the internet",
+            )
+        });
+    }
+    found.push(match published {
+        Ok(published) => {
+            let list: Vec<_> = published.iter().map(|(version, archive)| format!("{version} ({})", archive.name())).collect();
+            fine("archives", format!("can be fetched: {}", list.join(", ")))
+        }
+        Err(NotPublished::Unknown) => wrong("archives", "the archives have nothing for this machine", "install PostgreSQL"),
+        Err(NotPublished::Unreachable(words)) => wrong(
+            "archives",
+            format!("can't be reached, so only the versions on this machine can be used ({words})"),
+            "check this machine's way to the internet (github.com, repo1.maven.org), or install other versions yourself",
+        ),
+    });
+    found.push(match psql {
+        Some(path) => fine("psql", path.display().to_string()),
+        None => wrong(
+            "psql",
+            "not on this machine, so `toygres psql` can't work; everything else does",
+            "install the PostgreSQL client (Debian: apt-get install postgresql-client)",
+        ),
+    });
+    let account = Account::choose(config.run_as_user.as_deref(), Missing::Report).await;
+    found.push(match &account {
+        Ok(account) => fine("user", format!("servers run as {:?} (id {}): {}", account.name, account.uid, account.chosen)),
+        Err(failure) => Diagnosis { name: "user", ok: false, message: failure.message.clone(), remedy: None },
+    });
+    found.extend(folders(config, account.as_ref().ok()));
+    let free = config.port_range.clone().filter(|port| is_free(*port)).take(100).count();
+    let shown = format!("{}-{}", config.port_range.start(), config.port_range.end());
+    found.push(match check_port_range(&config.port_range) {
+        Ok(()) if free == 0 => wrong("ports", format!("no port of {shown} is free"), "give toygres another port range"),
+        result => checked("ports", result, format!("{shown}, some are free")),
+    });
+    found
+}
+
+fn folders(config: &LocalConfig, account: Option<&Account>) -> Vec<Diagnosis> {
+    let mut found = Vec::new();
+    let state_dir = std::path::absolute(&config.state_dir).unwrap_or_else(|_| config.state_dir.clone());
+    found.push(checked(
+        "state directory",
+        check_owner(&state_dir).and_then(|()| check_socket_path(&state_dir)),
+        state_dir.display().to_string(),
+    ));
+    // Of what isn't there yet, its nearest parent counts.
+    let nearest = |path: &Path| path.ancestors().find(|path| path.is_dir()).map(Path::to_owned);
+    for (name, path) in [("state directory", &state_dir), ("cache directory", &config.cache_dir)] {
+        let Some(there) = nearest(path) else { continue };
+        if rustix::fs::access(&there, rustix::fs::Access::WRITE_OK).is_err() {
+            let remedy = "choose another one, or make it writable";
+            found.push(wrong(name, format!("{} can't be written to", there.display()), remedy));
+        }
+    }
+    if let Some(account) = account.filter(|account| account.switches)
+        && let Some(there) = nearest(&state_dir)
+        // The state directory itself is opened to the user when toygres starts.
+        && let Some(parent) = if there == state_dir { there.parent().map(Path::to_owned) } else { Some(there) }
+        && let Some(barred) = first_unreachable(&parent, (account.uid, account.gid))
+    {
+        found.push(wrong(
+            "state directory",
+            format!("{:?}, whom servers run as, can't pass through {}", account.name, barred.display()),
+            "choose a state directory outside it, such as /var/lib/toygres",
+        ));
+    }
+    if let Some(there) = nearest(&state_dir)
+        && let Ok(room) = rustix::fs::statvfs(&there)
+    {
+        let bytes = room.f_bavail.saturating_mul(room.f_frsize);
+        let message = format!("{:.1} GB free on the file system of {}", bytes as f64 / 1e9, state_dir.display());
+        found.push(if bytes < LOW_DISK_BYTES {
+            wrong("disk", message, "free some room: a fresh instance takes about 40 MB, and its log of changes up to 256 MB")
+        } else {
+            fine("disk", message)
+        });
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn says_what_is_wrong_where_nothing_can_be_opened() {
+        let config = LocalConfig { state_dir: format!("/proc/{}", "x".repeat(120)).into(), ..LocalConfig::default() };
+        let found = folders(&config, None);
+        assert!(found.iter().any(|diagnosis| !diagnosis.ok && diagnosis.message.contains("too long")), "{found:#?}");
+    }
+}

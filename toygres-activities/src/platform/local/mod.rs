@@ -1,0 +1,142 @@
+//! The local platform: PostgreSQL servers as processes on this machine, a directory each.
+//!
+//! How it differs from what the [`Platform`](super::Platform) trait promises in general:
+//!
+//! - **Storage size is only a promise.** A directory has no limit of its own; the size is written
+//!   down and shown, and the disk's room is shared by all.
+//! - Load balancers and DNS names don't exist here: an instance listens on 127.0.0.1, whatever is
+//!   asked for.
+//! - Servers outlive toygres. While toygres runs, it restarts those that end on their own; when it
+//!   starts, it finds those that run and starts those that should.
+//! - A provisioned instance keeps its port. If another program has taken it, the instance is down
+//!   until that program ends.
+//!
+//! On disk, in the state directory:
+//!
+//! | path | content |
+//! |---|---|
+//! | `instances/<namespace>/<name>/` | `instance.json`, `data/`, `postgres.log` |
+//! | `control/` | the control database: `data/`, `postgres.log` |
+//! | `pool/<version>@<programs>/` | data directories made ahead of need |
+//! | `run/` | the servers' sockets, told apart by port |
+//! | `ca.crt`, `ca.key` | toygres's own certificate authority |
+//!
+//! The modules, from the ground up: `files` and `log`, `account` (whom servers run as), `programs`,
+//! `archives` and `versions` (which PostgreSQL), `pool` (initdb ahead of need), `tls` and `settings`
+//! (configuration), `process` (telling processes apart), `server` (one directory and its server),
+//! `supervisor` (keeping it running), `control`, `record` and `ports`, and on top `host` and
+//! `platform`.
+
+mod account;
+mod archives;
+mod control;
+mod diagnose;
+mod files;
+mod host;
+mod instance;
+mod log;
+mod platform;
+mod pool;
+mod ports;
+mod process;
+pub mod programs;
+mod record;
+mod server;
+mod settings;
+mod sql;
+mod supervisor;
+mod tls;
+mod versions;
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use toygres_models::{Failure, FailureKind};
+
+pub use account::Account;
+pub use archives::FetchProgress;
+pub use diagnose::{Diagnosis, diagnose};
+pub use host::{ControlServer, LocalHost};
+pub use platform::LocalPlatform;
+pub use ports::{DirectoryPorts, PortRegistry, exhausted};
+
+/// How the local platform is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalConfig {
+    /// Instances and everything else that has to last.
+    pub state_dir: PathBuf,
+    /// Fetched programs; may be deleted while nothing made of them runs.
+    pub cache_dir: PathBuf,
+    /// The ports that instances get.
+    pub port_range: RangeInclusive<u16>,
+    /// How many data directories are kept ready; 0 turns the pool off.
+    pub pool_size: usize,
+    /// Whom servers run as, when toygres runs as root.
+    pub run_as_user: Option<String>,
+}
+
+impl Default for LocalConfig {
+    fn default() -> Self {
+        Self {
+            state_dir: Self::default_state_dir(),
+            cache_dir: Self::default_cache_dir(),
+            port_range: Self::DEFAULT_PORT_RANGE,
+            pool_size: Self::DEFAULT_POOL_SIZE,
+            run_as_user: None,
+        }
+    }
+}
+
+impl LocalConfig {
+    /// Below the range from which the system takes ports for outgoing connections.
+    pub const DEFAULT_PORT_RANGE: RangeInclusive<u16> = 20_000..=29_999;
+    /// Enough for a create now and then.
+    pub const DEFAULT_POOL_SIZE: usize = 2;
+
+    /// From `TOYGRES_STATE_DIR`, `TOYGRES_CACHE_DIR`, `TOYGRES_PORT_RANGE`, `TOYGRES_POOL_SIZE` and
+    /// `TOYGRES_RUN_AS_USER`; the default for each that is unset or empty.
+    ///
+    /// # Errors
+    /// Names the variable that can't be understood.
+    pub fn from_environment() -> Result<Self, Failure> {
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let refuse = |name: &str, value: &str, wanted: &str| {
+            Failure::permanent(FailureKind::InvalidInput, format!("{name}={value:?} can't be used; give {wanted}"))
+        };
+        let mut config = Self::default();
+        config.state_dir = path("TOYGRES_STATE_DIR").unwrap_or(config.state_dir);
+        config.cache_dir = path("TOYGRES_CACHE_DIR").unwrap_or(config.cache_dir);
+        config.run_as_user = set("TOYGRES_RUN_AS_USER");
+        if let Some(value) = set("TOYGRES_PORT_RANGE") {
+            let range = value.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
+            config.port_range = range.ok_or_else(|| refuse("TOYGRES_PORT_RANGE", &value, "a range such as 20000-29999"))?;
+        }
+        if let Some(value) = set("TOYGRES_POOL_SIZE") {
+            config.pool_size = value.parse().map_err(|_| refuse("TOYGRES_POOL_SIZE", &value, "a number such as 2"))?;
+        }
+        Ok(config)
+    }
+
+    /// `/var/lib/toygres` for root; else `toygres` in the user's state folder.
+    #[must_use]
+    pub fn default_state_dir() -> PathBuf {
+        own_folder("/var/lib/toygres", "XDG_STATE_HOME", ".local/state")
+    }
+
+    /// `/var/cache/toygres` for root; else `toygres` in the user's cache folder.
+    #[must_use]
+    pub fn default_cache_dir() -> PathBuf {
+        own_folder("/var/cache/toygres", "XDG_CACHE_HOME", ".cache")
+    }
+}
+
+fn own_folder(of_root: &str, variable: &str, in_home: &str) -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return of_root.into();
+    }
+    // The XDG specification has relative values ignored.
+    let given = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = given.unwrap_or_else(|| std::env::home_dir().unwrap_or_else(|| "/".into()).join(in_home));
+    base.join("toygres")
+}

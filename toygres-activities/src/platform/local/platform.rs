@@ -1,0 +1,496 @@
+//! [`Platform`] by processes on this machine.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::{Semaphore, broadcast};
+use tokio_util::sync::CancellationToken;
+use toygres_models::{ConnectionUri, Failure, FailureKind, InstanceKey, PostgresVersion};
+
+use super::files::{blocking, lock, make_folder, remove_tree, sync_directory};
+use super::host::LocalHost;
+use super::instance::{Common, Instance, data_gone};
+use super::log;
+use super::pool::Directory;
+use super::ports::{PortRegistry, is_free};
+use super::programs::Programs;
+use super::record::{Record, instance_folders};
+use super::server::{Cause, major_of};
+use crate::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Phase, Platform, PlatformEvent};
+
+/// How many ports a create tries that other programs turn out to have.
+const PORT_ATTEMPTS: usize = 20;
+/// How long a first start may take.
+const FIRST_START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a clean stop may take before the next sharper one.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(10);
+const EVENTS_KEPT: usize = 1024;
+
+/// Instances as server processes on this machine. Dropping it ends the supervision; servers run on.
+pub struct LocalPlatform {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    common: Arc<Common>,
+    ports: Arc<dyn PortRegistry>,
+    instances: Mutex<HashMap<InstanceKey, Arc<Instance>>>,
+}
+
+impl LocalPlatform {
+    /// On a machine that is set up, with ports from `ports`.
+    #[must_use]
+    pub fn new(host: Arc<LocalHost>, ports: Arc<dyn PortRegistry>) -> Arc<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let common = Common {
+            host,
+            events: broadcast::Sender::new(EVENTS_KEPT),
+            stop: CancellationToken::new(),
+            starts: Semaphore::new(cores * 2),
+        };
+        Arc::new(Self { inner: Arc::new(Inner { common: Arc::new(common), ports, instances: Mutex::default() }) })
+    }
+
+    /// Keeps every provisioned instance on disk running from now on: finds those that run, starts
+    /// the others in the background. Half-made ones are left to whoever makes them.
+    ///
+    /// # Errors
+    /// If the state directory can't be read.
+    pub async fn supervise(self: &Arc<Self>) -> Result<(), Failure> {
+        let folder = self.inner.common.host.state_dir.join("instances");
+        let found = blocking(move || {
+            let folders = instance_folders(&folder)?;
+            Ok(folders.into_iter().map(|(key, home)| (key, Record::read(&home))).collect::<Vec<_>>())
+        });
+        for (key, record) in found.await? {
+            match record {
+                Ok(Some(record)) if record.provisioned => self.inner.instance(&key).supervise(),
+                Ok(_) => tracing::info!(instance = %key, "left a half-made instance as it is"),
+                Err(failure) => tracing::error!(instance = %key, error = %failure, "can't supervise an instance"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends supervision and background work. Servers run on.
+    pub async fn shutdown(&self) {
+        self.inner.common.stop.cancel();
+        self.inner.common.host.pool.stop();
+    }
+
+    /// What the platform runs on.
+    #[must_use]
+    pub fn host(&self) -> &Arc<LocalHost> {
+        &self.inner.common.host
+    }
+}
+
+impl Drop for LocalPlatform {
+    fn drop(&mut self) {
+        self.inner.common.stop.cancel();
+    }
+}
+
+/// Runs work in a task of its own, to its end even if the caller gives up: file work can't be cut
+/// off, and a lock let go before it ends would protect nothing.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Failure::transient(FailureKind::Internal, format!("the work was cut off: {error}"))),
+    }
+}
+
+fn not_found(key: &InstanceKey) -> Failure {
+    Failure::permanent(FailureKind::NotFound, format!("there is no instance {key} on this machine"))
+}
+
+impl Inner {
+    fn instance(&self, key: &InstanceKey) -> Arc<Instance> {
+        let mut instances = lock(&self.instances);
+        instances.entry(key.clone()).or_insert_with(|| Arc::new(Instance::new(key.clone(), self.common.clone()))).clone()
+    }
+
+    fn known(&self, key: &InstanceKey) -> Option<Arc<Instance>> {
+        lock(&self.instances).get(key).cloned()
+    }
+
+    /// Forgets an instance that is gone, unless somebody else is about to do something with it.
+    fn forget(&self, instance: Arc<Instance>) {
+        let mut instances = lock(&self.instances);
+        if Arc::strong_count(&instance) == 2 {
+            instances.remove(&instance.key);
+        }
+    }
+
+    async fn ensure(&self, spec: InstanceSpec) -> Result<bool, Failure> {
+        let instance = self.instance(&spec.key);
+        let record = instance.read_record().await?;
+        if record.as_ref().is_some_and(|record| record.provisioned) {
+            let _guard = instance.server.guard.lock().await;
+            // It may have been removed meanwhile; then it is made below.
+            if let Some(record) = instance.read_record().await?.filter(|record| record.provisioned) {
+                return Self::keep(&instance, &spec, &record).await.map(|()| false);
+            }
+        }
+        // What takes long comes before the lock, so that a removal needn't wait for it.
+        let version = wanted_version(&spec, record.as_ref())?;
+        let host = &self.common.host;
+        let programs = host.versions.obtain(version).await?;
+        host.surroundings.account.check_reaches(&programs.bin_dir, "the PostgreSQL programs in")?;
+        let data_is_missing = major_of(&instance.server.data()).is_none();
+        let directory = if data_is_missing { Some(host.pool.take(&programs).await?) } else { None };
+        let _guard = instance.server.guard.lock().await;
+        let record = instance.read_record().await?;
+        if let Some(record) = record.as_ref().filter(|record| record.provisioned) {
+            return Self::keep(&instance, &spec, record).await.map(|()| false);
+        }
+        if wanted_version(&spec, record.as_ref())? != version {
+            return Err(Failure::transient(FailureKind::Busy, format!("{} is being made by another request; try again", spec.key)));
+        }
+        instance.server.set_last_failure(None);
+        let made = self.make(&instance, &spec, record, &programs, directory).await;
+        match &made {
+            Ok(()) => instance.supervise(),
+            Err(failure) => instance.server.set_last_failure(Some(failure.clone())),
+        }
+        made.map(|()| true)
+    }
+
+    /// An instance that is there: only its server may have to be started.
+    async fn keep(instance: &Arc<Instance>, spec: &InstanceSpec, record: &Record) -> Result<(), Failure> {
+        wanted_version(spec, Some(record))?;
+        if let Some(failure) = data_gone(&instance.server) {
+            return Err(failure);
+        }
+        instance.start_provisioned(record).await.map_err(|start| start.failure)?;
+        instance.supervise();
+        Ok(())
+    }
+
+    /// Makes what is missing of an instance. The guard is held.
+    async fn make(
+        &self,
+        instance: &Arc<Instance>,
+        spec: &InstanceSpec,
+        record: Option<Record>,
+        programs: &Programs,
+        directory: Option<Directory>,
+    ) -> Result<(), Failure> {
+        let server = &instance.server;
+        let mut record = record.unwrap_or_else(|| Record {
+            key: spec.key.clone(),
+            postgres_version: programs.postgres_version,
+            bin_dir: programs.bin_dir.clone(),
+            port: 0,
+            provisioned: false,
+            storage_size_gb: spec.storage_size,
+        });
+        record.storage_size_gb = spec.storage_size;
+        let mut unusable = Vec::new();
+        self.claim_port(instance, &mut record, &mut unusable).await?;
+        self.place_data(instance, programs, directory).await?;
+        let postmaster = loop {
+            match server.start(programs, record.port).await {
+                Ok(postmaster) => break postmaster,
+                Err(start) if start.cause == Cause::PortTaken && unusable.len() < PORT_ATTEMPTS => {
+                    tracing::info!(instance = %spec.key, port = record.port, "another program has the port; taking another one");
+                    unusable.push(record.port);
+                    self.claim_port(instance, &mut record, &mut unusable).await?;
+                }
+                Err(start) => return Err(start.failure),
+            }
+        };
+        match server.wait_answer(&postmaster, record.port, FIRST_START_TIMEOUT).await {
+            Ok(true) => {}
+            Ok(false) => {
+                let message = format!("the server of {} didn't answer within {} s", spec.key, FIRST_START_TIMEOUT.as_secs());
+                return Err(Failure::transient(FailureKind::TimedOut, message));
+            }
+            Err(()) => {
+                let evidence = log::significant(&log::tail(&server.log_path(), 50).unwrap_or_default());
+                let message = format!("the server of {} ended while it started", spec.key);
+                return Err(Failure::transient(FailureKind::StartFailed, message).with_evidence(evidence));
+            }
+        }
+        server.set_password(record.port, &spec.password).await?;
+        record.provisioned = true;
+        let home = instance.home().to_owned();
+        blocking(move || record.write(&home)).await
+    }
+
+    /// Gives the record a port on which nobody else listens, and writes it down.
+    async fn claim_port(&self, instance: &Instance, record: &mut Record, unusable: &mut Vec<u16>) -> Result<(), Failure> {
+        // The control database's socket has this number.
+        unusable.push(5432);
+        loop {
+            let port = self.ports.claim(&record.key, self.common.host.port_range.clone(), unusable).await?;
+            let running = instance.server.find();
+            if port != record.port
+                && let Some(running) = &running
+            {
+                running.stop(STOP_PATIENCE).await?;
+            }
+            let is_ours = running.is_some() && port == record.port;
+            if is_ours || is_free(port) || unusable.len() >= PORT_ATTEMPTS {
+                record.port = port;
+                break;
+            }
+            unusable.push(port);
+        }
+        let (home, record) = (instance.home().to_owned(), record.clone());
+        let passable = if self.common.host.account().switches { 0o711 } else { 0o700 };
+        blocking(move || {
+            let is_new = !home.exists();
+            if let Some(namespace) = home.parent() {
+                make_folder(namespace, passable, None)?;
+            }
+            make_folder(&home, passable, None)?;
+            record.write(&home)?;
+            match home.parent() {
+                Some(namespace) if is_new => {
+                    sync_directory(namespace)?;
+                    namespace.parent().map_or(Ok(()), sync_directory)
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    async fn place_data(&self, instance: &Instance, programs: &Programs, mut directory: Option<Directory>) -> Result<(), Failure> {
+        let data = instance.server.data();
+        while major_of(&data).is_none() {
+            let finished = match directory.take() {
+                Some(finished) => finished,
+                None => self.common.host.pool.take(programs).await?,
+            };
+            let data = data.clone();
+            blocking(move || {
+                // Nothing was ever kept in what isn't a data directory of an unprovisioned instance.
+                remove_tree(&data)?;
+                finished.place(&data)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, key: InstanceKey) -> Result<bool, Failure> {
+        let instance = self.instance(&key);
+        let server = instance.server.clone();
+        let removing = server.announce_removal();
+        let guard = match server.guard.try_lock() {
+            Ok(guard) => guard,
+            Err(_) => {
+                // A start at work would be waited for; ended, it gives up at once.
+                if let Some(starting) = server.current() {
+                    starting.signal(rustix::process::Signal::INT)?;
+                }
+                server.guard.lock().await
+            }
+        };
+        instance.release();
+        let searched = server.clone();
+        let (existed, running) = blocking(move || {
+            // From here on it is no instance, and nobody starts it again, whatever happens to us.
+            let existed = searched.home.exists();
+            Record::remove(&searched.home)?;
+            Ok((existed, searched.search()))
+        })
+        .await?;
+        if let Some(running) = &running {
+            running.stop(STOP_PATIENCE).await?;
+        }
+        let home = server.home.clone();
+        blocking(move || {
+            remove_tree(&home)?;
+            if let Some(namespace) = home.parent() {
+                // Only if it is empty.
+                let _ = std::fs::remove_dir(namespace);
+            }
+            Ok(())
+        })
+        .await?;
+        self.ports.release(&key).await?;
+        server.set_last_failure(None);
+        drop(guard);
+        drop(removing);
+        drop(server);
+        self.forget(instance);
+        Ok(existed || running.is_some())
+    }
+
+    async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
+        let seen = |phase, ready, reason| Ok(Some(Observation { phase, ready, reason }));
+        let home = Instance::new(key.clone(), self.common.clone()).home().to_owned();
+        let read_home = home.clone();
+        let (exists, record) = blocking(move || Ok((read_home.exists(), Record::read(&read_home)))).await?;
+        let record = match record {
+            Ok(Some(record)) => record,
+            Err(failure) => return seen(Phase::Failed, false, Some(failure)),
+            Ok(None) if exists => {
+                let message = format!("{key} is half-made or half-removed; create or delete it again to finish that");
+                return seen(Phase::Pending, false, Some(Failure::transient(FailureKind::Platform, message)));
+            }
+            Ok(None) => {
+                // Somebody removed the folder of one that we keep running.
+                let lost = self.known(key).filter(|instance| instance.is_supervised());
+                return match lost.and_then(|instance| data_gone(&instance.server)) {
+                    Some(failure) => seen(Phase::Failed, false, Some(failure)),
+                    None => Ok(None),
+                };
+            }
+        };
+        let instance = self.instance(key);
+        let server = instance.server.clone();
+        if record.provisioned
+            && let Some(failure) = data_gone(&server)
+        {
+            return seen(Phase::Failed, false, Some(failure));
+        }
+        let looked = server.clone();
+        let Some(postmaster) = blocking(move || Ok(looked.find())).await? else {
+            let reason = server.last_failure();
+            if !record.provisioned && reason.is_none() {
+                return seen(Phase::Pending, false, None);
+            }
+            let evidence = || log::significant(&log::tail(&server.log_path(), 50).unwrap_or_default());
+            let reason = reason.unwrap_or_else(|| {
+                let message = format!("the server of {key} doesn't run");
+                Failure::transient(FailureKind::StartFailed, message).with_evidence(evidence())
+            });
+            return seen(Phase::Failed, false, Some(reason));
+        };
+        let answers = server.wait_answer(&postmaster, record.port, Duration::ZERO).await == Ok(true);
+        if !record.provisioned {
+            return match server.last_failure() {
+                Some(failure) => seen(Phase::Failed, false, Some(failure)),
+                None => seen(Phase::Pending, false, None),
+            };
+        }
+        // One that has answered since it started may be shutting down.
+        if answers && postmaster.is_ready() {
+            return seen(Phase::Running, true, None);
+        }
+        let words = log::tail(&server.log_path(), 1).unwrap_or_default();
+        let message = format!("the server of {key} is starting or recovering");
+        seen(Phase::Pending, false, Some(Failure::transient(FailureKind::StartFailed, message).with_evidence(words)))
+    }
+
+    async fn wait_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let Some(observation) = self.observe(key).await? else { return Err(not_found(key)) };
+            if observation.ready {
+                return Ok(observation);
+            }
+            if observation.phase == Phase::Failed {
+                // One that has just ended is restarted in a moment; a start that failed is an answer.
+                let restarts = self.known(key).is_some_and(|instance| {
+                    instance.is_supervised() && instance.server.last_failure().is_none() && data_gone(&instance.server).is_none()
+                });
+                if !restarts {
+                    return Err(observation.reason.unwrap_or_else(|| not_found(key)));
+                }
+            }
+            if Instant::now() >= deadline {
+                return Ok(observation);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// The version to make: what the record says, if it is what `spec` asks for.
+fn wanted_version(spec: &InstanceSpec, record: Option<&Record>) -> Result<PostgresVersion, Failure> {
+    match record {
+        None => Ok(spec.postgres_version),
+        Some(record) if spec.postgres_version.accepts(record.postgres_version) => Ok(record.postgres_version),
+        Some(record) => Err(Failure::permanent(
+            FailureKind::Conflict,
+            format!(
+                "postgres_version: {} is there already with PostgreSQL {}, and {} was asked for; nothing was changed. \
+                 Choose another name, or delete it first",
+                spec.key, record.postgres_version, spec.postgres_version
+            ),
+        )),
+    }
+}
+
+#[async_trait]
+impl Platform for LocalPlatform {
+    fn name(&self) -> &'static str {
+        "local"
+    }
+
+    async fn versions(&self) -> Result<Vec<OfferedVersion>, Failure> {
+        Ok(self.host().versions.offered().await)
+    }
+
+    async fn resolve_version(&self, wanted: Option<PostgresVersion>) -> Result<PostgresVersion, Failure> {
+        self.host().versions.resolve(wanted).await
+    }
+
+    async fn ensure(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
+        let (inner, spec) = (self.inner.clone(), spec.clone());
+        detached(async move { inner.ensure(spec).await }).await
+    }
+
+    async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
+        self.inner.observe(key).await
+    }
+
+    async fn wait_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure> {
+        self.inner.wait_ready(key, timeout).await
+    }
+
+    async fn endpoint(&self, key: &InstanceKey) -> Result<Endpoint, Failure> {
+        let home = Instance::new(key.clone(), self.inner.common.clone()).home().to_owned();
+        let record = blocking(move || Record::read(&home)).await?.ok_or_else(|| not_found(key))?;
+        let uri = ConnectionUri {
+            host: "127.0.0.1".into(),
+            port: record.port,
+            ca_certificate_path: self.host().ca_certificate_path().to_str().map(str::to_owned),
+        };
+        Ok(Endpoint { uri, dns_uri: None, external_ip: None, dns_name: None })
+    }
+
+    async fn remove(&self, key: &InstanceKey) -> Result<bool, Failure> {
+        let (inner, key) = (self.inner.clone(), key.clone());
+        detached(async move { inner.remove(key).await }).await
+    }
+
+    async fn list(&self) -> Result<Vec<InstanceKey>, Failure> {
+        let folder = self.host().state_dir.join("instances");
+        let folders = blocking(move || instance_folders(&folder)).await?;
+        let mut keys: Vec<_> = folders.into_iter().map(|(key, _)| key).collect();
+        // Of one whose folder somebody removed, the server may be left.
+        let instances: Vec<_> = lock(&self.inner.instances).values().cloned().collect();
+        keys.extend(instances.iter().filter(|instance| instance.server.current().is_some()).map(|instance| instance.key.clone()));
+        keys.sort();
+        keys.dedup();
+        Ok(keys)
+    }
+
+    async fn logs(&self, key: &InstanceKey, tail_lines: usize) -> Result<Vec<String>, Failure> {
+        let instance = Instance::new(key.clone(), self.inner.common.clone());
+        let (home, path, missing) = (instance.home().to_owned(), instance.server.log_path(), not_found(key));
+        blocking(move || match log::tail(&path, tail_lines) {
+            Ok(lines) => Ok(lines),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if home.exists() { Ok(Vec::new()) } else { Err(missing) }
+            }
+            Err(error) => Err(super::files::failed("read", &path)(error)),
+        })
+        .await
+    }
+
+    fn events(&self) -> broadcast::Receiver<PlatformEvent> {
+        self.inner.common.events.subscribe()
+    }
+}

@@ -1,0 +1,192 @@
+//! The PostgreSQL programs on this machine.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{LazyLock, Mutex};
+use std::time::SystemTime;
+
+use futures::future::join_all;
+use tokio::process::Command;
+use toygres_models::PostgresVersion;
+
+use super::files::{lock, names_in};
+
+/// One installation of PostgreSQL: a folder with at least `initdb` and `postgres`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    /// The folder.
+    pub bin_dir: PathBuf,
+    /// The full version, as `postgres --version` says.
+    pub postgres_version: PostgresVersion,
+    /// The folder, or `cache` for one that toygres fetched.
+    pub source: String,
+}
+
+/// What `--version` and `--bindir` printed, by program and its modification time: programs don't
+/// change while they stay the same file.
+static PRINTED: LazyLock<Mutex<HashMap<(PathBuf, SystemTime, &'static str), Option<String>>>> = LazyLock::new(Mutex::default);
+
+async fn printed(program: PathBuf, argument: &'static str) -> Option<String> {
+    let modified = std::fs::metadata(&program).and_then(|found| found.modified()).ok()?;
+    let key = (program, modified, argument);
+    if let Some(known) = lock(&PRINTED).get(&key) {
+        return known.clone();
+    }
+    let output = Command::new(&key.0)
+        .arg(argument)
+        .env_clear()
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(std::time::Duration::from_secs(10), output).await.ok()?.ok()?;
+    let text = output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    lock(&PRINTED).insert(key, text.clone());
+    text
+}
+
+/// The full version in what `postgres --version` prints: `postgres (PostgreSQL) 15.18 (Debian …)`.
+/// None for one that isn't supported, a development build or a release candidate.
+fn parse_version(printed: &str) -> Option<PostgresVersion> {
+    let number = printed.strip_prefix("postgres (PostgreSQL) ")?.split_whitespace().next()?;
+    number.parse::<PostgresVersion>().ok().filter(|version| version.minor().is_some())
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+fn path_folders() -> Vec<PathBuf> {
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
+}
+
+/// `root/*/bin` for the folders of `root` whose names begin with `prefix`.
+fn bin_folders(root: &str, prefix: &str) -> Vec<PathBuf> {
+    let names = names_in(Path::new(root)).unwrap_or_default();
+    names.into_iter().filter(|name| name.starts_with(prefix)).map(|name| Path::new(root).join(name).join("bin")).collect()
+}
+
+/// Every folder on this machine that may hold PostgreSQL's programs, without toygres's cache.
+async fn candidates() -> Vec<PathBuf> {
+    let mut folders = bin_folders("/usr/lib/postgresql", "");
+    folders.extend(bin_folders("/usr/pgsql", ""));
+    folders.extend(bin_folders("/usr", "pgsql-"));
+    for homebrew in ["/opt/homebrew/opt", "/usr/local/opt", "/home/linuxbrew/.linuxbrew/opt"] {
+        folders.extend(bin_folders(homebrew, "postgresql"));
+    }
+    folders.extend(bin_folders("/Library/PostgreSQL", ""));
+    folders.push("/usr/local/pgsql/bin".into());
+    for folder in path_folders() {
+        let configured = folder.join("pg_config");
+        if is_program(&configured)
+            && let Some(bin_dir) = printed(configured, "--bindir").await
+        {
+            folders.push(bin_dir.into());
+        }
+        // A link in PATH leads to the folder that has the others beside it.
+        if let Ok(real) = folder.join("postgres").canonicalize() {
+            folders.extend(real.parent().map(Path::to_owned));
+        }
+        folders.push(folder);
+    }
+    folders
+}
+
+impl Programs {
+    /// Every supported installation, newest first: those of the machine, and those in toygres's
+    /// cache. Of equal versions the machine's own comes first.
+    pub async fn discover(cache_dir: &Path) -> Vec<Self> {
+        let mut wanted: Vec<(PathBuf, bool)> = candidates().await.into_iter().map(|folder| (folder, false)).collect();
+        for name in names_in(cache_dir).unwrap_or_default() {
+            if name.starts_with("postgresql-") {
+                wanted.extend(find_bin_dir(&cache_dir.join(name)).map(|folder| (folder, true)));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        let asked = wanted.into_iter().filter_map(|(folder, cached)| {
+            let bin_dir = folder.canonicalize().ok()?;
+            let complete = is_program(&bin_dir.join("postgres")) && is_program(&bin_dir.join("initdb"));
+            (complete && seen.insert(bin_dir.clone())).then_some(async move {
+                let version = parse_version(&printed(bin_dir.join("postgres"), "--version").await?)?;
+                let source = if cached { "cache".into() } else { bin_dir.display().to_string() };
+                Some(Self { bin_dir, postgres_version: version, source })
+            })
+        });
+        let mut found: Vec<_> = join_all(asked.collect::<Vec<_>>()).await.into_iter().flatten().collect();
+        // Stable: the machine's own were asked before the cache's.
+        found.sort_by(|a: &Self, b: &Self| b.postgres_version.cmp(&a.postgres_version));
+        found
+    }
+
+    /// The path of one of the programs, whether it is there or not.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin_dir.join(name)
+    }
+}
+
+/// The folder with `initdb` in what was unpacked, however deep its archive had it.
+pub(super) fn find_bin_dir(unpacked: &Path) -> Option<PathBuf> {
+    let mut level = vec![unpacked.to_owned()];
+    for _ in 0..3 {
+        if let Some(bin) = level.iter().map(|folder| folder.join("bin")).find(|bin| bin.join("initdb").is_file()) {
+            return Some(bin);
+        }
+        level = level
+            .iter()
+            .flat_map(|folder| names_in(folder).unwrap_or_default().into_iter().map(|name| folder.join(name)))
+            .filter(|path| path.is_dir())
+            .collect();
+    }
+    None
+}
+
+/// A PostgreSQL client program such as `psql`: from the newest installation that has it, else PATH.
+pub async fn find_program(name: &str, cache_dir: &Path) -> Option<PathBuf> {
+    let installed = Programs::discover(cache_dir).await.into_iter().map(|programs| programs.program(name));
+    installed.chain(path_folders().into_iter().map(|folder| folder.join(name))).find(|path| is_program(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_postgres_prints() {
+        for (printed, version) in [
+            ("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)", Some("15.18")),
+            ("postgres (PostgreSQL) 18.6", Some("18.6")),
+            ("postgres (PostgreSQL) 14.0", Some("14.0")),
+            ("postgres (PostgreSQL) 13.4", None),
+            ("postgres (PostgreSQL) 9.6.24", None),
+            ("postgres (PostgreSQL) 18beta1", None),
+            ("postgres (PostgreSQL) 19devel", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_version(printed), version.map(|version| version.parse().unwrap()), "{printed:?}");
+        }
+    }
+
+    #[test]
+    fn finds_the_programs_however_an_archive_nests_them() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(find_bin_dir(folder.path()), None);
+        let bin = folder.path().join("postgresql-18.6.0-x86_64/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::write(bin.join("initdb"), "").unwrap();
+        assert_eq!(find_bin_dir(folder.path()), Some(bin.clone()));
+        assert_eq!(find_bin_dir(bin.parent().unwrap()), Some(bin));
+    }
+
+    #[tokio::test]
+    async fn a_folder_without_initdb_is_no_installation() {
+        let cache = tempfile::tempdir().unwrap();
+        let bin = cache.path().join("postgresql-15.1/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::write(bin.join("postgres"), "").unwrap();
+        assert!(Programs::discover(cache.path()).await.iter().all(|programs| programs.source != "cache"));
+    }
+}

@@ -1,0 +1,370 @@
+//! One data directory and the server on it: configured, started, found again, watched, stopped.
+//!
+//! Instances and the control database use the same code. Whoever starts or stops holds `guard`;
+//! looking needs no lock.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use toygres_models::{Failure, FailureKind};
+
+use super::account::Account;
+use super::files::{blocking, converge, failed, lock};
+use super::log;
+use super::process::Postmaster;
+use super::programs::Programs;
+use super::settings::{self, Role};
+use super::sql;
+use super::tls::CertificateAuthority;
+
+/// How long a start waits for the server before it goes on in the background. Recovery after a
+/// crash can take longer.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last server's processes may take to let go of the data directory.
+const INTERLOCK_PATIENCE: Duration = Duration::from_secs(8);
+/// How often a starting server is looked at.
+const POLL: Duration = Duration::from_millis(3);
+
+/// What every server of a state directory shares.
+pub(super) struct Surroundings {
+    pub(super) account: Arc<Account>,
+    pub(super) socket_dir: PathBuf,
+    pub(super) ca: CertificateAuthority,
+}
+
+pub(super) struct Server {
+    /// What a person calls it.
+    pub(super) label: String,
+    pub(super) home: PathBuf,
+    role: Role,
+    surroundings: Arc<Surroundings>,
+    /// Held by whoever starts, stops or removes.
+    pub(super) guard: tokio::sync::Mutex<()>,
+    current: Mutex<Option<Arc<Postmaster>>>,
+    last_failure: Mutex<Option<Failure>>,
+    removing: AtomicUsize,
+}
+
+/// Why a server did not start, as far as its starter can do something about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Another program has its port.
+    PortTaken,
+    /// The last server on the directory hasn't let go yet.
+    Interlock,
+    Other,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct StartFailure {
+    pub(super) cause: Cause,
+    pub(super) failure: Failure,
+}
+
+impl From<Failure> for StartFailure {
+    fn from(failure: Failure) -> Self {
+        Self { cause: Cause::Other, failure }
+    }
+}
+
+/// Counts a removal as long as it is at work.
+pub(super) struct Removing<'a>(&'a Server);
+
+impl Drop for Removing<'_> {
+    fn drop(&mut self) {
+        self.0.removing.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Server {
+    pub(super) fn new(label: String, home: PathBuf, role: Role, surroundings: Arc<Surroundings>) -> Self {
+        Self {
+            label,
+            home,
+            role,
+            surroundings,
+            guard: tokio::sync::Mutex::default(),
+            current: Mutex::default(),
+            last_failure: Mutex::default(),
+            removing: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.home.join("data")
+    }
+
+    pub(super) fn log_path(&self) -> PathBuf {
+        self.home.join("postgres.log")
+    }
+
+    /// Why it isn't up, if the last start failed.
+    pub(super) fn last_failure(&self) -> Option<Failure> {
+        lock(&self.last_failure).clone()
+    }
+
+    pub(super) fn set_last_failure(&self, failure: Option<Failure>) {
+        *lock(&self.last_failure) = failure;
+    }
+
+    /// Announces a removal, so that a start at work ends soon.
+    pub(super) fn announce_removal(&self) -> Removing<'_> {
+        self.removing.fetch_add(1, Ordering::SeqCst);
+        Removing(self)
+    }
+
+    pub(super) fn is_being_removed(&self) -> bool {
+        self.removing.load(Ordering::SeqCst) > 0
+    }
+
+    /// The server that is known to run.
+    pub(super) fn current(&self) -> Option<Arc<Postmaster>> {
+        lock(&self.current).clone().filter(|postmaster| !postmaster.has_exited())
+    }
+
+    /// The server that runs: the known one, or one that an earlier toygres started.
+    pub(super) fn find(&self) -> Option<Arc<Postmaster>> {
+        self.current().or_else(|| self.adopt(Postmaster::find(&self.data())?))
+    }
+
+    /// Like [`find`](Self::find), also where somebody removed the data directory under a server.
+    pub(super) fn search(&self) -> Option<Arc<Postmaster>> {
+        let found = self.find();
+        if found.is_some() || self.data().join("postmaster.pid").exists() {
+            return found;
+        }
+        self.adopt(Postmaster::search(&self.data())?)
+    }
+
+    fn adopt(&self, postmaster: Postmaster) -> Option<Arc<Postmaster>> {
+        let mut current = lock(&self.current);
+        // Another look may have been faster.
+        if let Some(known) = current.as_ref().filter(|known| !known.has_exited()) {
+            return Some(known.clone());
+        }
+        tracing::info!(server = %self.label, process.id = postmaster.pid(), "found a running server");
+        *current = Some(Arc::new(postmaster));
+        current.clone()
+    }
+
+    /// Writes the configuration files and the certificate where they aren't as they should be.
+    /// `true` if the certificate is a new one.
+    pub(super) fn configure(&self, major: u16) -> Result<bool, Failure> {
+        let (data, account) = (self.data(), &self.surroundings.account);
+        let owner = account.owner();
+        let conf = settings::conf(self.role, major, &self.label);
+        converge(&data.join(settings::CONF_FILE), conf.as_bytes(), 0o600, owner)?;
+        converge(&data.join("pg_hba.conf"), settings::hba(self.role).as_bytes(), 0o600, owner)?;
+        converge(&data.join("pg_ident.conf"), settings::ident(account).as_bytes(), 0o600, owner)?;
+        match self.role {
+            Role::Instance => self.surroundings.ca.certify(&data, owner),
+            Role::Control => Ok(false),
+        }
+    }
+
+    /// Starts it unless it runs, and waits a little until it answers. The caller holds `guard`.
+    pub(super) async fn start(self: &Arc<Self>, programs: &Programs, port: u16) -> Result<Arc<Postmaster>, StartFailure> {
+        if let Some(running) = self.find() {
+            self.settle(&running, port, 0).await?;
+            return Ok(running);
+        }
+        self.surroundings.account.check_reaches(&programs.bin_dir, "the PostgreSQL programs in")?;
+        let (server, major) = (self.clone(), programs.postgres_version.major());
+        blocking(move || {
+            server.check_data(major)?;
+            server.configure(major)?;
+            server.clear_stale_locks(port)
+        })
+        .await?;
+        let begun = Instant::now();
+        loop {
+            if self.is_being_removed() {
+                let message = format!("the start of {} was given up, as it is being deleted", self.label);
+                return Err(Failure::permanent(FailureKind::Superseded, message).into());
+            }
+            let offset = std::fs::metadata(self.log_path()).map_or(0, |found| found.len());
+            let postmaster = Arc::new(self.spawn(programs, port)?);
+            *lock(&self.current) = Some(postmaster.clone());
+            match self.settle(&postmaster, port, offset).await {
+                Ok(()) => return Ok(postmaster),
+                Err(StartFailure { cause: Cause::Interlock, .. }) if begun.elapsed() < INTERLOCK_PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    if let Some(running) = Postmaster::find(&self.data()).and_then(|found| self.adopt(found)) {
+                        self.settle(&running, port, offset).await?;
+                        return Ok(running);
+                    }
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    fn check_data(&self, major: u16) -> Result<(), Failure> {
+        let path = self.data().join("PG_VERSION");
+        let found = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
+        if found.trim() == major.to_string() {
+            return Ok(());
+        }
+        Err(Failure::permanent(
+            FailureKind::Platform,
+            format!("the data of {} is PostgreSQL {}'s, and the programs are PostgreSQL {major}'s; nothing was changed", self.label, found.trim()),
+        ))
+    }
+
+    /// Removes lock files that name processes which aren't servers: PostgreSQL itself only asks
+    /// whether a process of that id exists, and ids are reused. The caller knows that no server
+    /// runs on this data directory; PostgreSQL's interlock by shared memory stays in force.
+    fn clear_stale_locks(&self, port: u16) -> Result<(), Failure> {
+        let data = self.data();
+        if super::files::remove_file(&data.join("postmaster.pid"))? {
+            tracing::info!(server = %self.label, "removed a postmaster.pid that no running server owns");
+        }
+        let socket = self.surroundings.socket_dir.join(format!(".s.PGSQL.{port}"));
+        let socket_lock = self.surroundings.socket_dir.join(format!(".s.PGSQL.{port}.lock"));
+        if let Ok(text) = std::fs::read_to_string(&socket_lock) {
+            let other = text.lines().nth(1).map(PathBuf::from).filter(|folder| *folder != data);
+            if other.is_none_or(|other| Postmaster::find(&other).is_none()) {
+                super::files::remove_file(&socket)?;
+                super::files::remove_file(&socket_lock)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, programs: &Programs, port: u16) -> Result<Postmaster, Failure> {
+        let data = self.data();
+        let log = self.open_log()?;
+        let errors = log.try_clone().map_err(failed("open", &self.log_path()))?;
+        let program = programs.program("postgres");
+        let mut command = self.surroundings.account.command(&program);
+        command
+            .arg("-D")
+            .arg(&data)
+            .arg("-c")
+            .arg(format!("port={port}"))
+            .arg("-c")
+            .arg(format!("unix_socket_directories={}", settings::list_element(&self.surroundings.socket_dir)))
+            .current_dir(&data)
+            .stdout(log)
+            .stderr(errors);
+        let child = command.spawn().map_err(failed("run", &program))?;
+        Postmaster::spawned(child, &data)
+    }
+
+    /// The log, opened for appending, so that it can be cut while the server writes.
+    fn open_log(&self) -> Result<std::fs::File, Failure> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let path = self.log_path();
+        let open = || {
+            let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+            if let Some((uid, gid)) = self.surroundings.account.owner() {
+                std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+            }
+            Ok(file)
+        };
+        open().map_err(failed("open", &path))
+    }
+
+    /// Waits until a server answers, ends, or has been waited for long enough. The log's part from
+    /// `offset` on is its own.
+    async fn settle(&self, postmaster: &Postmaster, port: u16, offset: u64) -> Result<(), StartFailure> {
+        match self.wait_answer(postmaster, port, START_PATIENCE).await {
+            Ok(_) => Ok(()),
+            Err(()) => Err(self.explain_start(postmaster, offset).await),
+        }
+    }
+
+    /// `Ok(true)` when it answers, `Ok(false)` when it doesn't yet after `patience`, `Err` when it ended.
+    pub(super) async fn wait_answer(&self, postmaster: &Postmaster, port: u16, patience: Duration) -> Result<bool, ()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if postmaster.has_exited() {
+                return Err(());
+            }
+            if postmaster.has_answered() {
+                return Ok(true);
+            }
+            if postmaster.is_ready() && sql::answers(&self.surroundings.socket_dir, port).await.is_ok() {
+                postmaster.set_answered();
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            tokio::select! {
+                () = postmaster.exited() => return Err(()),
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+
+    /// Why a server that was just started ended, in its own words.
+    async fn explain_start(&self, postmaster: &Postmaster, offset: u64) -> StartFailure {
+        let lines = log::since(&self.log_path(), offset);
+        let evidence = log::significant(&lines);
+        let says = |words: &str| lines.iter().any(|line| line.contains(words));
+        let headline = match log::headline(&lines) {
+            Some(headline) => headline.to_owned(),
+            None => format!("it {} and said nothing", postmaster.ending().await),
+        };
+        let label = &self.label;
+        let (cause, failure) = if says("lock file \"postmaster.pid\" already exists") || says("pre-existing shared memory block") {
+            let message = format!("the server of {label} did not start, as processes of its last run still hold its data directory: {headline}");
+            (Cause::Interlock, Failure::transient(FailureKind::StartFailed, message))
+        } else if says("could not bind") || says("could not create any TCP/IP sockets") || says("lock file \"/") {
+            let message = format!("the server of {label} did not start, as another program has its port: {headline}; stop that program");
+            (Cause::PortTaken, Failure::transient(FailureKind::StartFailed, message))
+        } else if says("No space left on device") {
+            let message = format!("the server of {label} did not start, as the disk of {} is full; free some room: {headline}", self.home.display());
+            (Cause::Other, Failure::permanent(FailureKind::Exhausted, message))
+        } else if says("Read-only file system") {
+            let message = format!("the server of {label} did not start, as {} is on a read-only file system: {headline}", self.home.display());
+            (Cause::Other, Failure::permanent(FailureKind::Platform, message))
+        } else if self.is_being_removed() {
+            let message = format!("the start of {label} was given up, as it is being deleted");
+            (Cause::Other, Failure::permanent(FailureKind::Superseded, message))
+        } else {
+            // Memory and semaphores come back; a wrong setting doesn't.
+            let scarce = says("Cannot allocate memory") || says("semaphore") || says("shared memory");
+            let message = format!("the server of {label} did not start: {headline}");
+            let failure = if scarce {
+                Failure::transient(FailureKind::StartFailed, message)
+            } else {
+                Failure::permanent(FailureKind::StartFailed, message)
+            };
+            (Cause::Other, failure)
+        };
+        StartFailure { cause, failure: failure.with_evidence(evidence) }
+    }
+
+    /// Sets the password of a server that answers.
+    pub(super) async fn set_password(&self, port: u16, password: &secrecy::SecretString) -> Result<(), Failure> {
+        sql::set_password(&self.surroundings.socket_dir, port, password).await
+    }
+
+    /// Bounds the log, and renews the certificate where it is time.
+    pub(super) fn tend(&self, major: u16) {
+        if let Err(failure) = log::bound(&self.log_path()) {
+            tracing::warn!(server = %self.label, error = %failure, "could not bound the log");
+        }
+        // Not while it starts: a signal to read its files anew would kill it.
+        let Some(postmaster) = self.current().filter(|postmaster| postmaster.is_ready()) else { return };
+        match self.configure(major) {
+            Ok(true) => {
+                tracing::info!(server = %self.label, "renewed the TLS certificate");
+                if let Err(failure) = postmaster.signal(rustix::process::Signal::HUP) {
+                    tracing::warn!(server = %self.label, error = %failure, "could not have the new certificate read");
+                }
+            }
+            Ok(false) => {}
+            Err(failure) => tracing::warn!(server = %self.label, error = %failure, "could not renew the TLS certificate"),
+        }
+    }
+}
+
+/// The major version of a data directory; `None` if it isn't a whole one.
+pub(super) fn major_of(data: &Path) -> Option<u16> {
+    std::fs::read_to_string(data.join("PG_VERSION")).ok()?.trim().parse().ok()
+}

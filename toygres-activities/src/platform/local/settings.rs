@@ -1,0 +1,140 @@
+//! The configuration files that toygres gives a server.
+//!
+//! They are written again at every start, so what a person wants otherwise goes through
+//! `ALTER SYSTEM`, which wins over `toygres.conf`. How toygres itself finds the server, its port and
+//! its socket's folder, stands in the command line, which wins over everything.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use super::account::Account;
+
+/// The file that `postgresql.conf` includes.
+pub(super) const CONF_FILE: &str = "toygres.conf";
+/// What is added to `postgresql.conf` once, when a data directory is made.
+pub(super) const INCLUDE: &str = "\n# Written by toygres at every start; ALTER SYSTEM wins over it.\ninclude 'toygres.conf'\n";
+
+/// What a server is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// An instance: TLS on loopback, and the socket.
+    Instance,
+    /// The control database: the socket only.
+    Control,
+}
+
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
+}
+
+/// A folder's path as an element of a list setting.
+pub(super) fn list_element(path: &Path) -> String {
+    format!("\"{}\"", path.display().to_string().replace('"', "\"\""))
+}
+
+/// `toygres.conf`.
+pub(super) fn conf(role: Role, major: u16, label: &str) -> String {
+    // cluster_name holds 63 bytes; names are ASCII.
+    let cluster_name: String = label.chars().take(63).collect();
+    let mut text = String::new();
+    let mut set = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name} = {value}");
+    };
+    set("cluster_name", &quoted(&cluster_name));
+    set("unix_socket_permissions", "0700");
+    set("password_encryption", "'scram-sha-256'");
+    set("log_destination", "'stderr'");
+    set("logging_collector", "off");
+    set("log_line_prefix", "'%m [%p] '");
+    set("log_timezone", "'UTC'");
+    // Many small servers on one machine: fresh ones take 39 MB of disk, not 100.
+    set("min_wal_size", "'32MB'");
+    if cfg!(target_os = "linux") {
+        // A start after a crash syncs one file system instead of opening a thousand files.
+        set("recovery_init_sync_method", "'syncfs'");
+    }
+    match role {
+        Role::Instance => {
+            set("listen_addresses", "'127.0.0.1'");
+            set("ssl", "on");
+            set("ssl_cert_file", &quoted(super::tls::CERTIFICATE_FILE));
+            set("ssl_key_file", &quoted(super::tls::KEY_FILE));
+            set("ssl_min_protocol_version", "'TLSv1.2'");
+            set("max_wal_size", "'256MB'");
+        }
+        Role::Control => {
+            set("listen_addresses", "''");
+            set("ssl", "off");
+            set("max_connections", "60");
+            set("shared_buffers", "'16MB'");
+            set("max_wal_size", "'128MB'");
+            set("wal_level", "'minimal'");
+            set("max_wal_senders", "0");
+            set("jit", "off");
+            set("max_parallel_workers_per_gather", "0");
+            if major >= 18 {
+                // Without three processes that would only wait.
+                set("io_method", "'sync'");
+            }
+        }
+    }
+    text
+}
+
+/// `pg_hba.conf`: the socket for us, TLS with a password for everybody else, and nothing else.
+pub(super) fn hba(role: Role) -> String {
+    let mut text = String::from("# Written by toygres at every start.\nlocal   all all     peer map=toygres\n");
+    if role == Role::Instance {
+        text.push_str("hostssl all all all scram-sha-256\n");
+    }
+    text
+}
+
+/// `pg_ident.conf`: who may be `postgres` over the socket.
+pub(super) fn ident(account: &Account) -> String {
+    let mut names = vec![account.own_name.as_str(), account.name.as_str()];
+    names.dedup();
+    let mut text = String::from("# Written by toygres at every start.\n");
+    for name in names {
+        let _ = writeln!(text, "toygres \"{name}\" postgres");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_takes_nothing_in_plain_text() {
+        let hba = hba(Role::Instance);
+        let kinds: Vec<_> = hba.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next()).collect();
+        assert!(kinds.iter().all(|kind| ["local", "hostssl"].contains(kind)), "{hba}");
+    }
+
+    #[test]
+    fn the_control_database_has_no_network() {
+        assert!(conf(Role::Control, 18, "control").contains("listen_addresses = ''"));
+        assert!(!hba(Role::Control).contains("host"));
+        assert!(!conf(Role::Control, 17, "control").contains("io_method"));
+    }
+
+    #[test]
+    fn odd_paths_are_quoted() {
+        assert_eq!(list_element(Path::new("/a b,\"c")), "\"/a b,\"\"c\"");
+        assert!(conf(Role::Instance, 15, "it's").contains("cluster_name = 'it''s'"));
+    }
+
+    #[test]
+    fn root_and_the_run_as_user_are_both_let_in() {
+        let account = Account {
+            name: "toygres".into(),
+            uid: 1,
+            gid: 1,
+            chosen: "",
+            own_name: "root".into(),
+            switches: true,
+        };
+        assert!(ident(&account).contains("toygres \"root\" postgres\ntoygres \"toygres\" postgres\n"));
+    }
+}

@@ -1,0 +1,132 @@
+//! Which PostgreSQL versions there are for an instance: those at hand, and those to be fetched.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toygres_models::{Failure, FailureKind, PostgresVersion};
+
+use super::archives::{Archives, NotPublished};
+use super::programs::Programs;
+use crate::platform::OfferedVersion;
+
+pub(super) struct Versions {
+    cache_dir: PathBuf,
+    pub(super) archives: Arc<Archives>,
+}
+
+fn list(versions: &[PostgresVersion]) -> String {
+    versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Versions {
+    pub(super) fn new(cache_dir: &Path) -> Self {
+        Self { cache_dir: cache_dir.to_owned(), archives: Arc::new(Archives::new(cache_dir)) }
+    }
+
+    /// The programs on this machine, newest first.
+    pub(super) async fn at_hand(&self) -> Vec<Programs> {
+        Programs::discover(&self.cache_dir).await
+    }
+
+    /// See [`Platform::versions`](crate::platform::Platform::versions).
+    pub(super) async fn offered(&self) -> Vec<OfferedVersion> {
+        let (at_hand, published) = tokio::join!(self.at_hand(), self.archives.newest());
+        let mut offered: Vec<OfferedVersion> = Vec::new();
+        for programs in at_hand {
+            if offered.iter().all(|known| known.postgres_version != programs.postgres_version) {
+                offered.push(OfferedVersion {
+                    postgres_version: programs.postgres_version,
+                    at_hand: true,
+                    source: programs.source,
+                    default: offered.is_empty(),
+                });
+            }
+        }
+        let nothing_at_hand = offered.is_empty();
+        for (index, (version, archive)) in published.unwrap_or_default().into_iter().enumerate() {
+            if offered.iter().all(|known| known.postgres_version != version) {
+                offered.push(OfferedVersion {
+                    postgres_version: version,
+                    at_hand: false,
+                    source: archive.name().into(),
+                    default: nothing_at_hand && index == 0,
+                });
+            }
+        }
+        offered.sort_by(|a, b| b.postgres_version.cmp(&a.postgres_version));
+        offered
+    }
+
+    /// See [`Platform::resolve_version`](crate::platform::Platform::resolve_version).
+    pub(super) async fn resolve(&self, wanted: Option<PostgresVersion>) -> Result<PostgresVersion, Failure> {
+        let at_hand: Vec<_> = self.at_hand().await.iter().map(|programs| programs.postgres_version).collect();
+        if let Some(version) = at_hand.iter().find(|version| wanted.is_none_or(|wanted| wanted.accepts(**version))) {
+            return Ok(*version);
+        }
+        let Some(wanted) = wanted else {
+            return match self.archives.newest().await.as_deref() {
+                Ok([(version, _), ..]) => Ok(*version),
+                Ok([]) | Err(_) => Err(Failure::transient(
+                    FailureKind::ProgramsUnavailable,
+                    "there is no PostgreSQL 14 to 18 on this machine, and the archives can't be reached; \
+                     install it (Debian: apt-get install postgresql), or give this machine a way to the internet",
+                )),
+            };
+        };
+        match self.archives.locate(wanted).await {
+            Ok((version, _)) => Ok(version),
+            Err(NotPublished::Unknown) => {
+                let published = self.archives.newest().await.unwrap_or_default();
+                let mut known = at_hand;
+                known.extend(published.into_iter().map(|(version, _)| version));
+                known.sort_by(|a, b| b.cmp(a));
+                known.dedup();
+                Err(Failure::permanent(
+                    FailureKind::InvalidInput,
+                    format!("postgres_version: there is no PostgreSQL {wanted}; known are {}; nothing was changed", list(&known)),
+                ))
+            }
+            Err(NotPublished::Unreachable(words)) => Err(Failure::transient(
+                FailureKind::ProgramsUnavailable,
+                format!(
+                    "PostgreSQL {wanted} is not on this machine, and the archives can't be reached ({words}); at hand are: {}. \
+                     Choose one of those, install PostgreSQL {wanted}, or give this machine a way to the internet",
+                    if at_hand.is_empty() { "none".into() } else { list(&at_hand) }
+                ),
+            )),
+        }
+    }
+
+    /// The programs of a full version, fetched if they aren't at hand.
+    pub(super) async fn obtain(&self, version: PostgresVersion) -> Result<Programs, Failure> {
+        if let Some(programs) = self.at_hand().await.into_iter().find(|programs| version.accepts(programs.postgres_version)) {
+            return Ok(programs);
+        }
+        let version = if version.minor().is_some() { version } else { self.resolve(Some(version)).await? };
+        let bin_dir = self.archives.fetch(version).await?;
+        Ok(Programs { bin_dir, postgres_version: version, source: "cache".into() })
+    }
+
+    /// The programs to run an existing data directory with: those it ran with, else the newest of
+    /// the same major, whose minors share one format.
+    pub(super) async fn obtain_for(&self, version: PostgresVersion, bin_dir: Option<&Path>) -> Result<Programs, Failure> {
+        let at_hand = self.at_hand().await;
+        let same_major = |programs: &&Programs| programs.postgres_version.major() == version.major();
+        let chosen = at_hand
+            .iter()
+            .filter(same_major)
+            .find(|programs| bin_dir.is_some_and(|bin_dir| bin_dir == programs.bin_dir))
+            .or_else(|| at_hand.iter().find(same_major));
+        if let Some(programs) = chosen {
+            return Ok(programs.clone());
+        }
+        match self.obtain(version).await {
+            Err(failure) => Err(Failure {
+                message: format!("the PostgreSQL {} programs that its data needs are gone: {failure}", version.major()),
+                ..failure
+            }),
+            Ok(programs) => Ok(programs),
+        }
+    }
+
+}

@@ -1,0 +1,166 @@
+//! Where instances run: one trait, an implementation a platform.
+//!
+//! [`local`] runs them as server processes on this machine. The conformance suite in
+//! `tests/conformance.rs` states the promises below as tests and runs them against every
+//! implementation.
+
+pub mod local;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use toygres_models::{ConnectionUri, Failure, InstanceKey, PostgresVersion, StorageSize};
+
+/// What an instance is to be.
+#[derive(Debug, Clone)]
+pub struct InstanceSpec {
+    /// Namespace and name.
+    pub key: InstanceKey,
+    /// A major, or a full version.
+    pub postgres_version: PostgresVersion,
+    /// Storage. A platform that can't enforce it says so in its docs.
+    pub storage_size: StorageSize,
+    /// Password of the superuser `postgres`, set once, when the instance is made.
+    pub password: SecretString,
+    /// Whether it may be reached from outside the platform's own network.
+    pub use_load_balancer: bool,
+    /// Label for a public DNS name, where the platform has those.
+    pub dns_label: Option<String>,
+}
+
+/// What an instance's server is doing; the words are those of a Kubernetes pod's phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Not started yet, or being started or recovering.
+    Pending,
+    /// Its process runs.
+    Running,
+    /// Its process ended, or it can't be started.
+    Failed,
+}
+
+impl Phase {
+    /// `Pending`, `Running` or `Failed`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::Failed => "Failed",
+        }
+    }
+}
+
+/// What was seen of an instance at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// What its server is doing.
+    pub phase: Phase,
+    /// Whether it answers SQL.
+    pub ready: bool,
+    /// Why it isn't ready, in the platform's words, where known.
+    pub reason: Option<Failure>,
+}
+
+/// How an instance is reached. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// By address.
+    pub uri: ConnectionUri,
+    /// By public DNS name, where it has one.
+    pub dns_uri: Option<ConnectionUri>,
+    /// The load balancer's address, where it has one.
+    pub external_ip: Option<String>,
+    /// The public DNS name, where it has one.
+    pub dns_name: Option<String>,
+}
+
+/// A PostgreSQL version that a platform offers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferedVersion {
+    /// The full version, such as `15.18`, or a major where the newest of it would be fetched.
+    pub postgres_version: PostgresVersion,
+    /// Whether it can be used at once, with nothing to fetch.
+    pub at_hand: bool,
+    /// Where it comes from: a folder, `cache`, an archive's name, an image.
+    pub source: String,
+    /// Whether a create that names no version takes it.
+    pub default: bool,
+}
+
+/// Something that happened to an instance without anyone asking for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlatformEvent {
+    /// The instance.
+    pub key: InstanceKey,
+    /// A stable word: `server_exited`, `server_restarted`, `server_start_failed`.
+    pub kind: &'static str,
+    /// What happened and why, in one sentence or a few lines, with the server's own words.
+    pub message: String,
+    /// Whether the instance answers SQL after it.
+    pub healthy: bool,
+}
+
+/// Where instances run.
+///
+/// Every verb converges: it may be repeated at any time, may overlap its own repeat or another
+/// verb, and may be cut off at any point, the whole program's end included; running it again
+/// finishes the work. What toygres didn't make is never changed or removed. A [`Failure`] says
+/// whether trying again can help and carries the platform's own words. No verb lets a password
+/// out: not into argv, environment, logs, files other than the secret store's, or errors.
+#[async_trait]
+pub trait Platform: Send + Sync + 'static {
+    /// `local` or `kubernetes`.
+    fn name(&self) -> &'static str;
+
+    /// The versions to be had, newest first. What would have to be fetched is listed as far as
+    /// the archive can be reached now.
+    async fn versions(&self) -> Result<Vec<OfferedVersion>, Failure>;
+
+    /// The version that a create takes: the default one for `None`; otherwise `wanted`, made
+    /// full where it is at hand. Writes nothing.
+    ///
+    /// # Errors
+    /// Permanent, and listing the known ones, if there is no such version.
+    async fn resolve_version(&self, wanted: Option<PostgresVersion>) -> Result<PostgresVersion, Failure>;
+
+    /// Makes the instance what `spec` says, started and with its password set. `true` if anything
+    /// had to be made, `false` if all of it was there.
+    ///
+    /// # Errors
+    /// [`Conflict`](toygres_models::FailureKind::Conflict) if an instance of that name with
+    /// another version is there.
+    async fn ensure(&self, spec: &InstanceSpec) -> Result<bool, Failure>;
+
+    /// Looks once. `None` if there is no such instance.
+    async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure>;
+
+    /// Returns as soon as the instance is ready, waiting can't help (an error with the reason), or
+    /// `timeout` is over (an observation that isn't ready).
+    async fn wait_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure>;
+
+    /// How the instance is reached.
+    ///
+    /// # Errors
+    /// [`NotFound`](toygres_models::FailureKind::NotFound) if there is no such instance.
+    async fn endpoint(&self, key: &InstanceKey) -> Result<Endpoint, Failure>;
+
+    /// Stops the instance cleanly and removes everything of it, a half-made one's parts too, and
+    /// returns when it is gone. `true` if there was anything.
+    async fn remove(&self, key: &InstanceKey) -> Result<bool, Failure>;
+
+    /// The instances of which there is anything, half-made ones included, in order of their keys.
+    async fn list(&self) -> Result<Vec<InstanceKey>, Failure>;
+
+    /// The last `tail_lines` lines of the server's log, oldest first.
+    ///
+    /// # Errors
+    /// [`NotFound`](toygres_models::FailureKind::NotFound) if there is no such instance.
+    async fn logs(&self, key: &InstanceKey, tail_lines: usize) -> Result<Vec<String>, Failure>;
+
+    /// What happens to instances from now on. A receiver that lags loses the oldest.
+    fn events(&self) -> broadcast::Receiver<PlatformEvent>;
+}

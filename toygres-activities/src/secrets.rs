@@ -1,0 +1,130 @@
+//! Where passwords rest: the one place that holds them in clear text.
+
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
+use toygres_models::{Failure, FailureKind, InstanceKey, Password};
+
+/// A place for passwords. Every verb may be repeated.
+#[async_trait]
+pub trait SecretStore: Send + Sync + 'static {
+    /// Keeps the instance's password durably, in place of any earlier one.
+    async fn put(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure>;
+
+    /// The instance's password.
+    ///
+    /// # Errors
+    /// [`FailureKind::NotFound`] if none is kept.
+    async fn get(&self, key: &InstanceKey) -> Result<SecretString, Failure>;
+
+    /// Forgets the instance's password. None being kept is no error.
+    async fn remove(&self, key: &InstanceKey) -> Result<(), Failure>;
+}
+
+/// The password itself: a literal as it is, a reference looked up.
+///
+/// # Errors
+/// If the reference leads nowhere.
+pub async fn resolve(secrets: &dyn SecretStore, password: Password) -> Result<SecretString, Failure> {
+    match password {
+        Password::Literal(secret) => Ok(secret),
+        Password::Reference(reference) => secrets.get(&reference.0).await,
+    }
+}
+
+/// One file of mode 0600 for each instance, in folders of mode 0700: `<folder>/<namespace>/<name>`.
+#[derive(Debug, Clone)]
+pub struct FileSecretStore {
+    folder: PathBuf,
+}
+
+impl FileSecretStore {
+    /// A store in that folder, which is made when the first password is kept.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    fn path(&self, key: &InstanceKey) -> PathBuf {
+        // Names can't hold a separator or dots: see their types.
+        self.folder.join(key.namespace.as_str()).join(key.name.as_str())
+    }
+}
+
+fn failed(action: &str, path: &Path, error: &std::io::Error) -> Failure {
+    Failure::transient(FailureKind::Platform, format!("could not {action} the secret file {}: {error}", path.display()))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Failure::transient(FailureKind::Internal, format!("a file operation was cut off: {error}"))))
+}
+
+fn write(path: &Path, password: &SecretString) -> std::io::Result<()> {
+    let parent = path.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    // Born with mode 0600, under another name: readers see the old password or the new one.
+    let mut file = tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o600)).tempfile_in(parent)?;
+    file.write_all(password.expose_secret().as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    std::fs::File::open(parent)?.sync_all()
+}
+
+#[async_trait]
+impl SecretStore for FileSecretStore {
+    async fn put(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
+        let (path, password) = (self.path(key), password.clone());
+        blocking(move || write(&path, &password).map_err(|error| failed("write", &path, &error))).await
+    }
+
+    async fn get(&self, key: &InstanceKey) -> Result<SecretString, Failure> {
+        let path = self.path(key);
+        let key = key.clone();
+        blocking(move || match std::fs::read_to_string(&path) {
+            Ok(password) => Ok(password.into()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::permanent(
+                FailureKind::NotFound,
+                format!("no password is kept for {key}: {} is missing", path.display()),
+            )),
+            Err(error) => Err(failed("read", &path, &error)),
+        })
+        .await
+    }
+
+    async fn remove(&self, key: &InstanceKey) -> Result<(), Failure> {
+        let path = self.path(key);
+        blocking(move || match std::fs::remove_file(&path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(failed("remove", &path, &error)),
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn keeps_in_files_that_only_the_owner_reads_and_forgets() {
+        let folder = tempfile::tempdir().unwrap();
+        let secrets = FileSecretStore::new(folder.path().join("secrets"));
+        let key = InstanceKey::parse("default", "demo").unwrap();
+        assert_eq!(secrets.get(&key).await.unwrap_err().kind, FailureKind::NotFound);
+        for password in ["first", "p@:/?#%'\"\\ $🐘"] {
+            secrets.put(&key, &password.into()).await.unwrap();
+            assert_eq!(secrets.get(&key).await.unwrap().expose_secret(), password);
+        }
+        let path = secrets.path(&key);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+        secrets.remove(&key).await.unwrap();
+        secrets.remove(&key).await.unwrap();
+        assert!(!path.exists());
+    }
+}

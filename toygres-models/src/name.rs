@@ -1,0 +1,186 @@
+//! Names of instances and namespaces: what is legal here is legal on every platform.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Invalid;
+
+/// Longest name. Kubernetes allows a StatefulSet 52 characters, so that its pods' revision label
+/// stays within 63; two are kept in reserve.
+pub const MAX_NAME_LENGTH: usize = 50;
+
+/// Words that YAML or a shell user would read as something else, and toygres's own.
+const RESERVED: &[&str] =
+    &["all", "control", "false", "new", "no", "none", "null", "off", "on", "toygres", "true", "yes"];
+
+fn validate(field: &'static str, value: &str) -> Result<(), Invalid> {
+    let refuse = |problem: String| Err(Invalid::new(field, problem));
+    if value.is_empty() {
+        return refuse("is empty; give 1 to 50 characters: lowercase letters, digits and '-'".into());
+    }
+    if value.len() > MAX_NAME_LENGTH {
+        return refuse(format!("has {} bytes; at most {MAX_NAME_LENGTH} are allowed", value.len()));
+    }
+    if let Some(bad) = value.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-')) {
+        let hint =
+            if bad.is_ascii_uppercase() { format!("; did you mean {:?}?", value.to_ascii_lowercase()) } else { String::new() };
+        return refuse(format!("has the character {bad:?}; only lowercase letters a-z, digits and '-' are allowed{hint}"));
+    }
+    if !value.starts_with(|c: char| c.is_ascii_lowercase()) {
+        return refuse("must start with a letter".into());
+    }
+    if value.ends_with('-') {
+        return refuse("must not end with '-'".into());
+    }
+    Ok(())
+}
+
+fn validate_not_reserved(field: &'static str, value: &str) -> Result<(), Invalid> {
+    if RESERVED.contains(&value) || value.starts_with("toygres-") {
+        return Err(Invalid::new(field, format!("{value:?} is a reserved word; choose another name")));
+    }
+    Ok(())
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $type:ident, $field:literal, $($check:path),+) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(String);
+
+        impl $type {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = Invalid;
+
+            fn from_str(value: &str) -> Result<Self, Invalid> {
+                $($check($field, value)?;)+
+                Ok(Self(value.to_owned()))
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = Invalid;
+
+            fn try_from(value: String) -> Result<Self, Invalid> {
+                value.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(value: $type) -> Self {
+                value.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", self.0)
+            }
+        }
+    };
+}
+
+name_type!(
+    /// An instance's name: 1 to 50 of `a-z0-9-`, a letter first, no `-` last, no reserved word.
+    InstanceName,
+    "name",
+    validate,
+    validate_not_reserved
+);
+name_type!(
+    /// A namespace's name, by the same rules; `toygres` itself is allowed, it is a common choice.
+    Namespace,
+    "namespace",
+    validate
+);
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
+/// What names one live instance: its namespace and its name in it. Shown as `namespace/name`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InstanceKey {
+    /// The namespace.
+    pub namespace: Namespace,
+    /// The name, unique among the namespace's live instances.
+    pub name: InstanceName,
+}
+
+impl InstanceKey {
+    /// Checks both names.
+    ///
+    /// # Errors
+    /// Names the field that is wrong.
+    pub fn parse(namespace: &str, name: &str) -> Result<Self, Invalid> {
+        Ok(Self { namespace: namespace.parse()?, name: name.parse()? })
+    }
+}
+
+impl fmt::Display for InstanceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn refuses_what_a_platform_would_refuse() {
+        let long = "a".repeat(64);
+        for bad in ["", "Demo", "..", "a/b", "-a", "a-", "1a", "ünïcode", "a b", "a_b", "null", "toygres-x", &long, "a\n"] {
+            assert!(bad.parse::<InstanceName>().is_err(), "{bad:?} was accepted");
+        }
+        assert!("a".repeat(50).parse::<InstanceName>().is_ok());
+        assert!("toygres".parse::<Namespace>().is_ok());
+    }
+
+    #[test]
+    fn an_uppercase_name_is_answered_with_the_lowercase_one() {
+        let error = "Demo".parse::<InstanceName>().unwrap_err();
+        assert!(error.to_string().contains("did you mean \"demo\"?"), "{error}");
+    }
+
+    proptest! {
+        /// Whatever is accepted is a DNS-1035 label and a safe file name.
+        #[test]
+        fn accepted_names_are_dns_labels(text in "\\PC{0,60}") {
+            if let Ok(name) = text.parse::<InstanceName>() {
+                let name = name.as_str();
+                prop_assert!(!name.is_empty() && name.len() <= MAX_NAME_LENGTH);
+                prop_assert!(name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.ends_with('-'));
+                prop_assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+            }
+        }
+
+        #[test]
+        fn json_both_ways(text in "[a-z][a-z0-9]{1,40}") {
+            prop_assume!(text.parse::<InstanceName>().is_ok());
+            let name: InstanceName = text.parse().unwrap();
+            let json = serde_json::to_string(&name).unwrap();
+            prop_assert_eq!(serde_json::from_str::<InstanceName>(&json).unwrap(), name);
+        }
+    }
+}

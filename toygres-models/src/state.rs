@@ -1,0 +1,164 @@
+//! States, and which may follow which.
+//!
+//! The table [`InstanceState::TRANSITIONS`] is the same as the SQL table `state_transitions`, which
+//! a trigger enforces; a test on a real PostgreSQL compares the two.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Invalid;
+
+macro_rules! text_enum {
+    ($(#[$doc:meta])* $type:ident, $field:literal { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
+        #[serde(rename_all = "snake_case")]
+        #[sqlx(type_name = "text", rename_all = "snake_case")]
+        pub enum $type { $($(#[$variant_doc])* $variant),+ }
+
+        impl $type {
+            /// Every value.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The value's name in JSON, SQL and prose.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = Invalid;
+
+            fn from_str(value: &str) -> Result<Self, Invalid> {
+                Self::ALL.iter().copied().find(|known| known.as_str() == value).ok_or_else(|| {
+                    let known: Vec<_> = Self::ALL.iter().map(|known| known.as_str()).collect();
+                    Invalid::new($field, format!("{value:?} is unknown; known are {}", known.join(", ")))
+                })
+            }
+        }
+    };
+}
+
+text_enum!(
+    /// Where an instance is in its life. Health is not a state: see `health_status`.
+    InstanceState, "state" {
+        /// A create operation is at work.
+        Creating = "creating",
+        /// Created; its server is kept running.
+        Running = "running",
+        /// Its creation or deletion failed; what is left of it is kept as evidence until deleted.
+        Failed = "failed",
+        /// A delete operation is at work.
+        Deleting = "deleting",
+        /// Gone; the name is free again.
+        Deleted = "deleted",
+    }
+);
+
+impl InstanceState {
+    /// Which state may follow which. Staying in a state is always legal.
+    pub const TRANSITIONS: &'static [(Self, Self)] = &[
+        (Self::Creating, Self::Running),
+        (Self::Creating, Self::Failed),
+        (Self::Creating, Self::Deleting),
+        (Self::Running, Self::Deleting),
+        (Self::Failed, Self::Deleting),
+        (Self::Deleting, Self::Failed),
+        (Self::Deleting, Self::Deleted),
+    ];
+
+    /// Whether `next` may follow `self`.
+    #[must_use]
+    pub fn may_become(self, next: Self) -> bool {
+        self == next || Self::TRANSITIONS.contains(&(self, next))
+    }
+}
+
+text_enum!(
+    /// What an operation does.
+    OperationKind, "kind" {
+        /// Makes an instance.
+        Create = "create",
+        /// Removes an instance and all its data.
+        Delete = "delete",
+    }
+);
+
+text_enum!(
+    /// Where an operation is. The last two are final.
+    OperationState, "state" {
+        /// Written down; its workflow hasn't begun.
+        Pending = "pending",
+        /// Its workflow is at work.
+        Running = "running",
+        /// Done.
+        Succeeded = "succeeded",
+        /// Ended without reaching its goal; `error` says why.
+        Failed = "failed",
+    }
+);
+
+impl OperationState {
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+text_enum!(
+    /// Where a step of an operation is.
+    StepState, "state" {
+        /// At work, or cut off and about to be repeated.
+        Running = "running",
+        /// Done.
+        Succeeded = "succeeded",
+        /// Its last attempt failed.
+        Failed = "failed",
+    }
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deleted_is_the_end_and_every_state_leads_there() {
+        for &state in InstanceState::ALL {
+            assert!(!InstanceState::Deleted.may_become(state) || state == InstanceState::Deleted);
+            let mut reached = vec![state];
+            while let Some(next) = InstanceState::TRANSITIONS
+                .iter()
+                .find(|(from, to)| reached.contains(from) && !reached.contains(to))
+                .map(|(_, to)| *to)
+            {
+                reached.push(next);
+            }
+            assert!(reached.contains(&InstanceState::Deleted), "{state} never ends");
+        }
+    }
+
+    #[test]
+    fn a_delete_is_never_undone() {
+        assert!(!InstanceState::Deleting.may_become(InstanceState::Running));
+        assert!(!InstanceState::Deleting.may_become(InstanceState::Creating));
+        assert!(!InstanceState::Running.may_become(InstanceState::Creating));
+    }
+
+    #[test]
+    fn names_are_the_same_in_json_and_text() {
+        for &state in InstanceState::ALL {
+            assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{state}\""));
+            assert_eq!(state.as_str().parse::<InstanceState>().unwrap(), state);
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Durable workflows that create and delete PostgreSQL instances.
+//!
+//! One file a workflow: its input, its story, its tests' hooks. They schedule the activities of
+//! `toygres-activities` and nothing else; whatever they need to know is in their input, and what
+//! they find out goes back through update-metadata.
+
+pub mod create_instance;
+pub mod delete_instance;
+pub mod names;
+pub mod registry;
+pub mod retry;
+pub mod types;
+
+pub use types::*;

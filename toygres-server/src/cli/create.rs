@@ -1,0 +1,171 @@
+//! `toygres create`.
+
+use std::io::{IsTerminal, Read};
+use std::process::ExitCode;
+
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use toygres_models::password::MAX_PASSWORD_LENGTH;
+use toygres_models::store::{Instance, Operation};
+use toygres_models::{InstanceKey, OperationState, Password};
+
+use super::args::Create;
+use super::display;
+use super::error::{CliError, Outcome};
+use super::session::Session;
+use super::ui::{Ui, prompt, stdin_line};
+use super::watch;
+use crate::api::resources::CreateInstance;
+use crate::client::Client;
+use crate::settings::Settings;
+
+pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
+    let password = if arguments.password_stdin { Some(read_password().await?) } else { None };
+    let mut session = Session::open(settings, ui).await?;
+    let key = session.key(arguments.name);
+    let body = CreateInstance {
+        name: key.name.to_string(),
+        postgres_version: arguments.version.map(|version| version.to_string()),
+        storage_size_gb: arguments.storage.map(|size| size.gb().into()),
+        password,
+    };
+    let submitted = session.call(async |client: &Client| client.create_instance(&key.namespace, &body).await).await?;
+    if arguments.no_wait {
+        return watch::print_started(ui, &submitted.operation, &key);
+    }
+    let was_there = !submitted.is_new && submitted.operation.state == OperationState::Succeeded;
+    let operation = watch::until_final(&mut session, submitted.operation).await?;
+    let instance = session.call(async |client: &Client| client.instance(&key).await).await;
+    if operation.state == OperationState::Failed {
+        if let (Ok(instance), false) = (instance, ui.is_for_people()) {
+            ui.print_record(&instance)?;
+        }
+        return Err(watch::failed(&operation));
+    }
+    let instance = instance?;
+    if !ui.is_for_people() {
+        ui.print_record(&instance)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    ui.print(summary(&instance, &operation, was_there))?;
+    next_steps(ui, &key, &instance, arguments.storage.is_some());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summary(instance: &Instance, operation: &Operation, was_there: bool) -> String {
+    let Instance { name, postgres_version, .. } = instance;
+    let place = display::endpoint(instance).map(|endpoint| format!(" on {endpoint}")).unwrap_or_default();
+    let (is, took) = match operation.finished_at {
+        Some(finished) if !was_there => {
+            ("is ready", format!(" ({})", display::seconds(display::between(operation.created_at, finished))))
+        }
+        _ => ("is there already", String::new()),
+    };
+    format!("{name} {is}: PostgreSQL {postgres_version}{place}{took}")
+}
+
+fn next_steps(ui: &Ui, key: &InstanceKey, instance: &Instance, storage_was_given: bool) {
+    let flags = watch::namespace_flag(key.namespace.as_str());
+    // Before the name: what follows it is psql's.
+    let psql = format!("toygres psql{flags} {}", key.name);
+    let connect = format!("toygres connect{flags} {}", key.name);
+    let width = connect.len();
+    ui.note(format_args!("\n  {}   open a SQL session", ui.err.cyan(format_args!("{psql:width$}"))));
+    ui.note(format_args!("  {}   print the connection URI", ui.err.cyan(connect)));
+    if storage_was_given && instance.platform == "local" {
+        let size = instance.storage_size_gb;
+        ui.note(ui.err.dim(format_args!(
+            "\n  The {size} GB are noted, not enforced: on this machine an instance can use whatever its disk has."
+        )));
+    }
+}
+
+/// Reads the password from standard input; on a terminal, without showing it.
+async fn read_password() -> Result<String, CliError> {
+    let stdin = std::io::stdin();
+    let mut bytes = Vec::new();
+    if stdin.is_terminal() {
+        let _hidden = HiddenInput::begin("Password: ")?;
+        bytes = stdin_line().await.map_err(|error| unreadable(&error))?.into_bytes();
+    } else {
+        // Enough to see that it is too long, however much is to come.
+        let most = MAX_PASSWORD_LENGTH as u64 + 3;
+        stdin.lock().take(most).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    }
+    check_password(bytes)
+}
+
+fn unreadable(error: &std::io::Error) -> CliError {
+    CliError::failed(format!("the password can't be read from standard input: {error}"))
+}
+
+/// One line's end is how `echo` and editors finish a text; it isn't the password's.
+fn check_password(mut bytes: Vec<u8>) -> Result<String, CliError> {
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    // The error of a failed conversion would hold the bytes.
+    let text = String::from_utf8(bytes).map_err(|_| CliError::usage("the password on standard input is not valid UTF-8"))?;
+    Password::check_literal(&text)
+        .map_err(|invalid| CliError::usage(format!("the password on standard input {}", invalid.problem)))?;
+    Ok(text)
+}
+
+/// While it lives, the terminal doesn't show what is typed.
+struct HiddenInput {
+    before: rustix::termios::Termios,
+}
+
+impl HiddenInput {
+    fn begin(question: &str) -> Result<Self, CliError> {
+        let refuse = |error: rustix::io::Errno| unreadable(&error.into());
+        let before = tcgetattr(std::io::stdin()).map_err(refuse)?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(std::io::stdin(), OptionalActions::Flush, &hidden).map_err(refuse)?;
+        prompt(question);
+        Ok(Self { before })
+    }
+}
+
+impl Drop for HiddenInput {
+    fn drop(&mut self) {
+        prompt("\n");
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use toygres_models::OperationKind;
+
+    use super::*;
+    use crate::cli::testing;
+
+    #[test]
+    fn a_password_keeps_everything_but_one_line_end() {
+        for (typed, password) in [("p@:/?#%'\"\\ $🐘", "p@:/?#%'\"\\ $🐘"), ("a \n", "a "), ("a\r\n", "a"), (" ", " ")] {
+            assert_eq!(check_password(typed.into()).unwrap(), password);
+        }
+    }
+
+    #[test]
+    fn a_password_that_could_not_log_in_is_wrong_usage_and_not_repeated() {
+        let long = "hunter2".repeat(1_500);
+        for bad in ["", "\n", "hunter2\n\n", "hunter2\0", &long, "secret://hunter2"] {
+            let error = check_password(bad.into()).unwrap_err();
+            assert_eq!(error.exit_status, 2);
+            assert!(!error.message.contains("hunter2"), "{error:?}");
+        }
+        assert_eq!(check_password(vec![0xff]).unwrap_err().exit_status, 2);
+    }
+
+    #[test]
+    fn the_summary_says_what_where_and_how_long() {
+        let (instance, operation) = (testing::instance("demo"), testing::operation(OperationKind::Create));
+        assert_eq!(summary(&instance, &operation, false), "demo is ready: PostgreSQL 15.18 on 127.0.0.1:20001 (0.31s)");
+        assert_eq!(summary(&instance, &operation, true), "demo is there already: PostgreSQL 15.18 on 127.0.0.1:20001");
+    }
+}

@@ -1,0 +1,118 @@
+//! `toygres doctor`: what is missing on this machine, and how to get it. Needs no server.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use toygres_activities::platform::local::{Diagnosis, LocalConfig, diagnose};
+
+use super::error::Outcome;
+use super::local_server;
+use super::progress::Progress;
+use super::ui::Ui;
+use crate::settings::Settings;
+
+/// What toygres can do without: psql for everything but `toygres psql`, the archives where
+/// PostgreSQL is at hand (and where it isn't, that is a finding of its own).
+const NOT_NEEDED: &[&str] = &["psql", "archives"];
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    #[serde(flatten)]
+    diagnosis: Diagnosis,
+    /// Whether toygres can't do its work without it.
+    needed: bool,
+}
+
+impl From<Diagnosis> for Finding {
+    fn from(diagnosis: Diagnosis) -> Self {
+        Self { needed: !NOT_NEEDED.contains(&diagnosis.name), diagnosis }
+    }
+}
+
+pub async fn run(settings: &Settings, ui: &Ui) -> Outcome {
+    let local = LocalConfig {
+        state_dir: settings.state_dir.clone(),
+        cache_dir: settings.cache_dir.clone(),
+        port_range: settings.port_range.clone(),
+        pool_size: settings.pool_size,
+        run_as_user: settings.run_as_user.clone(),
+    };
+    let mut progress = Progress::begin(ui);
+    if ui.live {
+        progress.busy("looking at this machine");
+    }
+    let (server, machine) = tokio::join!(server(settings), diagnose(&local));
+    progress.clear();
+    let diagnoses = std::iter::once(config(settings)).chain(machine).chain([server]);
+    let findings: Vec<Finding> = diagnoses.map(Finding::from).collect();
+    if ui.is_for_people() { ui.print(text(ui, &findings))? } else { ui.print_record(&findings)? }
+    Ok(ExitCode::from(u8::from(missing(&findings) > 0)))
+}
+
+fn missing(findings: &[Finding]) -> usize {
+    findings.iter().filter(|finding| finding.needed && !finding.diagnosis.ok).count()
+}
+
+fn config(settings: &Settings) -> Diagnosis {
+    let message = match &settings.config_file {
+        Some(path) => path.display().to_string(),
+        None => "none; every setting is its default, a flag or an environment variable".into(),
+    };
+    Diagnosis { name: "config file", ok: true, message, remedy: None }
+}
+
+async fn server(settings: &Settings) -> Diagnosis {
+    let (ok, message) = match &settings.url {
+        Some(url) => match crate::client::Client::new(url, None) {
+            Ok(client) => client.health().await.map_or_else(
+                |error| (false, error.to_string()),
+                |health| (true, format!("toygres {} at {url}", health.version)),
+            ),
+            Err(error) => (false, error.to_string()),
+        },
+        None => match local_server::find(settings).await {
+            Ok(Some(server)) => (true, format!("toygres {} at {} (process {})", server.version, server.url, server.pid)),
+            Ok(None) => (true, "not running; the first command that needs it starts it".into()),
+            Err(error) => (false, error.message),
+        },
+    };
+    Diagnosis { name: "server", ok, message, remedy: None }
+}
+
+fn text(ui: &Ui, findings: &[Finding]) -> String {
+    let style = ui.out;
+    let width = findings.iter().map(|finding| finding.diagnosis.name.len()).max().unwrap_or_default();
+    let mut lines = Vec::new();
+    for Finding { diagnosis, needed } in findings {
+        let mark = match (diagnosis.ok, needed) {
+            (true, _) => style.green("✓"),
+            (false, true) => style.red("✗"),
+            (false, false) => style.yellow("!"),
+        };
+        lines.push(format!("{mark} {:width$}  {}", diagnosis.name, diagnosis.message));
+        lines.extend(diagnosis.remedy.iter().map(|remedy| format!("  {:width$}  {} {remedy}", "", style.cyan("→"))));
+    }
+    lines.push(String::new());
+    lines.push(match missing(findings) {
+        0 => "Everything that toygres needs is here.".into(),
+        1 => style.red("One thing that toygres needs is missing."),
+        more => style.red(format_args!("{more} things that toygres needs are missing.")),
+    });
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing;
+
+    #[test]
+    fn what_can_be_done_without_is_no_failure() {
+        let finding = |name, ok| Finding::from(Diagnosis { name, ok, message: "m".into(), remedy: (!ok).then(|| "r".into()) });
+        let findings = [finding("psql", false), finding("user", true)];
+        assert_eq!(missing(&findings), 0);
+        assert_eq!(text(&testing::ui(), &findings), "! psql  m\n        → r\n✓ user  m\n\nEverything that toygres needs is here.");
+        assert_eq!(missing(&[finding("postgresql", false)]), 1);
+    }
+}

@@ -1,0 +1,132 @@
+//! Tells how work goes: one line that is drawn again and again on a terminal, a line for each
+//! thing that is done elsewhere.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::display::seconds;
+use super::ui::Ui;
+
+/// How wide names of steps are shown, so that times stand below each other.
+const NAME_WIDTH: usize = 28;
+const TICK: Duration = Duration::from_millis(100);
+
+/// The display of one piece of work.
+pub struct Progress<'a> {
+    ui: &'a Ui,
+    began: Instant,
+    /// The line at the bottom, on a terminal.
+    line: Option<(String, ProgressBar)>,
+    /// What was last said elsewhere.
+    said: String,
+}
+
+impl<'a> Progress<'a> {
+    /// Nothing shows yet.
+    pub fn begin(ui: &'a Ui) -> Self {
+        Self { ui, began: Instant::now(), line: None, said: String::new() }
+    }
+
+    /// Tells what is being done; it takes the place of what was told before.
+    pub fn busy(&mut self, message: &str) {
+        if self.ui.live {
+            let since = self.began.elapsed();
+            self.show(message, since, "");
+        } else if message != self.said {
+            self.ui.note(format_args!("  {message}"));
+        }
+        message.clone_into(&mut self.said);
+    }
+
+    /// A step is at work, since a while, with what it says of itself.
+    pub fn step_running(&mut self, name: &str, since: Duration, detail: &str) {
+        if self.ui.live {
+            self.show(name, since, detail);
+        }
+    }
+
+    /// A step failed and will be tried again.
+    pub fn step_tried(&mut self, name: &str, attempt: i32, reason: &str) {
+        if !self.ui.live {
+            self.ui.note(format_args!("  {name}: attempt {attempt} failed, trying again: {reason}"));
+        }
+    }
+
+    /// A step ended.
+    pub fn step_ended(&mut self, name: &str, succeeded: bool, took: Option<Duration>, detail: &str) {
+        let style = self.ui.err;
+        let mark = if succeeded { style.green("✓") } else { style.red("✗") };
+        let took = took.map(seconds).unwrap_or_default();
+        let line = format!("  {mark} {name:NAME_WIDTH$} {}  {}", style.dim(format_args!("{took:>8}")), style.dim(detail));
+        self.say(line.trim_end());
+    }
+
+    /// All is done.
+    pub fn done(mut self, message: &str) {
+        let took = self.began.elapsed();
+        self.step_ended(message, true, Some(took), "");
+    }
+
+    fn show(&mut self, name: &str, since: Duration, detail: &str) {
+        if self.ui.quiet {
+            return;
+        }
+        if self.line.as_ref().is_none_or(|(shown, _)| shown != name) {
+            self.clear();
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_elapsed(since);
+            bar.set_style(style(self.ui.err.is_on));
+            bar.set_prefix(name.to_owned());
+            bar.enable_steady_tick(TICK);
+            self.line = Some((name.to_owned(), bar));
+        }
+        if let Some((_, bar)) = &self.line {
+            bar.set_message(detail.to_owned());
+        }
+    }
+
+    fn say(&mut self, line: &str) {
+        self.clear();
+        self.ui.note(line);
+    }
+
+    /// Takes the drawn line away; what was said stays.
+    pub fn clear(&mut self) {
+        if let Some((_, bar)) = self.line.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn style(coloured: bool) -> ProgressStyle {
+    let template = if coloured {
+        format!("  {{spinner:.cyan}} {{prefix:{NAME_WIDTH}}} {{time:>8.dim}}  {{wide_msg:.dim}}")
+    } else {
+        format!("  {{spinner}} {{prefix:{NAME_WIDTH}}} {{time:>8}}  {{wide_msg}}")
+    };
+    let time = |state: &indicatif::ProgressState, text: &mut dyn std::fmt::Write| {
+        // Tenths are enough for a time that still runs.
+        let _ = write!(text, "{:.1}s", state.elapsed().as_secs_f64());
+    };
+    // The template is ours and a test sees that it is one; should it not be, the default serves.
+    ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_spinner()).with_key("time", time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_one() {
+        for coloured in [true, false] {
+            let _ = style(coloured);
+        }
+        assert!(ProgressStyle::with_template("  {spinner:.cyan} {prefix:28} {time:>8.dim}  {wide_msg:.dim}").is_ok());
+    }
+}

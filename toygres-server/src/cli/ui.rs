@@ -1,0 +1,161 @@
+//! Where words go: results to standard output, the rest to standard error, colours only where a
+//! person looks.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+use super::error::CliError;
+use crate::settings::OutputFormat;
+
+/// How this run of the program speaks.
+#[derive(Debug, Clone)]
+pub struct Ui {
+    /// How results are printed.
+    pub format: OutputFormat,
+    /// Whether nothing but the result is printed.
+    pub quiet: bool,
+    /// Whether someone watches standard error, so that a line may be drawn again and again.
+    pub live: bool,
+    /// Colours for standard output.
+    pub out: Style,
+    /// Colours for standard error.
+    pub err: Style,
+}
+
+impl Ui {
+    /// Looks at where the output goes.
+    pub fn new(format: OutputFormat, quiet: bool) -> Self {
+        let live = io::stderr().is_terminal() && !terminal_is_dumb();
+        Self { format, quiet, live, out: Style::of(&io::stdout()), err: Style::of(&io::stderr()) }
+    }
+
+    /// Whether a person reads the results, and not a program.
+    pub fn is_for_people(&self) -> bool {
+        self.format == OutputFormat::Table
+    }
+
+    /// Prints a result.
+    pub fn print(&self, text: impl Display) -> Result<(), CliError> {
+        write_stdout(format!("{text}\n").as_bytes())
+    }
+
+    /// Prints one of the API's records as it is, in JSON or YAML.
+    pub fn print_record(&self, record: &impl Serialize) -> Result<(), CliError> {
+        let unprintable = |error: &dyn Display| CliError::failed(format!("the answer can't be printed: {error}"));
+        let text = match self.format {
+            OutputFormat::Yaml => serde_saphyr::to_string(record).map_err(|error| unprintable(&error))?,
+            _ => serde_json::to_string_pretty(record).map_err(|error| unprintable(&error))?,
+        };
+        self.print(text.trim_end())
+    }
+
+    /// Tells what goes on, unless quiet was asked for.
+    pub fn note(&self, text: impl Display) {
+        if !self.quiet {
+            write_stderr(format!("{text}\n").as_bytes());
+        }
+    }
+
+    /// Tells what should be looked at some time, unless quiet was asked for.
+    pub fn warn(&self, text: impl Display) {
+        self.note(format_args!("{} {text}", self.err.yellow("warning:")));
+    }
+}
+
+/// Prints an error, even when quiet was asked for.
+pub fn print_error(error: &CliError) {
+    let style = Style::of(&io::stderr());
+    let mut text = format!("{} {}\n", style.red("error:"), error.message);
+    for line in &error.evidence {
+        text.push_str(&format!("  {} {line}\n", style.dim("|")));
+    }
+    for hint in &error.hints {
+        text.push_str(&format!("{} {hint}\n", style.cyan("hint:")));
+    }
+    write_stderr(text.as_bytes());
+}
+
+/// Writes to standard output. That nobody reads on (`toygres list | head -1`) is no failure.
+pub fn write_stdout(bytes: &[u8]) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(CliError::failed(format!("the result can't be written: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_stderr(bytes: &[u8]) {
+    // Where standard error can't be written to, there is nobody left to tell.
+    let _ = io::stderr().lock().write_all(bytes);
+}
+
+/// Reads a line that a person types. Dropping the future leaves the read behind, so that Ctrl-C
+/// can end the program meanwhile.
+pub async fn stdin_line() -> io::Result<String> {
+    let read = || {
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map(|_| line)
+    };
+    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+}
+
+/// Asks for something, on the same line as the answer.
+pub fn prompt(question: impl Display) {
+    write_stderr(question.to_string().as_bytes());
+}
+
+fn terminal_is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term == "dumb")
+}
+
+/// Colours and emphasis, or none.
+#[derive(Debug, Clone, Copy)]
+pub struct Style {
+    /// Whether there are any.
+    pub is_on: bool,
+}
+
+impl Style {
+    fn of(stream: &impl IsTerminal) -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { is_on: stream.is_terminal() && !refused && !terminal_is_dumb() }
+    }
+
+    fn paint(self, code: &str, text: impl Display) -> String {
+        if self.is_on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+
+    /// What stands out.
+    pub fn bold(self, text: impl Display) -> String {
+        self.paint("1", text)
+    }
+
+    /// What stands back.
+    pub fn dim(self, text: impl Display) -> String {
+        self.paint("2", text)
+    }
+
+    /// What went wrong.
+    pub fn red(self, text: impl Display) -> String {
+        self.paint("31", text)
+    }
+
+    /// What went well.
+    pub fn green(self, text: impl Display) -> String {
+        self.paint("32", text)
+    }
+
+    /// What isn't as it should be.
+    pub fn yellow(self, text: impl Display) -> String {
+        self.paint("33", text)
+    }
+
+    /// What may be typed, or helps.
+    pub fn cyan(self, text: impl Display) -> String {
+        self.paint("36", text)
+    }
+}

@@ -1,0 +1,218 @@
+//! Watching an operation until it ends: what create, delete and `operations watch` share.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
+use toygres_models::store::{Operation, Step};
+use toygres_models::{InstanceKey, OperationKind, OperationState, StepState};
+use uuid::Uuid;
+
+use super::display::between;
+use super::error::CliError;
+use super::progress::Progress;
+use super::session::{PATIENCE, Session, is_gone};
+use super::ui::Ui;
+use crate::client::ClientError;
+
+/// How long the server holds a request while nothing happens.
+const LONG_POLL: Duration = Duration::from_secs(20);
+/// Between requests to a server that is away, or doesn't hold them.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Returns on Ctrl-C. From then on Ctrl-C doesn't end the program by itself.
+pub async fn interrupted() {
+    match signal(SignalKind::interrupt()) {
+        Ok(mut interrupts) => drop(interrupts.recv().await),
+        // Then Ctrl-C ends the program as it always does.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Shows an operation's steps until it ends, and returns it as it ended.
+///
+/// # Errors
+/// If Ctrl-C was pressed or the server stays away; the work goes on either way.
+pub async fn until_final(session: &mut Session<'_>, operation: Operation) -> Result<Operation, CliError> {
+    let id = operation.id;
+    let mut steps = Steps::new(session.ui);
+    tokio::select! {
+        ended = follow(session, operation, &mut steps) => ended,
+        () = interrupted() => {
+            steps.progress.clear();
+            Err(CliError::failed("stopped waiting; the work goes on").hint(format!("to watch it again: {}", watch_command(id))))
+        }
+    }
+}
+
+async fn follow(session: &mut Session<'_>, mut operation: Operation, steps: &mut Steps<'_>) -> Result<Operation, CliError> {
+    let mut last_answer = Instant::now();
+    loop {
+        steps.show(&operation);
+        if operation.state.is_final() {
+            return Ok(operation);
+        }
+        let asked = Instant::now();
+        match session.client.operation_after(operation.id, operation.revision, LONG_POLL).await {
+            Ok(next) => {
+                last_answer = Instant::now();
+                if next.revision == operation.revision && asked.elapsed() < PAUSE {
+                    // A server that is shutting down doesn't hold requests.
+                    sleep(PAUSE).await;
+                }
+                operation = next;
+            }
+            Err(error) if is_gone(&error) && session.is_local() => {
+                steps.progress.clear();
+                session.ui.note("the server went away; the work goes on when it is back");
+                session.reopen().await?;
+            }
+            Err(error) if error.is_passing() && last_answer.elapsed() < PATIENCE => sleep(PAUSE).await,
+            Err(error) => return Err(lost(session, error, operation.id)),
+        }
+    }
+}
+
+fn lost(session: &Session<'_>, error: ClientError, id: Uuid) -> CliError {
+    session.explain(error).hint(format!("the work goes on when the server is back; to watch it again: {}", watch_command(id)))
+}
+
+fn watch_command(id: Uuid) -> String {
+    format!("toygres operations watch {id}")
+}
+
+/// What of an operation's steps was shown already.
+struct Steps<'a> {
+    progress: Progress<'a>,
+    /// How many steps' ends were shown.
+    ended: usize,
+    /// The step and attempt whose failure was shown last.
+    tried: Option<(usize, i32)>,
+}
+
+impl<'a> Steps<'a> {
+    fn new(ui: &'a Ui) -> Self {
+        Self { progress: Progress::begin(ui), ended: 0, tried: None }
+    }
+
+    fn show(&mut self, operation: &Operation) {
+        for (index, step) in operation.steps.iter().enumerate().skip(self.ended) {
+            let gave_up = operation.state == OperationState::Failed && step.state == StepState::Failed;
+            if step.state == StepState::Succeeded || gave_up {
+                let took = step.finished_at.map(|finished| between(step.started_at, finished));
+                self.progress.step_ended(&step.name, !gave_up, took, &attempts(step));
+                self.ended = index + 1;
+                continue;
+            }
+            let detail = match &step.error {
+                Some(error) => {
+                    if step.state == StepState::Failed && self.tried != Some((index, step.attempts)) {
+                        self.progress.step_tried(&step.name, step.attempts, &error.message);
+                        self.tried = Some((index, step.attempts));
+                    }
+                    format!("attempt {}: {}", step.attempts, error.message)
+                }
+                None => operation.progress.clone().unwrap_or_default(),
+            };
+            self.progress.step_running(&step.name, between(step.started_at, Utc::now()), &detail);
+            return;
+        }
+        if !operation.state.is_final() && self.ended == operation.steps.len() {
+            self.progress.step_running(waiting_for(operation), between(operation.created_at, Utc::now()), operation.progress.as_deref().unwrap_or_default());
+        }
+    }
+}
+
+/// What shows between two steps, and before the first.
+fn waiting_for(operation: &Operation) -> &'static str {
+    if operation.steps.is_empty() { "waiting for a worker" } else { "going on" }
+}
+
+fn attempts(step: &Step) -> String {
+    if step.attempts > 1 { format!("{} attempts", step.attempts) } else { String::new() }
+}
+
+/// Why an operation failed, what is left, and what to do.
+pub fn failed(operation: &Operation) -> CliError {
+    let name = &operation.instance_name;
+    let what = match operation.kind {
+        OperationKind::Create => "created",
+        OperationKind::Delete => "deleted",
+    };
+    let flags = namespace_flag(&operation.namespace);
+    let mut error = match &operation.error {
+        Some(failure) => CliError::failed(format!("{name} could not be {what}: {}: {}", failure.step, failure.failure.message))
+            .evidence(failure.failure.evidence.clone()),
+        None => CliError::failed(format!("{name} could not be {what}")),
+    };
+    error = match operation.kind {
+        OperationKind::Create => error
+            .hint(format!("what was made of {name} is kept for you to look at: toygres logs {name}{flags}"))
+            .hint(format!("to clear it away and free the name: toygres delete {name}{flags}")),
+        OperationKind::Delete => error
+            .hint(format!("what is left of {name} is kept, and its name stays taken"))
+            .hint(format!("to try again: toygres delete {name}{flags}")),
+    };
+    error
+}
+
+/// `-n team` for commands that are shown, where it is needed.
+pub fn namespace_flag(namespace: &str) -> String {
+    if namespace == toygres_models::Namespace::default().as_str() { String::new() } else { format!(" -n {namespace}") }
+}
+
+/// Tells that an operation is under way, for those who don't wait for it.
+pub fn print_started(ui: &Ui, operation: &Operation, key: &InstanceKey) -> Result<ExitCode, CliError> {
+    if !ui.is_for_people() {
+        ui.print_record(operation)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let what = match operation.kind {
+        OperationKind::Create => "being created",
+        OperationKind::Delete => "being deleted",
+    };
+    ui.print(format_args!("{} is {what} (operation {})", key.name, operation.id))?;
+    ui.note(format_args!("\n  {}   watch it", ui.err.cyan(watch_command(operation.id))));
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use toygres_models::store::StepFailure;
+    use toygres_models::{Failure, FailureKind};
+
+    use super::*;
+    use crate::cli::testing;
+
+    #[test]
+    fn a_failure_tells_the_step_the_reason_the_evidence_and_what_to_do() {
+        let mut operation = testing::operation(OperationKind::Create);
+        operation.namespace = "team".into();
+        let failure = Failure::permanent(FailureKind::StartFailed, "the server ended while starting")
+            .with_evidence(vec!["FATAL:  could not create lock file".into()]);
+        operation.error = Some(sqlx::types::Json(StepFailure { step: "deploy-postgres".into(), failure }));
+        let error = failed(&operation);
+        assert_eq!(error.message, "demo could not be created: deploy-postgres: the server ended while starting");
+        assert_eq!(error.evidence, ["FATAL:  could not create lock file"]);
+        assert!(error.hints.iter().any(|hint| hint.ends_with("toygres delete demo -n team")), "{error:?}");
+        assert_eq!(error.exit_status, 1);
+    }
+
+    #[test]
+    fn every_step_is_shown_once() {
+        let ui = testing::ui();
+        let mut steps = Steps::new(&ui);
+        let mut operation = testing::operation(OperationKind::Create);
+        steps.show(&operation);
+        assert_eq!(steps.ended, 0);
+        operation.steps = vec![testing::step("deploy-postgres", StepState::Succeeded), testing::step("wait-for-ready", StepState::Failed)];
+        steps.show(&operation);
+        assert_eq!(steps.ended, 1, "a failed attempt isn't the step's end");
+        operation.steps[1].state = StepState::Succeeded;
+        steps.show(&operation);
+        steps.show(&operation);
+        assert_eq!(steps.ended, 2);
+    }
+}

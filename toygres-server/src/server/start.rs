@@ -1,0 +1,126 @@
+//! The order in which the server's parts start, and stop.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use duroxide::providers::Provider;
+use duroxide_pg::{PostgresProvider, ProviderConfig};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::PgConnectOptions;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use toygres_activities::Context;
+use toygres_activities::platform::Platform;
+use toygres_activities::platform::local::{LocalConfig, LocalHost, LocalPlatform};
+use toygres_activities::registry::create_activity_registry_with;
+use toygres_activities::secrets::{FileSecretStore, SecretStore};
+use toygres_models::Store;
+
+use super::ControlPlane;
+use super::platform_events::record_forever;
+use super::ports::StorePorts;
+use super::waking_provider::WakingProvider;
+use super::workflows::Workflows;
+use crate::api::AppState;
+use crate::settings::Settings;
+
+/// The schema of the workflow engine's tables.
+const WORKFLOW_SCHEMA: &str = "duroxide";
+/// Connections of the metadata store's pool.
+const STORE_CONNECTIONS: u32 = 16;
+
+/// What has to be stopped.
+pub struct Parts {
+    host: Arc<LocalHost>,
+    platform: Arc<LocalPlatform>,
+    tasks: Vec<JoinHandle<()>>,
+    own_database: bool,
+}
+
+/// Starts everything but HTTP.
+pub async fn start(settings: &Settings, token: SecretString, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
+    let host = LocalHost::open(LocalConfig {
+        state_dir: settings.state_dir.clone(),
+        cache_dir: settings.cache_dir.clone(),
+        port_range: settings.port_range.clone(),
+        pool_size: settings.pool_size,
+        run_as_user: settings.run_as_user.clone(),
+    })
+    .await?;
+    let database_url = match &settings.database_url {
+        Some(url) => url.clone(),
+        None => {
+            say("starting the control database");
+            // The first instance's directory is initialised beside the control database's.
+            host.warm_pool();
+            let control = host.start_control().await.context("the control database could not be started")?;
+            let socket_dir = control.socket_dir.to_string_lossy().into_owned();
+            let socket_dir = utf8_percent_encode(&socket_dir, NON_ALPHANUMERIC);
+            format!("postgres://{}@localhost:{}/postgres?host={socket_dir}", control.user, control.port).into()
+        }
+    };
+    say("bringing the metadata store up to date");
+    let (store, provider) = tokio::try_join!(connect_store(&database_url), connect_provider(&database_url))?;
+    let own_database = settings.database_url.is_none();
+
+    let platform = LocalPlatform::new(host.clone(), Arc::new(StorePorts(store.clone())));
+    let secrets: Arc<dyn SecretStore> = Arc::new(FileSecretStore::new(settings.state_dir.join("secrets")));
+    let events = platform.events();
+    say("taking up the instances");
+    platform.supervise().await?;
+    let recorder = tokio::spawn(record_forever(store.clone(), platform.clone(), events));
+
+    let activities = create_activity_registry_with(Context {
+        platform: platform.clone(),
+        secrets: secrets.clone(),
+        store: Some(store.clone()),
+    });
+    let workflows = Arc::new(Workflows::start(provider, activities, store.clone()).await);
+    let sweeper = tokio::spawn(workflows.clone().sweep_forever());
+    let stopping = CancellationToken::new();
+    let changes = store.listen().await?;
+    let state = Arc::new(AppState {
+        store,
+        platform: platform.clone(),
+        host: host.clone(),
+        secrets,
+        workflows,
+        changes,
+        token,
+        stopping: stopping.clone(),
+    });
+    Ok(ControlPlane { state, stopping, parts: Parts { host, platform, tasks: vec![recorder, sweeper], own_database } })
+}
+
+impl Parts {
+    /// Stops everything but HTTP and the instances.
+    pub async fn stop(self, state: &AppState) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        state.workflows.shutdown().await;
+        self.platform.shutdown().await;
+        state.store.pool().close().await;
+        if self.own_database
+            && let Err(error) = self.host.stop_control().await
+        {
+            tracing::error!(%error, "the control database could not be stopped; the next start finds it running");
+        }
+    }
+}
+
+async fn connect_store(url: &SecretString) -> anyhow::Result<Store> {
+    // The parser's error would repeat the URL, which may hold a password.
+    let options = PgConnectOptions::from_str(url.expose_secret())
+        .map_err(|_| anyhow::anyhow!("the database URL can't be read; give postgresql://user:password@host:port/database"))?;
+    Store::connect(options, STORE_CONNECTIONS).await.context("the metadata store can't be used; nothing was started")
+}
+
+async fn connect_provider(url: &SecretString) -> anyhow::Result<Arc<dyn Provider>> {
+    let mut config = ProviderConfig::url(url.expose_secret());
+    config.schema_name = Some(WORKFLOW_SCHEMA.into());
+    let provider = PostgresProvider::new_with_config(config).await.context("the workflow engine can't use the database")?;
+    Ok(Arc::new(WakingProvider::new(Arc::new(provider))))
+}

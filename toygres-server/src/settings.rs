@@ -1,0 +1,310 @@
+//! The settings of server and command line alike.
+//!
+//! Each one is a flag, an environment variable and a key of the config file: `--state-dir`,
+//! `TOYGRES_STATE_DIR`, `state_dir`. A flag wins over the environment, that over the file, and
+//! that over the default. Every value arrives as text together with its [`Source`], so that one
+//! parser serves all three and an error names the place that has to be mended.
+
+mod flags;
+mod source;
+mod state_dir;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+use toygres_models::Namespace;
+use url::Url;
+
+pub use flags::{OutputFormat, SettingFlags};
+pub use source::{SettingsError, Source};
+pub use state_dir::{ServerRecord, StartLine, StateDir};
+
+use source::{Sources, Value};
+
+/// Where the server listens unless told otherwise; if that port is taken, on a free one.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7654);
+/// The instances' ports. Below the range from which systems pick ports for outgoing connections.
+pub const DEFAULT_PORT_RANGE: RangeInclusive<u16> = 20_000..=29_999;
+/// How many prepared data directories are kept ready.
+pub const DEFAULT_POOL_SIZE: usize = 2;
+/// A prepared data directory has about 40 MB; more of them would only fill the disk.
+const MAX_POOL_SIZE: usize = 32;
+
+/// What is set, checked and with its defaults filled in.
+#[derive(Clone)]
+pub struct Settings {
+    /// Everything that toygres keeps: instances, the control database, token, log. Absolute.
+    pub state_dir: PathBuf,
+    /// What can be fetched again: PostgreSQL builds. Absolute.
+    pub cache_dir: PathBuf,
+    /// The database for metadata and workflows; the server runs one of its own if there is none.
+    pub database_url: Option<SecretString>,
+    /// Where the server listens, if it was asked for: then there is no falling back.
+    pub listen: Option<SocketAddr>,
+    /// The server that commands talk to; the one on this machine if there is none.
+    pub url: Option<Url>,
+    /// The bearer token; the state directory's if there is none.
+    pub token: Option<SecretString>,
+    /// The instances' ports.
+    pub port_range: RangeInclusive<u16>,
+    /// How many prepared data directories are kept ready.
+    pub pool_size: usize,
+    /// The operating system's user that instances run as when toygres runs as root.
+    pub run_as_user: Option<String>,
+    /// The namespace that commands work in, if one was given.
+    pub namespace: Option<Namespace>,
+    /// How commands print their results.
+    pub output: OutputFormat,
+    /// Whether commands print nothing but their result.
+    pub quiet: bool,
+    /// The config file that was read.
+    pub config_file: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Brings together the flags, this process's environment and the config file.
+    ///
+    /// # Errors
+    /// If a value can't be used, the config file has an unknown key, or it was named and can't be
+    /// read. The error names the source, and never repeats a secret.
+    pub fn resolve(flags: &SettingFlags) -> Result<Self, SettingsError> {
+        let is_root = rustix::process::geteuid().is_root();
+        Self::resolve_with(flags, &|name| std::env::var_os(name), is_root)
+    }
+
+    fn resolve_with(
+        flags: &SettingFlags,
+        environment: &dyn Fn(&str) -> Option<OsString>,
+        is_root: bool,
+    ) -> Result<Self, SettingsError> {
+        let folders = Folders { environment, is_root };
+        let sources = Sources::gather(flags, environment, folders.config_file())?;
+        Ok(Self {
+            state_dir: match sources.find("state_dir") {
+                Some(value) => folders.path(&value)?,
+                None => folders.default_state_dir()?,
+            },
+            cache_dir: match sources.find("cache_dir") {
+                Some(value) => folders.path(&value)?,
+                None => folders.default_cache_dir()?,
+            },
+            database_url: sources.parse("database_url", parse_database_url)?,
+            listen: sources.parse("listen", parse_listen)?,
+            url: sources.parse("url", parse_url)?,
+            token: token(&sources, &folders)?,
+            port_range: sources.parse("port_range", parse_port_range)?.unwrap_or(DEFAULT_PORT_RANGE),
+            pool_size: sources.parse("pool_size", parse_pool_size)?.unwrap_or(DEFAULT_POOL_SIZE),
+            run_as_user: sources.parse("run_as_user", parse_user)?,
+            namespace: sources.parse("namespace", |text| text.parse().map_err(problem))?,
+            output: sources.parse("output", |text| text.parse())?.unwrap_or_default(),
+            quiet: sources.parse("quiet", parse_bool)?.unwrap_or_default(),
+            config_file: sources.config_file().map(Path::to_owned),
+        })
+    }
+
+    /// The files that the server keeps for those who look for it.
+    #[must_use]
+    pub fn state(&self) -> StateDir<'_> {
+        StateDir::new(&self.state_dir)
+    }
+
+    /// The namespace that a command works in.
+    #[must_use]
+    pub fn namespace_or_default(&self) -> Namespace {
+        self.namespace.clone().unwrap_or_default()
+    }
+
+    /// The environment that gives another `toygres` process the same server settings. Secrets are
+    /// in it: an environment is private to the user, an argument vector is not.
+    #[must_use]
+    pub fn to_environment(&self) -> Vec<(&'static str, OsString)> {
+        let (first, last) = self.port_range.clone().into_inner();
+        let secret = |secret: &SecretString| OsString::from(secret.expose_secret());
+        let mut environment: Vec<(&'static str, OsString)> = vec![
+            ("TOYGRES_STATE_DIR", self.state_dir.clone().into()),
+            ("TOYGRES_CACHE_DIR", self.cache_dir.clone().into()),
+            ("TOYGRES_PORT_RANGE", format!("{first}-{last}").into()),
+            ("TOYGRES_POOL_SIZE", self.pool_size.to_string().into()),
+        ];
+        environment.extend(self.database_url.as_ref().map(|url| ("TOYGRES_DATABASE_URL", secret(url))));
+        environment.extend(self.listen.map(|listen| ("TOYGRES_LISTEN", listen.to_string().into())));
+        environment.extend(self.token.as_ref().map(|token| ("TOYGRES_TOKEN", secret(token))));
+        environment.extend(self.run_as_user.as_ref().map(|user| ("TOYGRES_RUN_AS_USER", user.into())));
+        environment.extend(self.config_file.as_ref().map(|file| ("TOYGRES_CONFIG", file.into())));
+        environment
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A database URL holds a password; `SecretString` hides it.
+        f.debug_struct("Settings")
+            .field("state_dir", &self.state_dir)
+            .field("cache_dir", &self.cache_dir)
+            .field("database_url", &self.database_url)
+            .field("listen", &self.listen)
+            .field("port_range", &self.port_range)
+            .field("pool_size", &self.pool_size)
+            .field("run_as_user", &self.run_as_user)
+            .field("config_file", &self.config_file)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where things are when nobody says: the system's folders for root, else the user's own
+/// (<https://specifications.freedesktop.org/basedir-spec/>).
+struct Folders<'a> {
+    environment: &'a dyn Fn(&str) -> Option<OsString>,
+    is_root: bool,
+}
+
+impl Folders<'_> {
+    /// A variable that names a folder; relative ones are to be ignored, says the specification.
+    fn absolute(&self, variable: &str) -> Option<PathBuf> {
+        (self.environment)(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+    }
+
+    fn user_folder(&self, variable: &str, below_home: &str) -> Option<PathBuf> {
+        let base = self.absolute(variable).or_else(|| Some(self.absolute("HOME")?.join(below_home)))?;
+        Some(base.join("toygres"))
+    }
+
+    fn default_state_dir(&self) -> Result<PathBuf, SettingsError> {
+        if self.is_root {
+            return Ok("/var/lib/toygres".into());
+        }
+        self.user_folder("XDG_STATE_HOME", ".local/state").ok_or(SettingsError::NoHome { setting: "state-dir" })
+    }
+
+    fn default_cache_dir(&self) -> Result<PathBuf, SettingsError> {
+        if self.is_root {
+            return Ok("/var/cache/toygres".into());
+        }
+        self.user_folder("XDG_CACHE_HOME", ".cache").ok_or(SettingsError::NoHome { setting: "cache-dir" })
+    }
+
+    fn config_file(&self) -> Option<PathBuf> {
+        if self.is_root {
+            return Some("/etc/toygres/config.toml".into());
+        }
+        Some(self.user_folder("XDG_CONFIG_HOME", ".config")?.join("config.toml"))
+    }
+
+    /// An absolute path: `~/` is the home folder, which no shell replaces in a file, and a
+    /// relative path in the config file starts at that file's folder.
+    fn path(&self, value: &Value) -> Result<PathBuf, SettingsError> {
+        let refuse = |problem: &str| Err(value.refused(problem));
+        if value.text.is_empty() {
+            return refuse("is empty; give a path");
+        }
+        let mut path = PathBuf::from(&value.text);
+        if let Ok(rest) = path.strip_prefix("~") {
+            match self.absolute("HOME") {
+                Some(home) => path = home.join(rest),
+                None => return refuse("begins with ~, and HOME isn't set"),
+            }
+        }
+        if let Source::File { path: file, .. } = &value.source
+            && let Some(folder) = file.parent()
+        {
+            path = folder.join(path);
+        }
+        std::path::absolute(path).or_else(|_| refuse("is relative, and the current directory is gone"))
+    }
+}
+
+/// The token itself, or else the one in a file; the nearer source wins.
+fn token(sources: &Sources, folders: &Folders<'_>) -> Result<Option<SecretString>, SettingsError> {
+    match sources.find_nearest(&["token", "token_file"]) {
+        None => Ok(None),
+        Some(("token", value)) => value.parse(parse_token).map(Some),
+        Some((_, value)) => {
+            let path = folders.path(&value)?;
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| value.refused(format!("{} can't be read: {error}", path.display())))?;
+            parse_token(text.trim_end()).map(Some).map_err(|problem| value.refused(problem))
+        }
+    }
+}
+
+/// An [`Invalid`](toygres_models::Invalid) without its field: the source names the setting.
+fn problem(invalid: toygres_models::Invalid) -> String {
+    invalid.problem
+}
+
+/// Tokens travel in an HTTP header.
+pub(crate) fn parse_token(text: &str) -> Result<SecretString, String> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("is not a token: one line of visible ASCII characters is wanted".into());
+    }
+    Ok(text.into())
+}
+
+fn parse_database_url(text: &str) -> Result<SecretString, String> {
+    // The text may hold a password: errors don't repeat it.
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => Ok(text.into()),
+        _ => Err("is not a URL such as postgresql://user@host:5432/database".into()),
+    }
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is not an address with a port, such as {DEFAULT_LISTEN}"))
+}
+
+fn parse_url(text: &str) -> Result<Url, String> {
+    let wanted = "give one such as http://127.0.0.1:7654";
+    // User name and password would be repeated in errors; they have no meaning here anyway.
+    if text.contains('@') {
+        return Err(format!("has a user name in it; {wanted}, and the token by TOYGRES_TOKEN"));
+    }
+    let mut url = Url::parse(text).map_err(|error| format!("{text:?} is not a URL ({error}); {wanted}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("{text:?} is not a server's address; {wanted}"));
+    }
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    Ok(url)
+}
+
+fn parse_port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let refuse = || format!("{text:?} is not a range of ports from 1024 to 65535, such as 20000-29999");
+    let (first, last) = text.split_once('-').ok_or_else(refuse)?;
+    let port = |part: &str| part.trim().parse::<u16>().ok().filter(|port| *port >= 1024);
+    match (port(first), port(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        _ => Err(refuse()),
+    }
+}
+
+fn parse_pool_size(text: &str) -> Result<usize, String> {
+    let size = text.parse().ok().filter(|size| *size <= MAX_POOL_SIZE);
+    size.ok_or_else(|| format!("{text:?} is not a number from 0 to {MAX_POOL_SIZE}"))
+}
+
+fn parse_user(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if text.is_empty() || text.starts_with('-') || !text.chars().all(plain) {
+        return Err(format!("{text:?} is not a user's name"));
+    }
+    if matches!(text, "root" | "nobody") {
+        return Err(format!("PostgreSQL can't run safely as {text}; name a user of its own, such as toygres"));
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_bool(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

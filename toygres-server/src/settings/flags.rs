@@ -1,0 +1,122 @@
+//! The settings as flags of every command.
+
+use std::ffi::OsString;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    #[default]
+    Table,
+    /// The API's records as JSON.
+    Json,
+    /// The API's records as YAML.
+    Yaml,
+}
+
+impl FromStr for OutputFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        <Self as ValueEnum>::from_str(text, true).map_err(|_| format!("{text:?} is unknown; known are table, json, yaml"))
+    }
+}
+
+const EVERYDAY: &str = "Global options";
+const SETTINGS: &str = "Settings (also environment variables, and keys of the config file such as state_dir)";
+
+/// The settings as flags. All are text here: [`Settings`](super::Settings) checks them, whichever
+/// source they come from.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SettingFlags {
+    /// Namespace to work in [default: default] [env: TOYGRES_NAMESPACE]
+    #[arg(short, long, global = true, value_name = "NAMESPACE", help_heading = EVERYDAY)]
+    pub namespace: Option<OsString>,
+
+    /// How to print results: table, json or yaml [default: table] [env: TOYGRES_OUTPUT]
+    #[arg(short, long, global = true, value_name = "FORMAT", help_heading = EVERYDAY)]
+    pub output: Option<OsString>,
+
+    /// Print nothing but the result [env: TOYGRES_QUIET]
+    #[arg(short, long, global = true, help_heading = EVERYDAY)]
+    pub quiet: bool,
+
+    /// Config file [default: ~/.config/toygres/config.toml, for root /etc/toygres/config.toml]
+    /// [env: TOYGRES_CONFIG]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = SETTINGS)]
+    pub config: Option<OsString>,
+
+    /// Where instances, their data and the server's own files are kept
+    /// [default: ~/.local/state/toygres, for root /var/lib/toygres] [env: TOYGRES_STATE_DIR]
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true, help_heading = SETTINGS)]
+    pub state_dir: Option<OsString>,
+
+    /// Where fetched PostgreSQL builds are kept
+    /// [default: ~/.cache/toygres, for root /var/cache/toygres] [env: TOYGRES_CACHE_DIR]
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true, help_heading = SETTINGS)]
+    pub cache_dir: Option<OsString>,
+
+    /// Database for metadata and workflows, instead of one that the server runs itself. With a
+    /// password in it, better give it by the environment: everyone on this machine can read
+    /// arguments [env: TOYGRES_DATABASE_URL]
+    #[arg(long, global = true, value_name = "URL", hide_short_help = true, help_heading = SETTINGS)]
+    pub database_url: Option<OsString>,
+
+    /// Where the server listens; without it, a free port is taken if 7654 isn't one
+    /// [default: 127.0.0.1:7654] [env: TOYGRES_LISTEN]
+    #[arg(long, global = true, value_name = "ADDRESS:PORT", hide_short_help = true, help_heading = SETTINGS)]
+    pub listen: Option<OsString>,
+
+    /// The server to talk to, instead of the one on this machine [env: TOYGRES_URL]
+    #[arg(long, global = true, value_name = "URL", hide_short_help = true, help_heading = SETTINGS)]
+    pub url: Option<OsString>,
+
+    /// The server's token. Hidden: everyone on the machine can read arguments, so the help offers
+    /// the file and the environment instead.
+    #[arg(long, global = true, value_name = "TOKEN", hide = true, help_heading = SETTINGS)]
+    pub token: Option<OsString>,
+
+    /// File with the server's token. TOYGRES_TOKEN holds the token itself
+    /// [default: token in the state directory] [env: TOYGRES_TOKEN_FILE]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = SETTINGS)]
+    pub token_file: Option<OsString>,
+
+    /// Ports for instances [default: 20000-29999] [env: TOYGRES_PORT_RANGE]
+    #[arg(long, global = true, value_name = "FIRST-LAST", hide_short_help = true, help_heading = SETTINGS)]
+    pub port_range: Option<OsString>,
+
+    /// How many data directories to keep prepared, 0 to 32; each has about 40 MB
+    /// [default: 2] [env: TOYGRES_POOL_SIZE]
+    #[arg(long, global = true, value_name = "NUMBER", hide_short_help = true, help_heading = SETTINGS)]
+    pub pool_size: Option<OsString>,
+
+    /// When toygres runs as root: the system user that PostgreSQL runs as [env: TOYGRES_RUN_AS_USER]
+    #[arg(long, global = true, value_name = "USER", hide_short_help = true, help_heading = SETTINGS)]
+    pub run_as_user: Option<OsString>,
+}
+
+impl SettingFlags {
+    /// The flag of a setting, by the setting's key.
+    pub(super) fn get(&self, key: &str) -> Option<OsString> {
+        match key {
+            "namespace" => self.namespace.clone(),
+            "output" => self.output.clone(),
+            "quiet" => self.quiet.then(|| "true".into()),
+            "config" => self.config.clone(),
+            "state_dir" => self.state_dir.clone(),
+            "cache_dir" => self.cache_dir.clone(),
+            "database_url" => self.database_url.clone(),
+            "listen" => self.listen.clone(),
+            "url" => self.url.clone(),
+            "token" => self.token.clone(),
+            "token_file" => self.token_file.clone(),
+            "port_range" => self.port_range.clone(),
+            "pool_size" => self.pool_size.clone(),
+            "run_as_user" => self.run_as_user.clone(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Where a setting's value comes from: flags, the environment, the config file, in this order.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+
+use super::SettingFlags;
+
+/// The keys that the config file may have: every setting but the file's own place.
+const KEYS: &[&str] = &[
+    "cache_dir",
+    "database_url",
+    "listen",
+    "namespace",
+    "output",
+    "pool_size",
+    "port_range",
+    "quiet",
+    "run_as_user",
+    "state_dir",
+    "token",
+    "token_file",
+    "url",
+];
+
+/// The place that a value was given in, as an error names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A flag.
+    Flag(String),
+    /// An environment variable.
+    Environment(String),
+    /// A line of the config file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+    },
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => f.write_str(flag),
+            Self::Environment(variable) => write!(f, "the environment variable {variable}"),
+            Self::File { path, line, key } => write!(f, "{key} in {} (line {line})", path.display()),
+        }
+    }
+}
+
+/// A setting that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A value was refused.
+    #[error("{from}: {problem}")]
+    Value {
+        /// Where it was given.
+        from: Source,
+        /// What is wrong with it; never holds a secret.
+        problem: String,
+    },
+    /// The config file has a key that isn't known.
+    #[error("{key:?} in {} (line {line}) is no setting; known are {}", path.display(), KEYS.join(", "))]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+    },
+    /// The config file isn't TOML.
+    #[error("{} (line {line}) is not valid TOML: {problem}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the parser says.
+        problem: String,
+    },
+    /// The config file can't be read, or was named and isn't there.
+    #[error("the config file {} can't be read", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is no home folder to derive a default from.
+    #[error("HOME isn't set, so there is no default folder; set it, or give --{setting}")]
+    NoHome {
+        /// The flag that would do instead.
+        setting: &'static str,
+    },
+}
+
+/// A value as text, with the place it was given in.
+#[derive(Debug, Clone)]
+pub(super) struct Value {
+    pub(super) text: OsString,
+    pub(super) source: Source,
+}
+
+impl Value {
+    pub(super) fn refused(&self, problem: impl Into<String>) -> SettingsError {
+        SettingsError::Value { from: self.source.clone(), problem: problem.into() }
+    }
+
+    pub(super) fn parse<T>(&self, parser: impl Fn(&str) -> Result<T, String>) -> Result<T, SettingsError> {
+        let text = self.text.to_str().ok_or_else(|| self.refused("is not valid UTF-8"))?;
+        parser(text).map_err(|problem| self.refused(problem))
+    }
+}
+
+/// Flags, environment and config file, nearest first.
+pub(super) struct Sources {
+    layers: [BTreeMap<&'static str, Value>; 3],
+    config_file: Option<PathBuf>,
+}
+
+impl Sources {
+    /// Reads all three. A config file in its default place may be missing.
+    pub(super) fn gather(
+        flags: &SettingFlags,
+        environment: &dyn Fn(&str) -> Option<OsString>,
+        default_config_file: Option<PathBuf>,
+    ) -> Result<Self, SettingsError> {
+        let from_flag = |key: &str| {
+            let text = flags.get(key)?;
+            Some(Value { text, source: Source::Flag(format!("--{}", key.replace('_', "-"))) })
+        };
+        let from_environment = |key: &str| {
+            let variable = format!("TOYGRES_{}", key.to_ascii_uppercase());
+            // An empty variable is how a script says that one isn't set.
+            let text = environment(&variable).filter(|text| !text.is_empty())?;
+            Some(Value { text, source: Source::Environment(variable) })
+        };
+        let named = from_flag("config").or_else(|| from_environment("config")).map(|value| PathBuf::from(value.text));
+        let file = match (&named, default_config_file) {
+            (Some(path), _) => Some((read(path)?, path.clone())),
+            (None, Some(path)) => read_if_there(&path)?.map(|text| (text, path)),
+            (None, None) => None,
+        };
+        let (from_file, config_file) = match file {
+            Some((text, path)) => (parse(&path, &text)?, Some(std::path::absolute(&path).unwrap_or(path))),
+            None => (BTreeMap::new(), None),
+        };
+        let layer = |find: &dyn Fn(&str) -> Option<Value>| {
+            KEYS.iter().filter_map(|key| Some((*key, find(key)?))).collect::<BTreeMap<_, _>>()
+        };
+        Ok(Self { layers: [layer(&from_flag), layer(&from_environment), from_file], config_file })
+    }
+
+    pub(super) fn config_file(&self) -> Option<&Path> {
+        self.config_file.as_deref()
+    }
+
+    pub(super) fn find(&self, key: &'static str) -> Option<Value> {
+        self.find_nearest(&[key]).map(|(_, value)| value)
+    }
+
+    /// The nearest value of several settings that stand for the same thing.
+    pub(super) fn find_nearest(&self, keys: &[&'static str]) -> Option<(&'static str, Value)> {
+        let find_in = |layer: &BTreeMap<_, Value>| keys.iter().find_map(|key| Some((*key, layer.get(key)?.clone())));
+        self.layers.iter().find_map(find_in)
+    }
+
+    pub(super) fn parse<T>(
+        &self,
+        key: &'static str,
+        parser: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, SettingsError> {
+        self.find(key).map(|value| value.parse(parser)).transpose()
+    }
+}
+
+fn read(path: &Path) -> Result<String, SettingsError> {
+    std::fs::read_to_string(path).map_err(|source| SettingsError::Unreadable { path: path.to_owned(), source })
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, SettingsError> {
+    match read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(SettingsError::Unreadable { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Value>, SettingsError> {
+    let line_of = |offset: usize| text.get(..offset).unwrap_or(text).matches('\n').count() + 1;
+    let table: BTreeMap<Spanned<String>, toml::Value> = toml::from_str(text).map_err(|error| SettingsError::Syntax {
+        path: path.to_owned(),
+        line: line_of(error.span().map_or(0, |span| span.start)),
+        // The parser's full report would print the line itself, which may hold a secret.
+        problem: error.message().to_owned(),
+    })?;
+    let mut values = BTreeMap::new();
+    for (key, value) in table {
+        let line = line_of(key.span().start);
+        let Some(known) = KEYS.iter().find(|known| *known == key.get_ref()) else {
+            return Err(SettingsError::UnknownKey { path: path.to_owned(), line, key: key.into_inner() });
+        };
+        let source = Source::File { path: path.to_owned(), line, key: key.into_inner() };
+        let text = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(flag) => flag.to_string(),
+            _ => return Err(SettingsError::Value { from: source, problem: "text, a number or true/false is wanted".into() }),
+        };
+        values.insert(*known, Value { text: text.into(), source });
+    }
+    Ok(values)
+}
