@@ -1,6 +1,8 @@
 //! The activities under duroxide's in-memory store, on the real local platform, merged into
 //! another crate's registry as the cross-crate pattern has it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,9 +45,14 @@ struct Engine {
 impl Engine {
     /// Another crate's registry, with ours merged into it.
     async fn start(ours: ActivityRegistry) -> Self {
+        // The failures are meant, and the in-memory store's own complaints are routine.
+        let _ = tracing::subscriber::set_global_default(tracing::subscriber::NoSubscriber::default());
         let store = Arc::new(SqliteProvider::new_in_memory().await.unwrap());
         let activities = ActivityRegistry::builder()
-            .register("another-crate::activity::greet", |_: ActivityContext, name: String| async move { Ok(format!("hello {name}")) })
+            .register(
+                "another-crate::activity::greet",
+                |_: ActivityContext, name: String| async move { Ok(format!("hello {name}")) },
+            )
             .merge(ours)
             .build_result()
             .unwrap();
@@ -96,7 +103,8 @@ async fn deploy_test_and_delete_an_instance() {
     other["postgres_version"] = "18".into();
     assert!(!engine.failure(DEPLOY_POSTGRES, &other).await.retryable);
 
-    let ready = engine.json(WAIT_FOR_READY, json!({"namespace": "default", "instance_name": "demo", "timeout_seconds": 30})).await;
+    let ready =
+        engine.json(WAIT_FOR_READY, json!({"namespace": "default", "instance_name": "demo", "timeout_seconds": 30})).await;
     assert_eq!(ready["pod_phase"], "Running");
 
     let strings = engine

@@ -1,6 +1,8 @@
 //! What durable histories hold: JSON as the seed's plain structs write it is read, and what is
 //! written stays the same. A change of a line below is a break of running workflows.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::fmt::Debug;
 
 use serde::Serialize;

@@ -1,6 +1,8 @@
 //! The workflows under duroxide's in-memory store, with scripted activities in the real ones'
 //! places: what is called, in which order, what is repeated, and how each failure ends.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -84,6 +86,8 @@ impl Script {
 }
 
 async fn run(script: &Script, workflow: &str, input: String) -> Result<String, Failure> {
+    // The failures are meant, and the in-memory store's own complaints are routine.
+    let _ = tracing::subscriber::set_global_default(tracing::subscriber::NoSubscriber::default());
     let store = Arc::new(SqliteProvider::new_in_memory().await.unwrap());
     let options = RuntimeOptions { dispatcher_min_poll_interval: Duration::from_millis(2), ..RuntimeOptions::default() };
     let runtime = Runtime::start_with_options(store.clone(), script.registry(), create_orchestration_registry(), options).await;

@@ -1,9 +1,9 @@
 //! `toygres create`.
 
-use std::io::{IsTerminal, Read};
+use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
 
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use toygres_models::password::MAX_PASSWORD_LENGTH;
 use toygres_models::store::{Instance, Operation};
 use toygres_models::{InstanceKey, OperationState, Password};
@@ -12,7 +12,7 @@ use super::args::Create;
 use super::display;
 use super::error::{CliError, Outcome};
 use super::session::Session;
-use super::ui::{Ui, prompt, stdin_line};
+use super::ui::{Ui, ask};
 use super::watch;
 use crate::api::resources::CreateInstance;
 use crate::client::Client;
@@ -32,8 +32,12 @@ pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
     if arguments.no_wait {
         return watch::print_started(ui, &submitted.operation, &key);
     }
-    let was_there = !submitted.is_new && submitted.operation.state == OperationState::Succeeded;
-    let operation = watch::until_final(&mut session, submitted.operation).await?;
+    // The same was asked for before: then its steps were seen before, too.
+    let was_there = !submitted.is_new && submitted.operation.state.is_final();
+    let operation = match submitted.operation {
+        operation if was_there => operation,
+        operation => watch::until_final(&mut session, operation).await?,
+    };
     let instance = session.call(async |client: &Client| client.instance(&key).await).await;
     if operation.state == OperationState::Failed {
         if let (Ok(instance), false) = (instance, ui.is_for_people()) {
@@ -46,7 +50,7 @@ pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
         ui.print_record(&instance)?;
         return Ok(ExitCode::SUCCESS);
     }
-    ui.print(summary(&instance, &operation, was_there))?;
+    ui.print(ui.out.bold(summary(&instance, &operation, was_there)))?;
     next_steps(ui, &key, &instance, arguments.storage.is_some());
     Ok(ExitCode::SUCCESS)
 }
@@ -81,21 +85,20 @@ fn next_steps(ui: &Ui, key: &InstanceKey, instance: &Instance, storage_was_given
 
 /// Reads the password from standard input; on a terminal, without showing it.
 async fn read_password() -> Result<String, CliError> {
-    let stdin = std::io::stdin();
+    let unreadable = |error| CliError::failed(format!("the password can't be read from standard input: {error}"));
+    let stdin = io::stdin();
     let mut bytes = Vec::new();
     if stdin.is_terminal() {
-        let _hidden = HiddenInput::begin("Password: ")?;
-        bytes = stdin_line().await.map_err(|error| unreadable(&error))?.into_bytes();
+        let hidden = HiddenInput::begin().map_err(unreadable)?;
+        let typed = ask("Password: ").await;
+        drop(hidden);
+        bytes = typed?.into_bytes();
     } else {
         // Enough to see that it is too long, however much is to come.
         let most = MAX_PASSWORD_LENGTH as u64 + 3;
-        stdin.lock().take(most).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+        stdin.lock().take(most).read_to_end(&mut bytes).map_err(unreadable)?;
     }
     check_password(bytes)
-}
-
-fn unreadable(error: &std::io::Error) -> CliError {
-    CliError::failed(format!("the password can't be read from standard input: {error}"))
 }
 
 /// One line's end is how `echo` and editors finish a text; it isn't the password's.
@@ -113,27 +116,26 @@ fn check_password(mut bytes: Vec<u8>) -> Result<String, CliError> {
     Ok(text)
 }
 
-/// While it lives, the terminal doesn't show what is typed.
+/// While it lives, the terminal shows nothing of what is typed but the line's end.
 struct HiddenInput {
-    before: rustix::termios::Termios,
+    before: Termios,
 }
 
 impl HiddenInput {
-    fn begin(question: &str) -> Result<Self, CliError> {
-        let refuse = |error: rustix::io::Errno| unreadable(&error.into());
-        let before = tcgetattr(std::io::stdin()).map_err(refuse)?;
+    fn begin() -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
         let mut hidden = before.clone();
         hidden.local_modes.remove(LocalModes::ECHO);
-        tcsetattr(std::io::stdin(), OptionalActions::Flush, &hidden).map_err(refuse)?;
-        prompt(question);
+        hidden.local_modes.insert(LocalModes::ECHONL);
+        tcsetattr(io::stdin(), OptionalActions::Flush, &hidden)?;
         Ok(Self { before })
     }
 }
 
 impl Drop for HiddenInput {
     fn drop(&mut self) {
-        prompt("\n");
-        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
+        // Where that fails the terminal is gone.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }
 

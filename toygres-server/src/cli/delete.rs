@@ -11,7 +11,7 @@ use super::args::Delete;
 use super::display;
 use super::error::{CliError, Outcome};
 use super::session::Session;
-use super::ui::{Ui, prompt, stdin_line};
+use super::ui::{Ui, ask};
 use super::watch;
 use crate::client::Client;
 use crate::settings::Settings;
@@ -53,8 +53,8 @@ pub async fn run(arguments: Delete, settings: &Settings, ui: &Ui) -> Outcome {
 async fn confirm(ui: &Ui, key: &InstanceKey, instance: &Instance) -> Result<(), CliError> {
     let style = ui.err;
     let warning = style.bold("All its data will be gone for good.");
-    prompt(format_args!("{}\n{warning}\nType {} to delete it: ", loss(instance), style.bold(&key.name)));
-    let typed = stdin_line().await.map_err(|error| CliError::failed(format!("the answer can't be read: {error}")))?;
+    let question = format!("{}\n{warning}\nType {} to delete it: ", loss(instance), style.bold(&key.name));
+    let typed = ask(question).await?;
     if typed.trim() == key.name.as_str() {
         return Ok(());
     }

@@ -13,16 +13,17 @@ use super::ui::{Style, Ui};
 
 /// Blanks between a table's columns.
 const COLUMN_GAP: u16 = 3;
+/// Below this width, columns would be torn into single characters.
+const MIN_WIDTH: u16 = 60;
 
 /// A table without lines around it, like kubectl's. On a terminal too narrow for it, the long
 /// texts are wrapped; elsewhere a row is always one line.
 pub fn table(ui: &Ui, headers: &[&str], rows: Vec<Vec<Cell>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(if io::stdout().is_terminal() {
-        ContentArrangement::Dynamic
-    } else {
-        ContentArrangement::Disabled
-    });
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if let Some(width) = terminal_width() {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
     if ui.out.is_on {
         table.enforce_styling();
     }
@@ -32,6 +33,14 @@ pub fn table(ui: &Ui, headers: &[&str], rows: Vec<Vec<Cell>>) -> String {
         column.set_padding((0, if index == last { 0 } else { COLUMN_GAP }));
     }
     table.trim_fmt()
+}
+
+/// The width of the terminal that results go to. Some call themselves terminals and have none, or
+/// one too small for any table: those get lines of any length.
+fn terminal_width() -> Option<u16> {
+    let stdout = io::stdout();
+    let size = stdout.is_terminal().then(|| rustix::termios::tcgetwinsize(&stdout).ok()).flatten()?;
+    Some(size.ws_col).filter(|columns| *columns >= MIN_WIDTH)
 }
 
 /// Names and what they stand for, below each other.

@@ -74,13 +74,18 @@ impl<'a> Progress<'a> {
         }
         if self.line.as_ref().is_none_or(|(shown, _)| shown != name) {
             self.clear();
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_elapsed(since);
-            bar.set_style(style(self.ui.err.is_on));
-            bar.set_prefix(name.to_owned());
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+                .with_elapsed(since)
+                .with_style(style(self.ui.err.is_on))
+                .with_prefix(name.to_owned())
+                .with_message(detail.to_owned());
+            // Only now, with all of it, is it drawn.
+            bar.set_draw_target(ProgressDrawTarget::stderr());
             bar.enable_steady_tick(TICK);
             self.line = Some((name.to_owned(), bar));
-        }
-        if let Some((_, bar)) = &self.line {
+        } else if let Some((_, bar)) = &self.line
+            && bar.message() != detail
+        {
             bar.set_message(detail.to_owned());
         }
     }

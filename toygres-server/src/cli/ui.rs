@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 
 use super::error::CliError;
+use super::watch::interrupted;
 use crate::settings::OutputFormat;
 
 /// How this run of the program speaks.
@@ -93,19 +94,21 @@ fn write_stderr(bytes: &[u8]) {
     let _ = io::stderr().lock().write_all(bytes);
 }
 
-/// Reads a line that a person types. Dropping the future leaves the read behind, so that Ctrl-C
-/// can end the program meanwhile.
-pub async fn stdin_line() -> io::Result<String> {
+/// Asks a person for a line. Ctrl-C calls it off.
+pub async fn ask(question: impl Display) -> Result<String, CliError> {
+    write_stderr(question.to_string().as_bytes());
     let read = || {
         let mut line = String::new();
         io::stdin().read_line(&mut line).map(|_| line)
     };
-    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
-}
-
-/// Asks for something, on the same line as the answer.
-pub fn prompt(question: impl Display) {
-    write_stderr(question.to_string().as_bytes());
+    let line = tokio::select! {
+        line = tokio::task::spawn_blocking(read) => line.map_err(io::Error::other).flatten(),
+        () = interrupted() => {
+            write_stderr(b"\n");
+            return Err(CliError::failed("interrupted; nothing was changed"));
+        }
+    };
+    line.map_err(|error| CliError::failed(format!("the answer can't be read: {error}")))
 }
 
 fn terminal_is_dumb() -> bool {

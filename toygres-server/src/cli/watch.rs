@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use toygres_models::store::{Operation, Step};
 use toygres_models::{InstanceKey, OperationKind, OperationState, StepState};
 use uuid::Uuid;
@@ -19,6 +19,8 @@ use crate::client::ClientError;
 
 /// How long the server holds a request while nothing happens.
 const LONG_POLL: Duration = Duration::from_secs(20);
+/// How long nothing shows between two steps, and before the first; mostly it is shorter.
+const STILL: Duration = Duration::from_millis(400);
 /// Between requests to a server that is away, or doesn't hold them.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -55,7 +57,19 @@ async fn follow(session: &mut Session<'_>, mut operation: Operation, steps: &mut
             return Ok(operation);
         }
         let asked = Instant::now();
-        match session.client.operation_after(operation.id, operation.revision, LONG_POLL).await {
+        let answer = {
+            let client = session.client.clone();
+            let answer = client.operation_after(operation.id, operation.revision, LONG_POLL);
+            tokio::pin!(answer);
+            match timeout(STILL, &mut answer).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    steps.show_stillness(&operation);
+                    answer.await
+                }
+            }
+        };
+        match answer {
             Ok(next) => {
                 last_answer = Instant::now();
                 if next.revision == operation.revision && asked.elapsed() < PAUSE {
@@ -99,35 +113,40 @@ impl<'a> Steps<'a> {
 
     fn show(&mut self, operation: &Operation) {
         for (index, step) in operation.steps.iter().enumerate().skip(self.ended) {
-            let gave_up = operation.state == OperationState::Failed && step.state == StepState::Failed;
-            if step.state == StepState::Succeeded || gave_up {
-                let took = step.finished_at.map(|finished| between(step.started_at, finished));
-                self.progress.step_ended(&step.name, !gave_up, took, &attempts(step));
-                self.ended = index + 1;
-                continue;
+            // The last step's own end may be written down after the operation's.
+            let ended = operation.state.is_final();
+            if step.state != StepState::Succeeded && !ended {
+                return self.show_at_work(operation, index, step);
             }
-            let detail = match &step.error {
-                Some(error) => {
-                    if step.state == StepState::Failed && self.tried != Some((index, step.attempts)) {
-                        self.progress.step_tried(&step.name, step.attempts, &error.message);
-                        self.tried = Some((index, step.attempts));
-                    }
-                    format!("attempt {}: {}", step.attempts, error.message)
-                }
-                None => operation.progress.clone().unwrap_or_default(),
-            };
-            self.progress.step_running(&step.name, between(step.started_at, Utc::now()), &detail);
-            return;
-        }
-        if !operation.state.is_final() && self.ended == operation.steps.len() {
-            self.progress.step_running(waiting_for(operation), between(operation.created_at, Utc::now()), operation.progress.as_deref().unwrap_or_default());
+            let succeeded = step.state == StepState::Succeeded || operation.state == OperationState::Succeeded;
+            let took = step.finished_at.or(operation.finished_at).map(|finished| between(step.started_at, finished));
+            self.progress.step_ended(&step.name, succeeded, took, &attempts(step));
+            self.ended = index + 1;
         }
     }
-}
 
-/// What shows between two steps, and before the first.
-fn waiting_for(operation: &Operation) -> &'static str {
-    if operation.steps.is_empty() { "waiting for a worker" } else { "going on" }
+    fn show_at_work(&mut self, operation: &Operation, index: usize, step: &Step) {
+        let detail = match &step.error {
+            Some(error) => {
+                if step.state == StepState::Failed && self.tried != Some((index, step.attempts)) {
+                    self.progress.step_tried(&step.name, step.attempts, &error.message);
+                    self.tried = Some((index, step.attempts));
+                }
+                format!("attempt {}: {}", step.attempts, error.message)
+            }
+            None => operation.progress.clone().unwrap_or_default(),
+        };
+        self.progress.step_running(&step.name, between(step.started_at, Utc::now()), &detail);
+    }
+
+    /// Tells that it is waited for the next step, or the first.
+    fn show_stillness(&mut self, operation: &Operation) {
+        if self.ended == operation.steps.len() {
+            let what = if operation.steps.is_empty() { "waiting for a worker" } else { "waiting for the next step" };
+            let since = between(operation.created_at, Utc::now());
+            self.progress.step_running(what, since, operation.progress.as_deref().unwrap_or_default());
+        }
+    }
 }
 
 fn attempts(step: &Step) -> String {

@@ -1,0 +1,174 @@
+//! The promises of [`Platform`](toygres_activities::platform::Platform), as checks that hold for
+//! every implementation.
+
+use std::time::Duration;
+
+use sqlx::Connection;
+use sqlx::postgres::PgSslMode;
+use toygres_activities::platform::Phase;
+use toygres_models::FailureKind;
+
+use super::{PASSWORD, READY, Subject, ask, connect, key, secret, spec};
+
+pub async fn a_created_instance_is_reached_over_verified_tls_only(subject: &dyn Subject) {
+    let platform = subject.platform();
+    assert!(platform.ensure(&spec(subject, "demo")).await.unwrap());
+    let seen = platform.wait_ready(&key("demo"), READY).await.unwrap();
+    assert_eq!((seen.phase, seen.ready, seen.reason), (Phase::Running, true, None));
+    let version = ask(subject, "demo", "SHOW server_version").await;
+    assert!(version.starts_with(&subject.version().major().to_string()), "{version}");
+    let tls = ask(subject, "demo", "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()").await;
+    assert!(["TLSv1.2", "TLSv1.3"].contains(&tls.as_str()), "{tls}");
+    assert_eq!(ask(subject, "demo", "SHOW data_checksums").await, "on");
+    assert_eq!(ask(subject, "demo", "SHOW fsync").await, "on");
+    assert_eq!(ask(subject, "demo", "SHOW server_encoding").await, "UTF8");
+
+    let plain = connect(subject, "demo", PASSWORD, PgSslMode::Disable).await.unwrap_err();
+    assert!(plain.to_string().contains("no encryption") || plain.to_string().contains("SSL off"), "{plain}");
+    let wrong = connect(subject, "demo", "wrong", PgSslMode::VerifyFull).await.unwrap_err();
+    assert!(wrong.to_string().contains("password authentication failed"), "{wrong}");
+    assert!(connect(subject, "demo", "", PgSslMode::VerifyFull).await.is_err(), "no password got in");
+}
+
+pub async fn making_it_again_changes_nothing(subject: &dyn Subject) {
+    let platform = subject.platform();
+    assert!(platform.ensure(&spec(subject, "demo")).await.unwrap());
+    let before = platform.endpoint(&key("demo")).await.unwrap();
+    let mut again = spec(subject, "demo");
+    again.password = secret("another");
+    assert!(!platform.ensure(&again).await.unwrap());
+    assert_eq!(platform.endpoint(&key("demo")).await.unwrap(), before);
+    ask(subject, "demo", "SELECT 'the first password holds'").await;
+    assert_eq!(subject.servers(), 1);
+}
+
+pub async fn creations_at_once_make_one_instance(subject: &dyn Subject) {
+    let platform = subject.platform();
+    let spec = spec(subject, "demo");
+    let all = futures::future::join_all((0..4).map(|_| platform.ensure(&spec))).await;
+    let made = all.into_iter().map(Result::unwrap).filter(|made| *made).count();
+    assert_eq!((made, subject.servers()), (1, 1));
+    ask(subject, "demo", "SELECT 'x'").await;
+}
+
+pub async fn instances_side_by_side_are_apart(subject: &dyn Subject) {
+    let platform = subject.platform();
+    let specs = ["a", "b", "c"].map(|name| spec(subject, name));
+    for made in futures::future::join_all(specs.iter().map(|spec| platform.ensure(spec))).await {
+        assert!(made.unwrap());
+    }
+    assert_eq!(platform.list().await.unwrap(), ["a", "b", "c"].map(key));
+    let mut identifiers = Vec::new();
+    for name in ["a", "b", "c"] {
+        identifiers.push(ask(subject, name, "SELECT system_identifier::text FROM pg_control_system()").await);
+    }
+    identifiers.sort();
+    identifiers.dedup();
+    assert_eq!(identifiers.len(), 3, "instances share a system identifier");
+    assert!(platform.remove(&key("b")).await.unwrap());
+    assert_eq!(platform.list().await.unwrap(), ["a", "c"].map(key));
+    ask(subject, "a", "SELECT 'x'").await;
+}
+
+pub async fn removing_leaves_nothing_and_can_be_repeated(subject: &dyn Subject) {
+    let platform = subject.platform();
+    assert!(!platform.remove(&key("demo")).await.unwrap());
+    platform.ensure(&spec(subject, "demo")).await.unwrap();
+    let all = futures::future::join_all((0..3).map(|_| {
+        let platform = platform.clone();
+        async move { platform.remove(&key("demo")).await }
+    }));
+    let removed = all.await.into_iter().map(Result::unwrap).filter(|removed| *removed).count();
+    assert!(removed >= 1);
+    assert!(!platform.remove(&key("demo")).await.unwrap());
+    assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]));
+    assert_eq!(platform.observe(&key("demo")).await.unwrap(), None);
+    assert!(platform.ensure(&spec(subject, "demo")).await.unwrap(), "the name is free again");
+}
+
+pub async fn what_is_not_there_is_not_found(subject: &dyn Subject) {
+    let platform = subject.platform();
+    assert_eq!(platform.observe(&key("demo")).await.unwrap(), None);
+    assert_eq!(platform.endpoint(&key("demo")).await.unwrap_err().kind, FailureKind::NotFound);
+    assert_eq!(platform.logs(&key("demo"), 5).await.unwrap_err().kind, FailureKind::NotFound);
+    assert_eq!(platform.wait_ready(&key("demo"), READY).await.unwrap_err().kind, FailureKind::NotFound);
+    assert!(platform.list().await.unwrap().is_empty());
+}
+
+pub async fn another_version_under_the_same_name_is_a_conflict(subject: &dyn Subject) {
+    let platform = subject.platform();
+    platform.ensure(&spec(subject, "demo")).await.unwrap();
+    let mut other = spec(subject, "demo");
+    other.postgres_version = if subject.version().major() == 14 { "16" } else { "14" }.parse().unwrap();
+    let failure = platform.ensure(&other).await.unwrap_err();
+    assert_eq!((failure.kind, failure.retryable), (FailureKind::Conflict, false), "{failure}");
+    ask(subject, "demo", "SELECT 'untouched'").await;
+}
+
+pub async fn an_unknown_version_is_refused_with_the_known_ones(subject: &dyn Subject) {
+    let platform = subject.platform();
+    let default = platform.resolve_version(None).await.unwrap();
+    assert!(default.minor().is_some());
+    assert_eq!(platform.resolve_version(Some(default)).await.unwrap(), default);
+    let failure = platform.resolve_version(Some("15.99".parse().unwrap())).await.unwrap_err();
+    assert!(failure.message.contains("15.99") && failure.message.contains(&default.to_string()), "{failure}");
+    assert!(platform.list().await.unwrap().is_empty());
+    assert_eq!(subject.leftovers(), Vec::<String>::new());
+}
+
+pub async fn the_log_is_told_from_its_end(subject: &dyn Subject) {
+    let platform = subject.platform();
+    platform.ensure(&spec(subject, "demo")).await.unwrap();
+    let mut connection = connect(subject, "demo", PASSWORD, PgSslMode::VerifyFull).await.unwrap();
+    for n in 0..3 {
+        sqlx::raw_sql(&format!("DO $$ BEGIN RAISE LOG 'line {n} of the check'; END $$")).execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+    let lines = platform.logs(&key("demo"), 1000).await.unwrap();
+    let position = |text: &str| lines.iter().position(|line| line.contains(text)).unwrap_or_else(|| panic!("{text}: {lines:#?}"));
+    assert!(position("line 0 of the check") < position("line 2 of the check"));
+    assert_eq!(platform.logs(&key("demo"), 2).await.unwrap(), lines[lines.len() - 2..]);
+}
+
+/// Gives up a creation after a while, at many points, and takes it up again.
+pub async fn a_creation_cut_off_anywhere_is_finished_by_repeating(subject: &dyn Subject) {
+    let platform = subject.platform();
+    for cut_ms in [0, 1, 5, 10, 20, 40, 80, 150, 300, 600] {
+        let name = format!("cut-{cut_ms}");
+        let spec = spec(subject, &name);
+        let _ = tokio::time::timeout(Duration::from_millis(cut_ms), platform.ensure(&spec)).await;
+        platform.ensure(&spec).await.unwrap_or_else(|failure| panic!("after a cut at {cut_ms} ms: {failure:?}"));
+        ask(subject, &name, "SELECT 'x'").await;
+        assert_eq!(subject.servers(), 1);
+        platform.remove(&spec.key).await.unwrap();
+        assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]), "after a cut at {cut_ms} ms");
+    }
+}
+
+pub async fn a_removal_cut_off_anywhere_is_finished_by_repeating(subject: &dyn Subject) {
+    let platform = subject.platform();
+    for cut_ms in [0, 1, 2, 5, 10, 20, 40, 80] {
+        platform.ensure(&spec(subject, "demo")).await.unwrap();
+        let _ = tokio::time::timeout(Duration::from_millis(cut_ms), platform.remove(&key("demo"))).await;
+        platform.remove(&key("demo")).await.unwrap();
+        assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]), "after a cut at {cut_ms} ms");
+        assert!(!platform.remove(&key("demo")).await.unwrap());
+    }
+}
+
+/// Whichever wins, a removal after both leaves nothing, and both come to an end.
+pub async fn a_removal_overtakes_a_creation(subject: &dyn Subject) {
+    let platform = subject.platform();
+    for pause_ms in [0, 5, 20, 50, 100, 400, 700] {
+        let spec = spec(subject, "demo");
+        let creation = {
+            let (platform, spec) = (platform.clone(), spec.clone());
+            tokio::spawn(async move { platform.ensure(&spec).await })
+        };
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        platform.remove(&spec.key).await.unwrap();
+        let _ = creation.await.unwrap();
+        platform.remove(&spec.key).await.unwrap();
+        assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]), "removal {pause_ms} ms after the creation's start");
+    }
+}

@@ -1,0 +1,169 @@
+//! The local platform as a subject: a state directory of its own, gone with its servers afterwards.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
+use toygres_activities::platform::Platform;
+use toygres_activities::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform};
+use toygres_models::PostgresVersion;
+
+use super::Subject;
+
+pub struct Local {
+    pub config: LocalConfig,
+    pub host: Arc<LocalHost>,
+    pub platform: Arc<LocalPlatform>,
+    version: PostgresVersion,
+    _folder: tempfile::TempDir,
+}
+
+/// One postmaster: its process id and the directory it runs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    pub pid: i32,
+    pub cwd: PathBuf,
+}
+
+/// The postmasters that run in a folder below `root`.
+pub fn postmasters(root: &Path) -> Vec<Process> {
+    let mut system = System::new();
+    let what = ProcessRefreshKind::nothing()
+        .with_exe(UpdateKind::Always)
+        .with_cwd(UpdateKind::Always)
+        .with_cmd(UpdateKind::Always)
+        .without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
+    let is_postmaster = |process: &&sysinfo::Process| {
+        let first = process.cmd().first().map(|first| first.to_string_lossy().into_owned()).unwrap_or_default();
+        process.exe().and_then(Path::file_name).is_some_and(|name| name == "postgres")
+            && process.cwd().is_some_and(|cwd| cwd.starts_with(root))
+            && !first.starts_with("postgres: ")
+            && !process.cmd().iter().any(|argument| argument == "--boot" || argument == "--single" || argument == "--check")
+    };
+    let found = system.processes().values().filter(is_postmaster);
+    found.map(|process| Process { pid: process.pid().as_u32() as i32, cwd: process.cwd().unwrap().to_owned() }).collect()
+}
+
+pub fn kill(pid: i32) {
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL);
+}
+
+/// A folder that the run-as user can reach.
+pub fn reachable_folder() -> tempfile::TempDir {
+    let folder = tempfile::Builder::new().prefix("tg").tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+/// Fetched programs are kept from run to run.
+pub fn cache_dir() -> PathBuf {
+    let own = format!("toygres-test-cache-{}", rustix::process::geteuid().as_raw());
+    std::env::var_os("TOYGRES_TEST_CACHE_DIR").map_or_else(|| std::env::temp_dir().join(own), PathBuf::from)
+}
+
+pub fn config(folder: &Path) -> LocalConfig {
+    // A few ports in a random place, below the system's own range.
+    let first = 10_000 + u16::try_from(uuid::Uuid::new_v4().as_u128() % 190).unwrap() * 50;
+    LocalConfig {
+        state_dir: folder.join("state"),
+        cache_dir: cache_dir(),
+        port_range: first..=first + 49,
+        pool_size: 0,
+        run_as_user: None,
+    }
+}
+
+impl Local {
+    pub async fn new(version: PostgresVersion) -> Self {
+        let folder = reachable_folder();
+        let config = config(folder.path());
+        Self::open(config, version, folder).await
+    }
+
+    async fn open(config: LocalConfig, version: PostgresVersion, folder: tempfile::TempDir) -> Self {
+        let host = LocalHost::open(config.clone()).await.unwrap();
+        let ports = Arc::new(DirectoryPorts::new(&host));
+        let platform = LocalPlatform::new(host.clone(), ports);
+        Self { config, host, platform, version, _folder: folder }
+    }
+
+    /// Another platform on the same state directory, as after a restart of toygres.
+    pub async fn restarted(&self) -> Arc<LocalPlatform> {
+        let host = LocalHost::open(self.config.clone()).await.unwrap();
+        let ports = Arc::new(DirectoryPorts::new(&host));
+        LocalPlatform::new(host, ports)
+    }
+
+    pub fn home(&self, name: &str) -> PathBuf {
+        self.host.state_dir().join("instances/conformance").join(name)
+    }
+
+    pub fn postmaster(&self, name: &str) -> i32 {
+        let found = postmasters(&self.home(name));
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].pid
+    }
+
+    fn describe(&self) {
+        let state = self.host.state_dir();
+        eprintln!("--- state directory {}", state.display());
+        eprintln!("postmasters: {:#?}", postmasters(state));
+        let mut folders = vec![state.join("control")];
+        for namespace in entries(&state.join("instances")) {
+            folders.extend(entries(&namespace));
+        }
+        for folder in folders {
+            eprintln!("--- {}: {:?}", folder.display(), entries(&folder));
+            for file in ["instance.json", "data/postmaster.pid", "postgres.log"] {
+                let text = std::fs::read_to_string(folder.join(file)).unwrap_or_else(|error| error.to_string());
+                let lines: Vec<_> = text.lines().collect();
+                eprintln!("{file}:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+            }
+        }
+    }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<_> =
+        std::fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default();
+    found.sort();
+    found
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.describe();
+        }
+        self.host.shutdown();
+        for process in postmasters(self.host.state_dir()) {
+            kill(process.pid);
+        }
+    }
+}
+
+impl Subject for Local {
+    fn platform(&self) -> Arc<dyn Platform> {
+        self.platform.clone()
+    }
+
+    fn version(&self) -> PostgresVersion {
+        self.version
+    }
+
+    fn servers(&self) -> usize {
+        postmasters(self.host.state_dir()).len()
+    }
+
+    fn leftovers(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for namespace in entries(&self.host.state_dir().join("instances")) {
+            found.push(namespace.display().to_string());
+            found.extend(entries(&namespace).iter().map(|path| path.display().to_string()));
+        }
+        found.extend(entries(&self.host.state_dir().join("run")).iter().map(|path| path.display().to_string()));
+        found
+    }
+}

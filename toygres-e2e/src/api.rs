@@ -1,0 +1,234 @@
+//! A server's HTTP interface, spoken to without the program's own client.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgConnection};
+
+use crate::run::humane;
+
+/// How long an operation may take on a busy machine, repeats after a crash included.
+const OPERATION_LIMIT: Duration = Duration::from_secs(90);
+
+/// A server and a token for it.
+#[derive(Debug, Clone)]
+pub struct Api {
+    client: Client,
+    url: String,
+    token: Option<String>,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub text: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// If it isn't.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_str(&self.text).with_context(|| format!("the answer {} is not JSON: {}", self.status, self.text))
+    }
+
+    /// The JSON of an answer with that status.
+    ///
+    /// # Errors
+    /// If it has another one.
+    pub fn expect(&self, status: u16) -> Result<Value> {
+        ensure!(self.status.as_u16() == status, "{status} was expected, not {}: {}", self.status, self.text);
+        self.json()
+    }
+
+    /// The `detail` of an RFC 9457 problem document with that status.
+    ///
+    /// # Errors
+    /// If it is no such document, or not written for people.
+    pub fn expect_problem(&self, status: u16) -> Result<String> {
+        let problem = self.expect(status)?;
+        let kind = self.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        ensure!(kind == "application/problem+json", "a problem is sent as {kind:?}: {}", self.text);
+        ensure!(problem["status"] == json!(status), "the document has another status: {problem}");
+        ensure!(problem["type"].is_string() && problem["title"].is_string(), "it has no type or title: {problem}");
+        let detail = problem["detail"].as_str().with_context(|| format!("it has no detail: {problem}"))?;
+        humane(detail)?;
+        Ok(detail.to_owned())
+    }
+}
+
+impl Api {
+    /// Speaks to the server at `url`.
+    ///
+    /// # Errors
+    /// If the HTTP client can't be set up.
+    pub fn new(url: &str, token: Option<&str>) -> Result<Self> {
+        let client = Client::builder().timeout(Duration::from_secs(100)).no_proxy().build()?;
+        Ok(Self { client, url: url.trim_end_matches('/').to_owned(), token: token.map(ToOwned::to_owned) })
+    }
+
+    /// The same server with another token, or none.
+    #[must_use]
+    pub fn with_token(&self, token: Option<&str>) -> Self {
+        Self { token: token.map(ToOwned::to_owned), ..self.clone() }
+    }
+
+    /// Sends a request and gives whatever comes back.
+    ///
+    /// # Errors
+    /// If nothing comes back.
+    pub async fn send(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer> {
+        let mut request = self.client.request(method.clone(), format!("{}{path}", self.url));
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
+        }
+        let response = request.send().await.with_context(|| format!("{method} {path}"))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        Ok(Answer { status, headers, text: response.text().await? })
+    }
+
+    /// GET.
+    ///
+    /// # Errors
+    /// If nothing comes back.
+    pub async fn get(&self, path: &str) -> Result<Answer> {
+        self.send(Method::GET, path, None).await
+    }
+
+    /// Asks for an instance.
+    ///
+    /// # Errors
+    /// If nothing comes back.
+    pub async fn post_instance(&self, body: &Value) -> Result<Answer> {
+        self.send(Method::POST, "/v1/instances", Some(body.to_string())).await
+    }
+
+    /// Asks for an instance of that name; the operation's id.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn begin_create(&self, name: &str) -> Result<String> {
+        self.operation_of(self.post_instance(&json!({ "name": name })).await?)
+    }
+
+    /// Asks for an instance's deletion; the operation's id.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn begin_delete(&self, name: &str) -> Result<String> {
+        self.operation_of(self.send(Method::DELETE, &format!("/v1/instances/{name}"), None).await?)
+    }
+
+    fn operation_of(&self, answer: Answer) -> Result<String> {
+        let operation = answer.expect(202)?;
+        let id = operation["id"].as_str().context("an operation without an id")?.to_owned();
+        let location = answer.headers.get("location").and_then(|location| location.to_str().ok()).unwrap_or_default();
+        ensure!(location == format!("/v1/operations/{id}"), "its Location is {location:?}");
+        Ok(id)
+    }
+
+    /// Waits for an operation's end, and returns it as it ended.
+    ///
+    /// # Errors
+    /// If it doesn't end.
+    pub async fn wait(&self, id: &str) -> Result<Value> {
+        let began = Instant::now();
+        loop {
+            let operation = self.get(&format!("/v1/operations/{id}?wait_seconds=20")).await?.expect(200)?;
+            if matches!(operation["state"].as_str(), Some("succeeded" | "failed")) {
+                return Ok(operation);
+            }
+            if began.elapsed() > OPERATION_LIMIT {
+                bail!("the operation does not end: {operation:#}");
+            }
+        }
+    }
+
+    /// Waits for an operation that has to succeed.
+    ///
+    /// # Errors
+    /// If it fails, or doesn't end.
+    pub async fn wait_success(&self, id: &str) -> Result<Value> {
+        let operation = self.wait(id).await?;
+        ensure!(operation["state"] == "succeeded", "the operation failed: {operation:#}");
+        Ok(operation)
+    }
+
+    /// Makes an instance and waits for it.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub async fn create(&self, name: &str) -> Result<Value> {
+        self.wait_success(&self.begin_create(name).await?).await
+    }
+
+    /// Removes an instance and waits until it is gone.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub async fn delete(&self, name: &str) -> Result<Value> {
+        self.wait_success(&self.begin_delete(name).await?).await
+    }
+
+    /// An instance's record.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn instance(&self, name: &str) -> Result<Value> {
+        self.get(&format!("/v1/instances/{name}")).await?.expect(200)
+    }
+
+    /// What a list holds; at most a hundred.
+    ///
+    /// # Errors
+    /// If there is no such list.
+    pub async fn items(&self, path: &str) -> Result<Vec<Value>> {
+        let page = self.get(path).await?.expect(200)?;
+        Ok(page["items"].as_array().with_context(|| format!("not a page: {page}"))?.clone())
+    }
+
+    /// An instance's connection URI, with its password.
+    ///
+    /// # Errors
+    /// If it can't be connected to.
+    pub async fn uri(&self, name: &str) -> Result<String> {
+        let connection = self.get(&format!("/v1/instances/{name}/connection")).await?.expect(200)?;
+        Ok(connection["uri"].as_str().context("a connection without a URI")?.to_owned())
+    }
+
+    /// Logs in by the instance's URI.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub async fn log_in(&self, name: &str) -> Result<PgConnection> {
+        log_in(&self.uri(name).await?).await
+    }
+}
+
+/// Logs in by a URI, over TLS with the server's name checked, and tries it.
+///
+/// # Errors
+/// If that fails, or the URI asks for less.
+pub async fn log_in(uri: &str) -> Result<PgConnection> {
+    ensure!(uri.contains("sslmode=verify-full"), "the URI doesn't ask for verify-full");
+    // The error of a failed parse would show the URI, and that is the password.
+    let options: PgConnectOptions = uri.parse().ok().context("the URI can't be read")?;
+    let mut connection = options.disable_statement_logging().connect().await.context("log-in by the URI")?;
+    let (one, encrypted): (i32, bool) =
+        sqlx::query_as("SELECT 1, ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetch_one(&mut connection).await?;
+    ensure!(one == 1 && encrypted, "the connection isn't encrypted");
+    Ok(connection)
+}

@@ -1,0 +1,59 @@
+//! Small memory disks, for tests of full and read-only ones. Only root may mount.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// A memory disk; unmounted when dropped.
+#[derive(Debug)]
+pub struct MemoryDisk {
+    path: PathBuf,
+}
+
+impl MemoryDisk {
+    /// Mounts one of that size on a folder, which is made.
+    ///
+    /// # Errors
+    /// If the system doesn't permit it.
+    pub fn mount(path: &Path, megabytes: u32) -> Result<Self> {
+        std::fs::create_dir_all(path)?;
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={megabytes}m,mode=0711"), "tmpfs"]).arg(path))?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes it bigger or smaller.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn resize(&self, megabytes: u32) -> Result<()> {
+        run(Command::new("mount").args(["-o", &format!("remount,size={megabytes}m")]).arg(&self.path))
+    }
+
+    /// Allows no more writing.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn make_read_only(&self) -> Result<()> {
+        run(Command::new("mount").args(["-o", "remount,ro"]).arg(&self.path))
+    }
+}
+
+impl Drop for MemoryDisk {
+    fn drop(&mut self) {
+        // Lazily: a process on its way out may still be in it.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.path).output();
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{:?} can't be run", command.get_program()))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}

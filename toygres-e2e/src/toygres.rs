@@ -1,0 +1,325 @@
+//! A `toygres` with a state directory, ports and a home folder of its own.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use sqlx::PgPool;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::api::Api;
+use crate::run::Run;
+use crate::wait::{SOON, eventually, wait_until};
+use crate::{by_hand, control, evidence, place, process};
+
+/// How many ports a test gets unless it asks for others.
+const PORTS: u16 = 50;
+
+/// A fresh installation: nothing runs, nothing is there. Dropping it ends all that was started.
+#[derive(Debug)]
+pub struct Toygres {
+    folder: TempDir,
+    state_dir: PathBuf,
+    program: PathBuf,
+    variables: BTreeMap<&'static str, OsString>,
+}
+
+impl Toygres {
+    /// Makes its folders; starts nothing.
+    ///
+    /// # Errors
+    /// If the program under test isn't there, or a folder can't be made.
+    pub fn new() -> Result<Self> {
+        Self::set_up(place::temporary_folder()?, program("debug")?)
+    }
+
+    /// The optimised program on a real disk, for measurements.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn for_measurement() -> Result<Self> {
+        Ok(Self::set_up(place::temporary_folder_on_disk()?, program("release")?)?.without("TOYGRES_POOL_SIZE"))
+    }
+
+    fn set_up(folder: TempDir, program: PathBuf) -> Result<Self> {
+        let (state_dir, home, config) = (folder.path().join("state"), folder.path().join("home"), folder.path().join("config.toml"));
+        std::fs::create_dir(&home)?;
+        // The machine's own config file is not the test's business.
+        std::fs::write(&config, "")?;
+        // Fetched programs would change the default version, so they come in only where asked for.
+        let cache = if by_hand::Programs::installed().is_some() { folder.path().join("cache") } else { place::shared_cache() };
+        let first = 10_000 + (RandomState::new().hash_one(0) % 9_000) as u16;
+        let variables: [(_, OsString); 7] = [
+            ("TOYGRES_STATE_DIR", state_dir.clone().into()),
+            ("TOYGRES_CACHE_DIR", cache.into()),
+            ("TOYGRES_CONFIG", config.into()),
+            ("TOYGRES_LISTEN", "127.0.0.1:0".into()),
+            ("TOYGRES_PORT_RANGE", format!("{first}-{}", first + PORTS - 1).into()),
+            // Each prepared directory costs an initdb; one is enough to take that way too.
+            ("TOYGRES_POOL_SIZE", "1".into()),
+            ("HOME", home.into()),
+        ];
+        Ok(Self { state_dir, program, variables: variables.into(), folder })
+    }
+
+    /// The same with an environment variable set otherwise.
+    #[must_use]
+    pub fn with(mut self, variable: &'static str, value: impl Into<OsString>) -> Self {
+        let value = value.into();
+        if variable == "TOYGRES_STATE_DIR" {
+            self.state_dir = value.clone().into();
+        }
+        self.variables.insert(variable, value);
+        self
+    }
+
+    /// The same without an environment variable.
+    #[must_use]
+    pub fn without(mut self, variable: &'static str) -> Self {
+        self.variables.remove(variable);
+        self
+    }
+
+    /// The same with the cache of PostgreSQL builds that survives a run.
+    #[must_use]
+    pub fn with_shared_cache(self) -> Self {
+        self.with("TOYGRES_CACHE_DIR", place::shared_cache())
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// The folder around the state directory, for other files of the test.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// An instance's folder.
+    #[must_use]
+    pub fn instance_dir(&self, name: &str) -> PathBuf {
+        self.state_dir.join("instances/default").join(name)
+    }
+
+    /// An instance's secret file.
+    #[must_use]
+    pub fn secret_file(&self, name: &str) -> PathBuf {
+        self.state_dir.join("secrets/default").join(name)
+    }
+
+    /// The servers that run on an instance's data directory.
+    #[must_use]
+    pub fn postmasters(&self, name: &str) -> Vec<u32> {
+        process::postmasters_on(&self.instance_dir(name).join("data"))
+    }
+
+    /// A command of the program, with nothing of the test's own environment but the path.
+    #[must_use]
+    pub fn command<A: AsRef<str>>(&self, arguments: &[A]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env_clear().envs(&self.variables).current_dir(self.folder.path());
+        for kept in ["PATH", "TZ", "TOYGRES_LOG"] {
+            command.envs(std::env::var_os(kept).map(|value| (kept, value)));
+        }
+        command.args(arguments.iter().map(AsRef::as_ref));
+        command
+    }
+
+    /// Runs the program.
+    ///
+    /// # Errors
+    /// If it can't be run, or hangs.
+    pub async fn run<A: AsRef<str>>(&self, arguments: &[A]) -> Result<Run> {
+        Run::of(self.command(arguments), None).await
+    }
+
+    /// Runs the program with something to read.
+    ///
+    /// # Errors
+    /// If it can't be run, or hangs.
+    pub async fn run_with_input<A: AsRef<str>>(&self, arguments: &[A], input: &[u8]) -> Result<Run> {
+        Run::of(self.command(arguments), Some(input)).await
+    }
+
+    /// Runs the program, which has to succeed.
+    ///
+    /// # Errors
+    /// If it doesn't.
+    pub async fn ok<A: AsRef<str>>(&self, arguments: &[A]) -> Result<Run> {
+        self.run(arguments).await?.expect_code(0)
+    }
+
+    /// Runs the program for its result as JSON.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub async fn json<A: AsRef<str>>(&self, arguments: &[A]) -> Result<Value> {
+        let words: Vec<&str> = ["-o", "json"].into_iter().chain(arguments.iter().map(AsRef::as_ref)).collect();
+        self.ok(&words).await?.json()
+    }
+
+    /// Runs the program, which has to fail with that exit status and a text for people.
+    ///
+    /// # Errors
+    /// If it doesn't.
+    pub async fn fails<A: AsRef<str>>(&self, code: i32, arguments: &[A]) -> Result<Run> {
+        self.run(arguments).await?.expect_code(code)?.expect_humane()
+    }
+
+    /// Starts the server; its HTTP interface.
+    ///
+    /// # Errors
+    /// If it doesn't start.
+    pub async fn serve(&self) -> Result<Api> {
+        self.ok(&["server", "start"]).await?;
+        self.api()
+    }
+
+    /// The HTTP interface of the server that runs.
+    ///
+    /// # Errors
+    /// If none left its record.
+    pub fn api(&self) -> Result<Api> {
+        let record = self.server_record()?;
+        let token = std::fs::read_to_string(self.state_dir.join("token"))?;
+        Api::new(record["url"].as_str().context("a record without a URL")?, Some(token.trim()))
+    }
+
+    fn server_record(&self) -> Result<Value> {
+        let path = self.state_dir.join("server.json");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("{} can't be read", path.display()))?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// The server's process.
+    ///
+    /// # Errors
+    /// If none left its record.
+    pub fn server_pid(&self) -> Result<u32> {
+        let record = self.server_record()?;
+        Ok(u32::try_from(record["pid"].as_u64().context("a record without a process id")?)?)
+    }
+
+    /// Kills the server with no chance to tidy up.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn kill_server(&self) -> Result<()> {
+        process::kill(self.server_pid()?).await
+    }
+
+    /// Kills every server process on the state directory, one that is still starting too.
+    ///
+    /// # Errors
+    /// If one doesn't go.
+    pub async fn kill_servers(&self) -> Result<()> {
+        for pid in process::servers_on(&self.state_dir) {
+            process::kill(pid).await?;
+        }
+        Ok(())
+    }
+
+    /// The control database.
+    ///
+    /// # Errors
+    /// If it can't be reached.
+    pub async fn control(&self) -> Result<PgPool> {
+        control::connect(&self.state_dir).await
+    }
+
+    /// The process of the instance's server, of which there has to be exactly one soon.
+    ///
+    /// # Errors
+    /// If there is none or more.
+    pub async fn only_postmaster(&self, name: &str) -> Result<u32> {
+        let what = format!("exactly one server of {name}");
+        eventually(&what, SOON, async || match self.postmasters(name).as_slice() {
+            [pid] => Ok(Some(*pid)),
+            other => bail!("there are {other:?}"),
+        })
+        .await
+    }
+
+    /// Makes an error of anything that is left of an instance: processes, files, its secret, its
+    /// port, its live row.
+    ///
+    /// # Errors
+    /// Names what is left.
+    pub async fn expect_nothing_of(&self, name: &str) -> Result<()> {
+        self.expect_nothing_made_of(name)?;
+        let control = self.control().await?;
+        let (rows, ports): (i64, i64) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM toygres.instances WHERE name = $1 AND state <> 'deleted'),
+                (SELECT count(*) FROM toygres.ports WHERE name = $1)",
+        )
+        .bind(name)
+        .fetch_one(&control)
+        .await?;
+        control.close().await;
+        if rows + ports > 0 {
+            bail!("{rows} rows and {ports} ports of {name} are left");
+        }
+        Ok(())
+    }
+
+    /// The same without a look into the control database.
+    ///
+    /// # Errors
+    /// Names what is left.
+    pub fn expect_nothing_made_of(&self, name: &str) -> Result<()> {
+        for path in [self.instance_dir(name), self.secret_file(name)] {
+            if path.symlink_metadata().is_ok() {
+                bail!("{} is left", path.display());
+            }
+        }
+        match self.postmasters(name).as_slice() {
+            [] => Ok(()),
+            left => bail!("the processes {left:?} of {name} are left"),
+        }
+    }
+
+    /// Waits until as many data directories are ready as the pool is to hold.
+    ///
+    /// # Errors
+    /// If they never are.
+    pub async fn wait_pool(&self, size: usize) -> Result<()> {
+        let ready = || {
+            let versions = std::fs::read_dir(self.state_dir.join("pool")).into_iter().flatten().flatten();
+            let directories = versions.flat_map(|version| std::fs::read_dir(version.path()).into_iter().flatten().flatten());
+            directories.filter(|directory| !directory.file_name().to_string_lossy().starts_with('.')).count() >= size
+        };
+        wait_until("the pool to be full", Duration::from_secs(60), ready).await
+    }
+}
+
+impl Drop for Toygres {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", evidence::gather(&self.state_dir));
+        }
+        process::end_all(&self.state_dir);
+    }
+}
+
+/// The program under test.
+///
+/// # Errors
+/// If it isn't there.
+pub fn program(profile: &str) -> Result<PathBuf> {
+    let path = match std::env::var_os("TOYGRES_BIN") {
+        Some(path) => path.into(),
+        None => {
+            let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| place::workspace().join("target"), PathBuf::from);
+            target.join(profile).join("toygres")
+        }
+    };
+    path.canonicalize().with_context(|| format!("there is no {}; build it first: cargo build -p toygres-server", path.display()))
+}
