@@ -121,6 +121,16 @@ impl Toygres {
         process::postmasters_on(&self.instance_dir(name).join("data"))
     }
 
+    /// The servers of all instances and the control database's, in order. What initdb runs for the
+    /// pool isn't among them.
+    #[must_use]
+    pub fn all_postmasters(&self) -> Vec<u32> {
+        let mut found = process::postmasters_on(&self.state_dir.join("control/data"));
+        found.extend(process::postmasters_below(&self.state_dir.join("instances")));
+        found.sort_unstable();
+        found
+    }
+
     /// A command of the program, with nothing of the test's own environment but the path.
     #[must_use]
     pub fn command<A: AsRef<str>>(&self, arguments: &[A]) -> Command {

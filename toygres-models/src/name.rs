@@ -12,8 +12,7 @@ use crate::Invalid;
 pub const MAX_NAME_LENGTH: usize = 50;
 
 /// Words that YAML or a shell user would read as something else, and toygres's own.
-const RESERVED: &[&str] =
-    &["all", "control", "false", "new", "no", "none", "null", "off", "on", "toygres", "true", "yes"];
+const RESERVED: &[&str] = &["all", "control", "false", "new", "no", "none", "null", "off", "on", "toygres", "true", "yes"];
 
 fn validate(field: &'static str, value: &str) -> Result<(), Invalid> {
     let refuse = |problem: String| Err(Invalid::new(field, problem));

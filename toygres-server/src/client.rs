@@ -184,7 +184,7 @@ impl Client {
         self.get(self.instance_url(key, &["connection"], &[])?).await
     }
 
-    /// A page of what happened to an instance, newest first.
+    /// A page of what happened to an instance, oldest first.
     pub async fn events(&self, key: &InstanceKey, page: &PageRequest) -> Result<Page<Event>, ClientError> {
         self.get(self.instance_url(key, &["events"], &[page.limit(), page.cursor()])?).await
     }
@@ -216,10 +216,7 @@ impl Client {
     /// One operation, as soon as its revision is beyond `after_revision`, it is final, or the
     /// server has held the request for `wait`.
     pub async fn operation_after(&self, id: Uuid, after_revision: i64, wait: Duration) -> Result<Operation, ClientError> {
-        let query = [
-            ("wait_seconds", Some(wait.as_secs().to_string())),
-            ("after_revision", Some(after_revision.to_string())),
-        ];
+        let query = [("wait_seconds", Some(wait.as_secs().to_string())), ("after_revision", Some(after_revision.to_string()))];
         let url = self.url(&["v1", "operations", &id.to_string()], &query)?;
         let (_, body) = self.send(Method::GET, url, Vec::new(), wait + REQUEST_TIMEOUT).await?;
         self.decode(&body)
@@ -268,7 +265,13 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, method: Method, url: Url, body: Vec<u8>, timeout: Duration) -> Result<(StatusCode, Bytes), ClientError> {
+    async fn exchange(
+        &self,
+        method: Method,
+        url: Url,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let mut request = Request::builder().method(method).uri(url.as_str()).header(ACCEPT, "application/json");
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");

@@ -16,6 +16,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
+use toygres_activities::platform::local::LocalConfig;
 use toygres_models::Namespace;
 use url::Url;
 
@@ -27,10 +28,10 @@ use source::{Sources, Value};
 
 /// Where the server listens unless told otherwise; if that port is taken, on a free one.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7654);
-/// The instances' ports. Below the range from which systems pick ports for outgoing connections.
-pub const DEFAULT_PORT_RANGE: RangeInclusive<u16> = 20_000..=29_999;
+/// The instances' ports.
+pub const DEFAULT_PORT_RANGE: RangeInclusive<u16> = LocalConfig::DEFAULT_PORT_RANGE;
 /// How many prepared data directories are kept ready.
-pub const DEFAULT_POOL_SIZE: usize = 2;
+pub const DEFAULT_POOL_SIZE: usize = LocalConfig::DEFAULT_POOL_SIZE;
 /// A prepared data directory has about 40 MB; more of them would only fill the disk.
 const MAX_POOL_SIZE: usize = 32;
 
@@ -116,6 +117,18 @@ impl Settings {
     #[must_use]
     pub fn namespace_or_default(&self) -> Namespace {
         self.namespace.clone().unwrap_or_default()
+    }
+
+    /// The settings of the local platform among them.
+    #[must_use]
+    pub fn local_config(&self) -> LocalConfig {
+        LocalConfig {
+            state_dir: self.state_dir.clone(),
+            cache_dir: self.cache_dir.clone(),
+            port_range: self.port_range.clone(),
+            pool_size: self.pool_size,
+            run_as_user: self.run_as_user.clone(),
+        }
     }
 
     /// The environment that gives another `toygres` process the same server settings. Secrets are

@@ -407,6 +407,13 @@ pub(super) async fn finish_operation(
     .bind(id)
     .bind(end)
     .bind(error)
+    .execute(&mut *connection)
+    .await?;
+    // The step that writes this down is done with it.
+    sqlx::query(
+        "UPDATE operation_steps SET state = 'succeeded', finished_at = now() WHERE operation_id = $1 AND state = 'running'",
+    )
+    .bind(id)
     .execute(connection)
     .await?;
     Ok(())

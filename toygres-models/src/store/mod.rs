@@ -8,7 +8,7 @@ mod instances;
 mod listen;
 mod operations;
 mod ports;
-pub mod records;
+mod records;
 
 use std::time::Duration;
 

@@ -63,7 +63,11 @@ pub(super) async fn create(
     let wanted = Wanted {
         version: body.postgres_version.as_deref().map(str::parse).transpose()?,
         storage: body.storage_size_gb.map(StorageSize::try_from).transpose()?,
-        password: body.password.as_deref().map(|password| Password::check_literal(password).map(|()| password.into())).transpose()?,
+        password: body
+            .password
+            .as_deref()
+            .map(|password| Password::check_literal(password).map(|()| password.into()))
+            .transpose()?,
     };
     // Looked up first: what is there needs no version to be had any more.
     if let Ok(instance) = state.store.instance(&key).await {
@@ -75,7 +79,7 @@ pub(super) async fn create(
         platform: state.platform.name().to_owned(),
         use_load_balancer: false,
         dns_label: None,
-        cause: format!("create {key} was asked for through the API"),
+        cause: "requested through the API".to_owned(),
         key,
     };
     let password = wanted.password.clone().unwrap_or_else(Password::generate);
@@ -100,7 +104,9 @@ async fn existing(state: &AppState, key: &InstanceKey, instance: &Instance, want
             )));
         }
         InstanceState::Deleting | InstanceState::Deleted => {
-            return Err(ApiError::conflict(format!("{key} is being deleted; its name is free when that is done. Nothing was changed")));
+            return Err(ApiError::conflict(format!(
+                "{key} is being deleted; its name is free when that is done. Nothing was changed"
+            )));
         }
     }
     let refuse = |what: &str, has: &str| {
@@ -131,7 +137,9 @@ async fn existing(state: &AppState, key: &InstanceKey, instance: &Instance, want
     };
     let operations = state.store.operations(&filter, 100).await?;
     let operation = operations.into_iter().find(|operation| operation.instance_id == instance.id);
-    operation.map(|operation| Json(operation).into_response()).ok_or_else(|| ApiError::conflict(format!("{key} is there already")))
+    operation
+        .map(|operation| Json(operation).into_response())
+        .ok_or_else(|| ApiError::conflict(format!("{key} is there already")))
 }
 
 /// 202 and the operation; repeating it while it is at work gives the same one.
@@ -141,8 +149,7 @@ pub(super) async fn delete(
     Parameters(parameters): Parameters<InNamespace>,
 ) -> Result<Response, ApiError> {
     let key = instance_key(&name, parameters.namespace.as_deref())?;
-    let cause = format!("delete {key} was asked for through the API");
-    match state.store.delete_instance(&key, &cause).await? {
+    match state.store.delete_instance(&key, "requested through the API").await? {
         DeleteRequested::New(operation) => {
             let instance = state.store.instance_by_id(operation.instance_id).await?;
             begin(&state, &operation, &instance).await;
@@ -188,7 +195,15 @@ pub(super) async fn get(
     Segment(name): Segment,
     Parameters(parameters): Parameters<InNamespace>,
 ) -> Result<Json<Instance>, ApiError> {
-    Ok(Json(state.store.instance(&instance_key(&name, parameters.namespace.as_deref())?).await?))
+    let key = instance_key(&name, parameters.namespace.as_deref())?;
+    let instance = state.store.instance(&key).await?;
+    if instance.state != InstanceState::Running {
+        return Ok(Json(instance));
+    }
+    // Asked about one instance, the server looks, and says what it sees.
+    let healthy = state.platform.observe(&key).await?.is_some_and(|seen| seen.ready);
+    state.store.record_health(&key, healthy).await?;
+    Ok(Json(state.store.instance(&key).await?))
 }
 
 pub(super) async fn connection(

@@ -17,14 +17,14 @@ use axum::{Json, Router};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::trace::TraceLayer;
 use toygres_activities::platform::local::LocalHost;
 use toygres_activities::platform::{OfferedVersion, Platform};
 use toygres_activities::secrets::SecretStore;
 use toygres_models::Store;
 use toygres_models::store::OperationChanges;
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
-use tower_http::trace::TraceLayer;
 
 use crate::server::workflows::Workflows;
 use problem::ApiError;
@@ -87,10 +87,10 @@ async fn authorize(State(state): Shared, request: Request, next: Next) -> Respon
     let token = given.and_then(|value| value.strip_prefix(b"Bearer ").or_else(|| value.strip_prefix(b"bearer ")));
     match token {
         Some(token) if token.ct_eq(state.token.expose_secret().as_bytes()).into() => next.run(request).await,
-        Some(_) => ApiError::unauthorized(
-            "the token is wrong; the right one is in the file `token` of the server's state directory",
-        )
-        .into_response(),
+        Some(_) => {
+            ApiError::unauthorized("the token is wrong; the right one is in the file `token` of the server's state directory")
+                .into_response()
+        }
         None => ApiError::unauthorized("a token is needed: send the header Authorization: Bearer TOKEN").into_response(),
     }
 }

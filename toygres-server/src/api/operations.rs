@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
-use chrono::Utc;
 use serde::Deserialize;
 use toygres_models::store::{Operation, OperationFilter};
-use toygres_models::{OperationKind, OperationState};
+use toygres_models::{OperationKind, OperationState, PostgresVersion};
 use uuid::Uuid;
 
 use super::problem::ApiError;
@@ -103,9 +102,7 @@ async fn progress(state: &AppState, operation: &Operation) -> Result<Option<Stri
         return Ok(None);
     }
     let instance = state.store.instance_by_id(operation.instance_id).await?;
-    let fetch = fetches.iter().find(|fetch| instance.postgres_version.parse().is_ok_and(|version: toygres_models::PostgresVersion| version.accepts(fetch.postgres_version) || fetch.postgres_version.accepts(version)));
-    Ok(fetch.map(|fetch| {
-        let seconds = (Utc::now() - fetch.started_at).num_seconds().max(0);
-        format!("fetching PostgreSQL {} from {} ({seconds} s)", fetch.postgres_version, fetch.source)
-    }))
+    let Ok(version) = instance.postgres_version.parse::<PostgresVersion>() else { return Ok(None) };
+    let fetch = fetches.iter().find(|fetch| version.accepts(fetch.postgres_version));
+    Ok(fetch.map(|fetch| format!("fetching PostgreSQL {} from {}", fetch.postgres_version, fetch.source)))
 }

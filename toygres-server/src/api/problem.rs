@@ -59,7 +59,11 @@ impl ApiError {
 
     /// A defect.
     pub fn internal() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the server met a defect; its log says more. Nothing more was changed")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the server met a defect; its log says more. Nothing more was changed",
+        )
     }
 }
 

@@ -49,11 +49,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|rejection: BytesRejection| {
-            match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the body is larger than 64 KiB"),
-                _ => ApiError::invalid("the body could not be read"),
-            }
+        let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|rejection: BytesRejection| match rejection
+            .status()
+        {
+            StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the body is larger than 64 KiB"),
+            _ => ApiError::invalid("the body could not be read"),
         })?;
         let deserializer = &mut serde_json::Deserializer::from_slice(&bytes);
         let value = serde_path_to_error::deserialize(&mut *deserializer).map_err(|error| {
@@ -62,7 +62,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             let text = inner.to_string();
             ApiError::invalid(match inner.classify() {
                 // Both texts hold names of fields, not their values.
-                serde_json::error::Category::Data if text.starts_with("missing field") || text.starts_with("unknown field") => text,
+                serde_json::error::Category::Data if text.starts_with("missing field") || text.starts_with("unknown field") => {
+                    text
+                }
                 serde_json::error::Category::Data => format!("{path}: has the wrong type or is out of range"),
                 _ => format!("the body is not JSON (line {}, column {})", inner.line(), inner.column()),
             })

@@ -310,8 +310,16 @@ mod tests {
                 assert_eq!(error.exit_code(), 2, "{command} {name:?}");
             }
         }
-        for (flag, value) in [("--version", "13"), ("--version", "latest"), ("--storage", "0"), ("--storage", "-1"),
-            ("--storage", "1000000000"), ("--storage", "99999999999999999999"), ("--storage", "1.5"), ("--storage", "")] {
+        for (flag, value) in [
+            ("--version", "13"),
+            ("--version", "latest"),
+            ("--storage", "0"),
+            ("--storage", "-1"),
+            ("--storage", "1000000000"),
+            ("--storage", "99999999999999999999"),
+            ("--storage", "1.5"),
+            ("--storage", ""),
+        ] {
             let error = parse(&["create", "demo", flag, value]).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{flag} {value}");
             assert!(error.to_string().contains(&format!("invalid value '{value}' for '{flag}")) || value.is_empty(), "{error}");
@@ -333,7 +341,8 @@ mod tests {
 
     #[test]
     fn what_follows_the_name_is_psqls() {
-        let Command::Psql(psql) = parse(&["psql", "-n", "team", "demo", "-c", "select 1", "-n", "--version", "x"]).unwrap().command
+        let Command::Psql(psql) =
+            parse(&["psql", "-n", "team", "demo", "-c", "select 1", "-n", "--version", "x"]).unwrap().command
         else {
             panic!("another command");
         };

@@ -19,7 +19,7 @@ pub async fn run(arguments: &Connect, session: &mut Session<'_>) -> Outcome {
     let connection = session.call(async |client: &Client| client.connection(&key).await).await?;
     let ui = session.ui;
     match arguments.format {
-        ConnectFormat::Json => session.ui.print_record(&connection)?,
+        ConnectFormat::Json => ui.print_json(&connection)?,
         // `-o json` asks for the record too, if no form was named.
         ConnectFormat::Uri if !ui.is_for_people() => ui.print_record(&connection)?,
         ConnectFormat::Uri => ui.print(&connection.uri)?,
@@ -85,7 +85,11 @@ mod tests {
     use super::*;
 
     fn connection(password: &str) -> Connection {
-        let uri = toygres_models::ConnectionUri { host: "127.0.0.1".into(), port: 20_001, ca_certificate_path: Some("/a b/ca.crt".into()) };
+        let uri = toygres_models::ConnectionUri {
+            host: "127.0.0.1".into(),
+            port: 20_001,
+            ca_certificate_path: Some("/a b/ca.crt".into()),
+        };
         Connection {
             host: uri.host.clone(),
             port: uri.port,

@@ -28,7 +28,8 @@ pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
         storage_size_gb: arguments.storage.map(|size| size.gb().into()),
         password,
     };
-    let submitted = session.call(async |client: &Client| client.create_instance(&key.namespace, &body).await).await?;
+    let create = async |client: &Client| client.create_instance(&key.namespace, &body).await;
+    let submitted = watch::submit(&mut session, &key, create).await?;
     if arguments.no_wait {
         return watch::print_started(ui, &submitted.operation, &key);
     }
@@ -77,9 +78,8 @@ fn next_steps(ui: &Ui, key: &InstanceKey, instance: &Instance, storage_was_given
     ui.note(format_args!("  {}   print the connection URI", ui.err.cyan(connect)));
     if storage_was_given && instance.platform == "local" {
         let size = instance.storage_size_gb;
-        ui.note(ui.err.dim(format_args!(
-            "\n  The {size} GB are noted, not enforced: on this machine an instance can use whatever its disk has."
-        )));
+        let note = format!("The {size} GB are noted, not enforced: on this machine an instance can use whatever its disk has.");
+        ui.note(format_args!("\n  {}", ui.err.dim(note)));
     }
 }
 

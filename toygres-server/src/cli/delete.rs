@@ -31,7 +31,8 @@ pub async fn run(arguments: Delete, settings: &Settings, ui: &Ui) -> Outcome {
         let instance = session.call(async |client: &Client| client.instance(&key).await).await?;
         confirm(ui, &key, &instance).await?;
     }
-    let submitted = session.call(async |client: &Client| client.delete_instance(&key).await).await?;
+    let delete = async |client: &Client| client.delete_instance(&key).await;
+    let submitted = watch::submit(&mut session, &key, delete).await?;
     if arguments.no_wait {
         return watch::print_started(ui, &submitted.operation, &key);
     }
@@ -66,7 +67,9 @@ fn loss(instance: &Instance) -> String {
     let place = display::endpoint(instance).map(|endpoint| format!(" on {endpoint}")).unwrap_or_default();
     let age = display::age(instance.created_at, Utc::now());
     let state = display::state(instance);
-    format!("This deletes {name} in namespace {namespace}: PostgreSQL {postgres_version}{place}, {storage_size_gb} GB, {state}, {age} old.")
+    format!(
+        "This deletes {name} in namespace {namespace}: PostgreSQL {postgres_version}{place}, {storage_size_gb} GB, {state}, {age} old."
+    )
 }
 
 #[cfg(test)]
@@ -77,6 +80,9 @@ mod tests {
     #[test]
     fn the_question_tells_what_will_be_lost() {
         let text = loss(&testing::instance("demo"));
-        assert!(text.starts_with("This deletes demo in namespace default: PostgreSQL 15.18 on 127.0.0.1:20001, 10 GB, running, "), "{text}");
+        assert!(
+            text.starts_with("This deletes demo in namespace default: PostgreSQL 15.18 on 127.0.0.1:20001, 10 GB, running, "),
+            "{text}"
+        );
     }
 }

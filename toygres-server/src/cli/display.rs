@@ -4,24 +4,27 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use chrono::{DateTime, Local, TimeDelta, Utc};
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
 use toygres_models::InstanceState;
-use toygres_models::store::Instance;
+use toygres_models::store::{Instance, StepFailure};
 use url::Url;
 
 use super::ui::{Style, Ui};
 
+/// How wide names of steps are shown, so that times stand below each other.
+pub const STEP_WIDTH: usize = 28;
 /// Blanks between a table's columns.
 const COLUMN_GAP: u16 = 3;
 /// Below this width, columns would be torn into single characters.
 const MIN_WIDTH: u16 = 60;
 
-/// A table without lines around it, like kubectl's. On a terminal too narrow for it, the long
-/// texts are wrapped; elsewhere a row is always one line.
-pub fn table(ui: &Ui, headers: &[&str], rows: Vec<Vec<Cell>>) -> String {
+/// A table without lines around it, like kubectl's. On a terminal too narrow for it, the columns of
+/// `prose` are wrapped, and no others: ids and addresses are there to be copied. Elsewhere a row is
+/// always one line.
+pub fn table(ui: &Ui, headers: &[&str], prose: &[&str], rows: Vec<Vec<Cell>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    if let Some(width) = terminal_width() {
+    if let Some(width) = terminal_width().filter(|_| !prose.is_empty()) {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }
     if ui.out.is_on {
@@ -31,8 +34,32 @@ pub fn table(ui: &Ui, headers: &[&str], rows: Vec<Vec<Cell>>) -> String {
     let last = headers.len().saturating_sub(1);
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, if index == last { 0 } else { COLUMN_GAP }));
+        if !headers.get(index).is_some_and(|header| prose.contains(header)) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
     table.trim_fmt()
+}
+
+/// A step of an operation: `✓ deploy-postgres   0.12s  2 attempts`. Without `succeeded` it goes on.
+pub fn step_line(style: Style, succeeded: Option<bool>, name: &str, took: Option<Duration>, detail: &str) -> String {
+    let mark = match succeeded {
+        Some(true) => style.green("✓"),
+        Some(false) => style.red("✗"),
+        None => style.yellow("…"),
+    };
+    let took = took.map(seconds).unwrap_or_default();
+    let line = format!("  {mark} {name:STEP_WIDTH$} {}  {}", style.dim(format_args!("{took:>8}")), style.dim(detail));
+    line.trim_end().to_owned()
+}
+
+/// A failure with its step, and the platform's own words below it.
+pub fn failure(style: Style, failure: &StepFailure) -> String {
+    let mut text = format!("{} {}: {}", style.red("Failed in"), failure.step, failure.failure.message);
+    for line in &failure.failure.evidence {
+        text.push_str(&format!("\n  {} {line}", style.dim("|")));
+    }
+    text
 }
 
 /// The width of the terminal that results go to. Some call themselves terminals and have none, or
@@ -156,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_table_is_plain_text_where_nobody_looks() {
-        let text = table(&testing::ui(), &["NAME", "STATE"], vec![vec![Cell::new("demo"), Cell::new("running")]]);
+        let text = table(&testing::ui(), &["NAME", "STATE"], &[], vec![vec![Cell::new("demo"), Cell::new("running")]]);
         assert_eq!(text, "NAME   STATE\ndemo   running");
     }
 }

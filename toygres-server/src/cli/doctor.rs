@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
-use toygres_activities::platform::local::{Diagnosis, LocalConfig, diagnose};
+use toygres_activities::platform::local::{Diagnosis, diagnose};
 
 use super::error::Outcome;
 use super::local_server;
@@ -31,22 +31,20 @@ impl From<Diagnosis> for Finding {
 }
 
 pub async fn run(settings: &Settings, ui: &Ui) -> Outcome {
-    let local = LocalConfig {
-        state_dir: settings.state_dir.clone(),
-        cache_dir: settings.cache_dir.clone(),
-        port_range: settings.port_range.clone(),
-        pool_size: settings.pool_size,
-        run_as_user: settings.run_as_user.clone(),
-    };
     let mut progress = Progress::begin(ui);
     if ui.live {
         progress.busy("looking at this machine");
     }
+    let local = settings.local_config();
     let (server, machine) = tokio::join!(server(settings), diagnose(&local));
     progress.clear();
     let diagnoses = std::iter::once(config(settings)).chain(machine).chain([server]);
     let findings: Vec<Finding> = diagnoses.map(Finding::from).collect();
-    if ui.is_for_people() { ui.print(text(ui, &findings))? } else { ui.print_record(&findings)? }
+    if ui.is_for_people() {
+        ui.print(text(ui, &findings))?
+    } else {
+        ui.print_record(&findings)?
+    }
     Ok(ExitCode::from(u8::from(missing(&findings) > 0)))
 }
 
@@ -65,10 +63,10 @@ fn config(settings: &Settings) -> Diagnosis {
 async fn server(settings: &Settings) -> Diagnosis {
     let (ok, message) = match &settings.url {
         Some(url) => match crate::client::Client::new(url, None) {
-            Ok(client) => client.health().await.map_or_else(
-                |error| (false, error.to_string()),
-                |health| (true, format!("toygres {} at {url}", health.version)),
-            ),
+            Ok(client) => client
+                .health()
+                .await
+                .map_or_else(|error| (false, error.to_string()), |health| (true, format!("toygres {} at {url}", health.version))),
             Err(error) => (false, error.to_string()),
         },
         None => match local_server::find(settings).await {
@@ -112,7 +110,10 @@ mod tests {
         let finding = |name, ok| Finding::from(Diagnosis { name, ok, message: "m".into(), remedy: (!ok).then(|| "r".into()) });
         let findings = [finding("psql", false), finding("user", true)];
         assert_eq!(missing(&findings), 0);
-        assert_eq!(text(&testing::ui(), &findings), "! psql  m\n        → r\n✓ user  m\n\nEverything that toygres needs is here.");
+        assert_eq!(
+            text(&testing::ui(), &findings),
+            "! psql  m\n        → r\n✓ user  m\n\nEverything that toygres needs is here."
+        );
         assert_eq!(missing(&[finding("postgresql", false)]), 1);
     }
 }

@@ -59,10 +59,9 @@ impl From<ClientError> for CliError {
         match error {
             ClientError::Refused(problem) if problem.kind == "invalid" => Self::usage(problem.detail),
             ClientError::Refused(problem) if problem.kind == "unauthorized" => Self::failed(problem.detail)
-                .hint("the token is read from TOYGRES_TOKEN, --token-file, the config file, or `token` in the server's state directory"),
-            error @ ClientError::Foreign { .. } => {
-                Self::failed(error.to_string()).hint("if it is another version: `toygres server stop`, then run this command again")
-            }
+                .hint("this one comes from TOYGRES_TOKEN, --token-file or the config file, or else from the state directory"),
+            error @ ClientError::Foreign { .. } => Self::failed(error.to_string())
+                .hint("if it is another version: `toygres server stop`, then run this command again"),
             error => Self::failed(error.to_string()),
         }
     }

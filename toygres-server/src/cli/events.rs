@@ -14,12 +14,11 @@ use crate::client::{self, Client};
 
 pub async fn run(arguments: Events, session: &mut Session<'_>) -> Outcome {
     let key = session.key(arguments.name);
-    let limit = Some(arguments.limit as usize);
     let mut events = session
-        .call(async |client: &Client| client::all_pages(limit, async |page: &_| client.events(&key, page).await).await)
+        .call(async |client: &Client| client::all_pages(None, async |page: &_| client.events(&key, page).await).await)
         .await?;
-    // The latest are asked for; they are read in the order in which they happened.
-    events.sort_by_key(|event| event.id);
+    let too_many = events.len().saturating_sub(arguments.limit as usize);
+    events.drain(..too_many);
     let ui = session.ui;
     if !ui.is_for_people() {
         ui.print_record(&events)?;
@@ -36,5 +35,5 @@ fn events_table(ui: &Ui, events: &[Event]) -> String {
         let message = if ui.out.is_on { event.message.clone() } else { event.message.replace('\n', " ") };
         vec![Cell::new(moment(event.created_at)), Cell::new(&event.kind), Cell::new(message), Cell::new(&event.cause)]
     };
-    display::table(ui, &["TIME", "EVENT", "MESSAGE", "CAUSE"], events.iter().map(row).collect())
+    display::table(ui, &["TIME", "EVENT", "MESSAGE", "CAUSE"], &["MESSAGE", "CAUSE"], events.iter().map(row).collect())
 }

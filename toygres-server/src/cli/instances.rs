@@ -56,7 +56,7 @@ fn list_table(ui: &Ui, instances: &[Instance]) -> String {
         }
         row
     };
-    display::table(ui, &headers, instances.iter().map(row).collect())
+    display::table(ui, &headers, &[], instances.iter().map(row).collect())
 }
 
 pub async fn get(name: InstanceName, session: &mut Session<'_>) -> Outcome {
@@ -71,7 +71,10 @@ pub async fn get(name: InstanceName, session: &mut Session<'_>) -> Outcome {
     if instance.state == InstanceState::Failed {
         let (name, flags) = (&instance.name, namespace_flag(&instance.namespace));
         ui.note(format_args!("\n  {}     its PostgreSQL log", ui.err.cyan(format_args!("toygres logs {name}{flags}"))));
-        ui.note(format_args!("  {}   clear it away, and free the name", ui.err.cyan(format_args!("toygres delete {name}{flags}"))));
+        ui.note(format_args!(
+            "  {}   clear it away, and free the name",
+            ui.err.cyan(format_args!("toygres delete {name}{flags}"))
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -101,10 +104,7 @@ fn details(ui: &Ui, instance: &Instance) -> String {
     fields.extend(instance.dns_connection_string.clone().map(|uri| ("DNS URI", uri)));
     let mut text = format!("{}  {state}\n\n{}", style.bold(&instance.name), display::fields(ui, &fields));
     if let Some(failure) = &instance.failure {
-        text.push_str(&format!("\n\n{} {}: {}", style.red("Failed in"), failure.step, failure.failure.message));
-        for line in &failure.failure.evidence {
-            text.push_str(&format!("\n  {} {line}", style.dim("|")));
-        }
+        text.push_str(&format!("\n\n{}", display::failure(style, failure)));
     }
     text
 }

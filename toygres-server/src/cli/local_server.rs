@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
 use super::error::CliError;
+use super::process;
 use super::progress::Progress;
 use super::ui::Ui;
 use super::watch::interrupted;
@@ -22,27 +23,32 @@ use crate::settings::{ServerRecord, Settings, StartLine};
 
 /// How long a server that is being started may say nothing. A download tells how far it is.
 const SILENCE: Duration = Duration::from_secs(120);
-/// How long a server that someone else is starting may take.
-const OTHERS_START: Duration = Duration::from_secs(120);
+/// How long a server that someone else started may hold the state directory without serving.
+const OTHERS_LIMIT: Duration = Duration::from_secs(120);
+/// After this long without an answer of it, another start is tried.
+const OTHERS_PAUSE: Duration = Duration::from_millis(500);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How many lines of a crashed server's words are shown.
 const EVIDENCE_LINES: usize = 15;
 
-/// The server that runs here, if one does: it left its record, and answers as a toygres server.
-/// It isn't enough that someone listens on its port, which a stranger may have taken since.
+/// The server that runs here, if one does: the process that left its record is there, and answers
+/// as a toygres server. It isn't enough that someone answers on its port, who may be a stranger or
+/// the server of another state directory: they would be shown this one's token.
 pub async fn find(settings: &Settings) -> Result<Option<ServerRecord>, CliError> {
     let path = settings.state().server_record_path();
     let Some(record) = settings.state().server_record().map_err(|error| unreadable(&path, &error))? else {
         return Ok(None);
     };
+    if !process::is_server(record.pid) {
+        return Ok(None);
+    }
     match Client::new(&parse_url(&record.url)?, None)?.health().await {
         Ok(_) => Ok(Some(record)),
-        Err(ClientError::TimedOut { .. }) => Err(CliError::failed(format!(
-            "the toygres server (process {}) is there, but does not answer",
-            record.pid
-        ))
-        .hint(format!("its log: {}", settings.state().log_path().display()))
-        .hint("`toygres server stop` ends it; instances keep running, and what it was doing is finished by the next one")),
+        Err(ClientError::TimedOut { .. }) => {
+            Err(CliError::failed(format!("the toygres server (process {}) is there, but does not answer", record.pid))
+                .hint(log_hint(settings))
+                .hint("`toygres server stop` ends it; instances keep running, and what it was doing is finished by the next one"))
+        }
         Err(_) => Ok(None),
     }
 }
@@ -67,7 +73,9 @@ pub fn parse_url(url: &str) -> Result<Url, CliError> {
 pub fn unreadable(path: &Path, error: &io::Error) -> CliError {
     let explained = CliError::failed(format!("{} can't be read: {error}", path.display()));
     if error.kind() == io::ErrorKind::PermissionDenied {
-        return explained.hint("the state directory belongs to another user; choose another one with --state-dir, or name a server with --url");
+        return explained.hint(
+            "the state directory belongs to another user; choose another one with --state-dir, or name a server with --url",
+        );
     }
     explained
 }
@@ -91,7 +99,35 @@ pub async fn start(settings: &Settings, ui: &Ui) -> Result<String, CliError> {
     outcome
 }
 
+/// Starts servers until one serves. One that finds the state directory taken ends at once: then
+/// the other one will serve soon, or it is just shutting down.
 async fn bring_up(settings: &Settings, stderr: File, progress: &mut Progress<'_>) -> Result<String, CliError> {
+    let deadline = Instant::now() + OTHERS_LIMIT;
+    loop {
+        let stderr = stderr.try_clone().map_err(|error| CliError::failed(format!("no more files can be opened: {error}")))?;
+        if let Some(url) = start_one(settings, stderr, progress).await? {
+            return Ok(url);
+        }
+        let pause = Instant::now() + OTHERS_PAUSE;
+        while Instant::now() < pause {
+            if let Some(server) = find(settings).await? {
+                return Ok(server.url);
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+        if Instant::now() > deadline {
+            return Err(CliError::failed(format!(
+                "another toygres server holds the state directory {} and did not become reachable within {} s",
+                settings.state_dir.display(),
+                OTHERS_LIMIT.as_secs()
+            ))
+            .hint(log_hint(settings)));
+        }
+    }
+}
+
+/// Starts a server and follows what it says. `None` if another one holds the state directory.
+async fn start_one(settings: &Settings, stderr: File, progress: &mut Progress<'_>) -> Result<Option<String>, CliError> {
     let mut child = spawn(settings, stderr)?;
     let Some(stdout) = child.stdout.take() else {
         return Err(CliError::failed("the server's standard output is not there to be read"));
@@ -101,18 +137,18 @@ async fn bring_up(settings: &Settings, stderr: File, progress: &mut Progress<'_>
         let Ok(line) = timeout(SILENCE, next_line(&mut lines)).await else {
             // Half a server helps nobody: what it began, the next one finishes.
             let _ = child.start_kill();
-            return Err(ended(settings, format!("the server was not ready and said nothing for {} s, and was ended", SILENCE.as_secs())));
+            let problem = format!("the server was not ready and said nothing for {} s, and was ended", SILENCE.as_secs());
+            return Err(ended(settings, problem));
         };
         match line {
             Some(StartLine::Starting { message }) => progress.busy(&message),
-            Some(StartLine::Ready { url }) => return Ok(url),
+            Some(StartLine::Ready { url }) => return Ok(Some(url)),
             Some(StartLine::Error { message }) => {
-                return Err(CliError::failed(format!("the server could not start: {message}"))
-                    .hint(format!("its log: {}", settings.state().log_path().display())));
+                return Err(CliError::failed(format!("the server could not start: {message}")).hint(log_hint(settings)));
             }
-            Some(StartLine::Locked { message }) => {
-                progress.busy(message.as_deref().unwrap_or("waiting for a server that is starting already"));
-                return wait_for_other(settings).await;
+            Some(StartLine::Locked { .. }) => {
+                progress.busy("waiting for the server that has the state directory");
+                return Ok(None);
             }
             None => return Err(ended(settings, "the server ended while it was starting".into())),
         }
@@ -130,9 +166,14 @@ async fn next_line(lines: &mut Lines<BufReader<ChildStdout>>) -> Option<StartLin
 }
 
 fn spawn(settings: &Settings, stderr: File) -> Result<Child, CliError> {
-    let program = std::env::current_exe().map_err(|error| CliError::failed(format!("this program can't find itself: {error}")))?;
+    let program =
+        std::env::current_exe().map_err(|error| CliError::failed(format!("this program can't find itself: {error}")))?;
+    // libpq's variables say how this person's psql connects, not how the server does.
+    let environment = std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("PG"));
     Command::new(&program)
         .args(["server", "run", "--background"])
+        .env_clear()
+        .envs(environment)
         .env_remove("TOYGRES_URL")
         .envs(settings.to_environment())
         // So that it keeps no folder busy that somebody wants to unmount or remove.
@@ -172,27 +213,62 @@ fn prepare_state_dir(settings: &Settings) -> Result<File, CliError> {
     Ok(file)
 }
 
-async fn wait_for_other(settings: &Settings) -> Result<String, CliError> {
-    let deadline = Instant::now() + OTHERS_START;
-    while Instant::now() < deadline {
-        if let Some(server) = find(settings).await? {
-            return Ok(server.url);
-        }
-        sleep(POLL_INTERVAL).await;
-    }
-    Err(CliError::failed(format!(
-        "another toygres server holds the state directory {} and did not become reachable within {} s",
-        settings.state_dir.display(),
-        OTHERS_START.as_secs()
-    ))
-    .hint(format!("its log: {}", settings.state().log_path().display())))
+fn log_hint(settings: &Settings) -> String {
+    format!("its log: {}", settings.state().log_path().display())
 }
 
 fn ended(settings: &Settings, message: String) -> CliError {
     let words = std::fs::read_to_string(settings.state().stderr_path()).unwrap_or_default();
     let lines: Vec<_> = words.lines().filter(|line| !line.trim().is_empty()).map(ToOwned::to_owned).collect();
     let tail = lines.len().saturating_sub(EVIDENCE_LINES);
-    CliError::failed(message)
-        .evidence(lines.into_iter().skip(tail))
-        .hint(format!("its log: {}", settings.state().log_path().display()))
+    CliError::failed(message).evidence(lines.into_iter().skip(tail)).hint(log_hint(settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::Cli;
+
+    fn settings(state_dir: &Path) -> Settings {
+        let cli = Cli::parse_from(["toygres", "list", "--state-dir", state_dir.to_str().unwrap()]);
+        Settings::resolve(&cli.settings).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_record_whose_process_is_gone_is_no_server_whoever_answers_at_its_address() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let settings = settings(state_dir.path());
+        assert!(find(&settings).await.unwrap().is_none());
+
+        let stranger = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let record = ServerRecord {
+            // A process that is there, and no server.
+            pid: std::process::id(),
+            url: format!("http://{}", stranger.local_addr().unwrap()),
+            version: crate::VERSION.into(),
+            started_at: chrono::Utc::now(),
+        };
+        std::fs::write(settings.state().server_record_path(), serde_json::to_string(&record).unwrap()).unwrap();
+        assert!(find(&settings).await.unwrap().is_none());
+        let asked = timeout(Duration::from_millis(50), stranger.accept()).await;
+        assert!(asked.is_err(), "the stranger was asked");
+    }
+
+    #[tokio::test]
+    async fn half_a_record_is_none() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let settings = settings(state_dir.path());
+        std::fs::write(settings.state().server_record_path(), "{\"pid\":").unwrap();
+        assert!(find(&settings).await.unwrap().is_none());
+    }
+
+    #[test]
+    fn a_state_directory_that_cannot_be_made_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = prepare_state_dir(&settings(&file.path().join("below"))).unwrap_err();
+        assert!(error.message.contains(file.path().to_str().unwrap()), "{error:?}");
+        assert!(error.hints[0].contains("--state-dir"));
+    }
 }

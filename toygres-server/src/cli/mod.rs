@@ -71,7 +71,10 @@ fn run(cli: Cli) -> Outcome {
             // First, so that whoever waits for Ctrl-C further down gets to say something better.
             biased;
             outcome = dispatch(cli.command, settings, &ui) => outcome,
-            () = watch::interrupted() => Err(CliError::failed("interrupted")),
+            () = watch::interrupted() => {
+                ui.end_line();
+                Err(CliError::failed("interrupted"))
+            }
         }
     });
     // A read of standard input that nobody waits for any more must not hold the program up.

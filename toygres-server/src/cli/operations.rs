@@ -85,7 +85,7 @@ fn list_table(ui: &Ui, operations: &[Operation]) -> String {
             Cell::new(age(operation.created_at, now)),
         ]
     };
-    display::table(ui, &["ID", "KIND", "INSTANCE", "STATE", "TOOK", "AGE"], operations.iter().map(row).collect())
+    display::table(ui, &["ID", "KIND", "INSTANCE", "STATE", "TOOK", "AGE"], &[], operations.iter().map(row).collect())
 }
 
 fn took(operation: &Operation) -> String {
@@ -120,26 +120,23 @@ fn details(ui: &Ui, operation: &Operation) -> String {
         text.push('\n');
     }
     for step in &operation.steps {
-        text.push_str(&format!("\n  {}", step_line(style, step)));
+        text.push('\n');
+        text.push_str(&step_line(style, step));
     }
     if let Some(error) = &operation.error {
-        text.push_str(&format!("\n\n{} {}: {}", style.red("Failed in"), error.step, error.failure.message));
-        for line in &error.failure.evidence {
-            text.push_str(&format!("\n  {} {line}", style.dim("|")));
-        }
+        text.push_str(&format!("\n\n{}", display::failure(style, error)));
     }
     text
 }
 
 fn step_line(style: Style, step: &Step) -> String {
-    let mark = match step.state {
-        StepState::Succeeded => style.green("✓"),
-        StepState::Failed => style.red("✗"),
-        StepState::Running => style.yellow("…"),
+    let succeeded = match step.state {
+        StepState::Succeeded => Some(true),
+        StepState::Failed => Some(false),
+        StepState::Running => None,
     };
-    let took = step.finished_at.map(|finished| seconds(between(step.started_at, finished))).unwrap_or_default();
-    let attempts = if step.attempts > 1 { format!("  {} attempts", step.attempts) } else { String::new() };
-    format!("{mark} {:28} {}{}", step.name, style.dim(format_args!("{took:>8}")), style.dim(attempts)).trim_end().to_owned()
+    let took = step.finished_at.map(|finished| between(step.started_at, finished));
+    display::step_line(style, succeeded, &step.name, took, &watch::attempts(step))
 }
 
 #[cfg(test)]
@@ -150,12 +147,16 @@ mod tests {
     #[test]
     fn an_operation_shows_its_steps_with_their_times() {
         let mut operation = testing::operation(OperationKind::Create);
-        operation.steps = vec![testing::step("deploy-postgres", StepState::Succeeded), testing::step("wait-for-ready", StepState::Running)];
+        operation.steps =
+            vec![testing::step("deploy-postgres", StepState::Succeeded), testing::step("wait-for-ready", StepState::Running)];
         operation.steps[1].attempts = 2;
         operation.steps[1].finished_at = None;
         let text = details(&testing::ui(), &operation);
         assert!(text.starts_with("create default/demo  running\n"), "{text}");
-        assert!(text.contains("\n  ✓ deploy-postgres                 0.00s\n  … wait-for-ready                         2 attempts"), "{text}");
+        assert!(
+            text.contains("\n  ✓ deploy-postgres                 0.00s\n  … wait-for-ready                         2 attempts"),
+            "{text}"
+        );
         assert_eq!(ended(&operation), "demo is created (0.31s)");
     }
 }

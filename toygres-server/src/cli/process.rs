@@ -1,5 +1,8 @@
 //! Ending the server's process, and making sure first that it is the server's.
 
+#[cfg(target_os = "linux")]
+use std::os::unix::ffi::OsStrExt;
+#[cfg(target_os = "linux")]
 use std::path::Path;
 use std::time::Duration;
 
@@ -77,16 +80,29 @@ fn to_pid(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
-/// Whether the process was started as `toygres server run`.
+/// Whether a process of this number is there and was started as a toygres server. A number that a
+/// server wrote down before the machine was restarted may be anybody's by now.
+pub fn is_server(pid: u32) -> bool {
+    to_pid(pid).is_some_and(looks_like_a_server)
+}
+
 #[cfg(target_os = "linux")]
 fn looks_like_a_server(pid: Pid) -> bool {
-    let folder = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
-    let Ok(arguments) = std::fs::read(folder.join("cmdline")) else {
+    let Ok(arguments) = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())) else {
         return false;
     };
     let arguments: Vec<&[u8]> = arguments.split(|byte| *byte == 0).collect();
-    let is_toygres = arguments.first().is_some_and(|program| program.ends_with(b"toygres"));
+    let mine = std::env::current_exe().ok();
+    let mine = mine.as_deref().and_then(Path::file_name).map_or(b"toygres".as_slice(), OsStrExt::as_bytes);
+    let is_toygres = arguments.first().is_some_and(|program| program.ends_with(b"toygres") || program.ends_with(mine));
     is_toygres && arguments.contains(&b"server".as_slice()) && arguments.contains(&b"run".as_slice())
+}
+
+/// Elsewhere a process's arguments aren't for everybody to read.
+#[cfg(not(target_os = "linux"))]
+fn looks_like_a_server(pid: Pid) -> bool {
+    // Being refused to send it a signal means that it is there.
+    matches!(rustix::process::test_kill_process(pid), Ok(()) | Err(rustix::io::Errno::PERM))
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -95,6 +111,7 @@ mod tests {
 
     #[test]
     fn a_number_that_another_program_got_is_left_alone() {
+        assert!(!is_server(std::process::id()));
         assert!(ServerProcess::find(std::process::id(), false).is_none());
         assert!(ServerProcess::find(0, true).is_none());
         assert!(ServerProcess::find(u32::MAX, true).is_none());

@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::display::seconds;
+use super::display::{self, STEP_WIDTH};
 use super::ui::Ui;
 
-/// How wide names of steps are shown, so that times stand below each other.
-const NAME_WIDTH: usize = 28;
 const TICK: Duration = Duration::from_millis(100);
 
 /// The display of one piece of work.
@@ -43,6 +41,10 @@ impl<'a> Progress<'a> {
     pub fn step_running(&mut self, name: &str, since: Duration, detail: &str) {
         if self.ui.live {
             self.show(name, since, detail);
+        } else if !detail.is_empty() && self.said != name {
+            // Once: where lines stay, each new number would be another one.
+            self.ui.note(format_args!("  {name}: {detail}"));
+            name.clone_into(&mut self.said);
         }
     }
 
@@ -55,11 +57,8 @@ impl<'a> Progress<'a> {
 
     /// A step ended.
     pub fn step_ended(&mut self, name: &str, succeeded: bool, took: Option<Duration>, detail: &str) {
-        let style = self.ui.err;
-        let mark = if succeeded { style.green("✓") } else { style.red("✗") };
-        let took = took.map(seconds).unwrap_or_default();
-        let line = format!("  {mark} {name:NAME_WIDTH$} {}  {}", style.dim(format_args!("{took:>8}")), style.dim(detail));
-        self.say(line.trim_end());
+        self.clear();
+        self.ui.note(display::step_line(self.ui.err, Some(succeeded), name, took, detail));
     }
 
     /// All is done.
@@ -90,11 +89,6 @@ impl<'a> Progress<'a> {
         }
     }
 
-    fn say(&mut self, line: &str) {
-        self.clear();
-        self.ui.note(line);
-    }
-
     /// Takes the drawn line away; what was said stays.
     pub fn clear(&mut self) {
         if let Some((_, bar)) = self.line.take() {
@@ -111,9 +105,9 @@ impl Drop for Progress<'_> {
 
 fn style(coloured: bool) -> ProgressStyle {
     let template = if coloured {
-        format!("  {{spinner:.cyan}} {{prefix:{NAME_WIDTH}}} {{time:>8.dim}}  {{wide_msg:.dim}}")
+        format!("  {{spinner:.cyan}} {{prefix:{STEP_WIDTH}}} {{time:>8.dim}}  {{wide_msg:.dim}}")
     } else {
-        format!("  {{spinner}} {{prefix:{NAME_WIDTH}}} {{time:>8}}  {{wide_msg}}")
+        format!("  {{spinner}} {{prefix:{STEP_WIDTH}}} {{time:>8}}  {{wide_msg}}")
     };
     let time = |state: &indicatif::ProgressState, text: &mut dyn std::fmt::Write| {
         // Tenths are enough for a time that still runs.

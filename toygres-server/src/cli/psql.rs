@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::process::ExitCode;
 
+use rustix::process::{Pid, kill_process};
 use tempfile::NamedTempFile;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,13 +36,13 @@ pub async fn run(arguments: Psql, settings: &Settings, ui: &Ui) -> Outcome {
     let mut session = Session::open(settings, ui).await?;
     let key = session.key(arguments.name);
     let connection = session.call(async |client: &Client| client.connection(&key).await).await?;
+    // From here on Ctrl-C is psql's: it cancels a query. It reaches psql by the terminal, as this
+    // program is in the same group; here it only must not end the program.
+    let mut signals = Signals::catch().map_err(|error| CliError::failed(format!("signals can't be handled: {error}")))?;
     let no_file = |error: std::io::Error| CliError::failed(format!("the password file for psql can't be written: {error}"));
     let mut password_file = tempfile::Builder::new().prefix(".toygres-").tempfile().map_err(no_file)?;
     password_file.write_all(password_line(&connection).as_bytes()).map_err(no_file)?;
 
-    // From here on Ctrl-C is psql's: it cancels a query. It reaches psql by the terminal, as this
-    // program is in the same group; here it only must not end the program.
-    let mut signals = Signals::catch().map_err(|error| CliError::failed(format!("signals can't be handled: {error}")))?;
     let mut command = Command::new(&program);
     command.args(&arguments.arguments);
     for (name, _) in std::env::vars_os().filter(|(name, _)| is_foreign(name)) {
@@ -60,7 +61,12 @@ async fn wait(mut child: Child, signals: &mut Signals) -> std::io::Result<std::p
     loop {
         tokio::select! {
             status = child.wait() => return status,
-            () = signals.ending() => child.start_kill()?,
+            () = signals.ending() => {
+                // Not killed: psql has the terminal's settings to put back.
+                if let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
+                    kill_process(pid, rustix::process::Signal::TERM)?;
+                }
+            }
         }
     }
 }
@@ -144,7 +150,14 @@ mod tests {
 
     #[test]
     fn only_what_leads_elsewhere_is_taken_from_the_environment() {
-        for (name, foreign) in [("PGHOSTADDR", true), ("PGSERVICE", true), ("PGPASSWORD", true), ("PGOPTIONS", false), ("PAGER", false), ("PSQL_PAGER", false)] {
+        for (name, foreign) in [
+            ("PGHOSTADDR", true),
+            ("PGSERVICE", true),
+            ("PGPASSWORD", true),
+            ("PGOPTIONS", false),
+            ("PAGER", false),
+            ("PSQL_PAGER", false),
+        ] {
             assert_eq!(is_foreign(OsStr::new(name)), foreign, "{name}");
         }
     }

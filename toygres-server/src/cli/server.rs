@@ -136,7 +136,11 @@ async fn look(settings: &Settings) -> Result<Status, CliError> {
 
 async fn status(settings: &Settings, ui: &Ui) -> Outcome {
     let status = look(settings).await?;
-    if ui.is_for_people() { ui.print(status_text(ui, &status))? } else { ui.print_record(&status)? }
+    if ui.is_for_people() {
+        ui.print(status_text(ui, &status))?
+    } else {
+        ui.print_record(&status)?
+    }
     Ok(ExitCode::from(u8::from(!status.running)))
 }
 

@@ -44,12 +44,15 @@ impl Ui {
 
     /// Prints one of the API's records as it is, in JSON or YAML.
     pub fn print_record(&self, record: &impl Serialize) -> Result<(), CliError> {
-        let unprintable = |error: &dyn Display| CliError::failed(format!("the answer can't be printed: {error}"));
-        let text = match self.format {
-            OutputFormat::Yaml => serde_saphyr::to_string(record).map_err(|error| unprintable(&error))?,
-            _ => serde_json::to_string_pretty(record).map_err(|error| unprintable(&error))?,
-        };
-        self.print(text.trim_end())
+        match self.format {
+            OutputFormat::Yaml => self.print(serde_saphyr::to_string(record).map_err(unprintable)?.trim_end()),
+            OutputFormat::Json | OutputFormat::Table => self.print_json(record),
+        }
+    }
+
+    /// Prints one of the API's records as it is, in JSON.
+    pub fn print_json(&self, record: &impl Serialize) -> Result<(), CliError> {
+        self.print(serde_json::to_string_pretty(record).map_err(unprintable)?)
     }
 
     /// Tells what goes on, unless quiet was asked for.
@@ -59,10 +62,21 @@ impl Ui {
         }
     }
 
+    /// Ends the line on which the terminal showed `^C`.
+    pub fn end_line(&self) {
+        if self.live {
+            write_stderr(b"\n");
+        }
+    }
+
     /// Tells what should be looked at some time, unless quiet was asked for.
     pub fn warn(&self, text: impl Display) {
         self.note(format_args!("{} {text}", self.err.yellow("warning:")));
     }
+}
+
+fn unprintable(error: impl Display) -> CliError {
+    CliError::failed(format!("the answer can't be printed: {error}"))
 }
 
 /// Prints an error, even when quiet was asked for.
@@ -129,7 +143,8 @@ impl Style {
     }
 
     fn paint(self, code: &str, text: impl Display) -> String {
-        if self.is_on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+        let text = text.to_string();
+        if self.is_on && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text }
     }
 
     /// What stands out.

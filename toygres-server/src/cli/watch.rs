@@ -15,12 +15,14 @@ use super::error::CliError;
 use super::progress::Progress;
 use super::session::{PATIENCE, Session, is_gone};
 use super::ui::Ui;
-use crate::client::ClientError;
+use crate::client::{Client, ClientError, Submitted};
 
 /// How long the server holds a request while nothing happens.
 const LONG_POLL: Duration = Duration::from_secs(20);
 /// How long nothing shows between two steps, and before the first; mostly it is shorter.
 const STILL: Duration = Duration::from_millis(400);
+/// How often the server on this machine is started again while an operation gets nowhere.
+const RESTARTS: usize = 5;
 /// Between requests to a server that is away, or doesn't hold them.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -30,6 +32,27 @@ pub async fn interrupted() {
         Ok(mut interrupts) => drop(interrupts.recv().await),
         // Then Ctrl-C ends the program as it always does.
         Err(_) => std::future::pending().await,
+    }
+}
+
+/// Sends the request that begins an operation.
+///
+/// # Errors
+/// If it was refused; or if Ctrl-C was pressed meanwhile, and nobody knows whether it got through.
+pub async fn submit(
+    session: &mut Session<'_>,
+    key: &InstanceKey,
+    request: impl AsyncFn(&Client) -> Result<Submitted, ClientError>,
+) -> Result<Submitted, CliError> {
+    let ui = session.ui;
+    tokio::select! {
+        submitted = session.call(request) => submitted,
+        () = interrupted() => {
+            ui.end_line();
+            let flags = namespace_flag(key.namespace.as_str());
+            Err(CliError::failed("interrupted while the server was asked")
+                .hint(format!("whether it has begun: toygres operations {}{flags}", key.name)))
+        }
     }
 }
 
@@ -51,6 +74,7 @@ pub async fn until_final(session: &mut Session<'_>, operation: Operation) -> Res
 
 async fn follow(session: &mut Session<'_>, mut operation: Operation, steps: &mut Steps<'_>) -> Result<Operation, CliError> {
     let mut last_answer = Instant::now();
+    let mut restarts = 0;
     loop {
         steps.show(&operation);
         if operation.state.is_final() {
@@ -76,9 +100,13 @@ async fn follow(session: &mut Session<'_>, mut operation: Operation, steps: &mut
                     // A server that is shutting down doesn't hold requests.
                     sleep(PAUSE).await;
                 }
+                if next.revision > operation.revision {
+                    restarts = 0;
+                }
                 operation = next;
             }
-            Err(error) if is_gone(&error) && session.is_local() => {
+            Err(error) if is_gone(&error) && session.is_local() && restarts < RESTARTS => {
+                restarts += 1;
                 steps.progress.clear();
                 session.ui.note("the server went away; the work goes on when it is back");
                 session.reopen().await?;
@@ -128,7 +156,9 @@ impl<'a> Steps<'a> {
     fn show_at_work(&mut self, operation: &Operation, index: usize, step: &Step) {
         let detail = match &step.error {
             Some(error) => {
-                if step.state == StepState::Failed && self.tried != Some((index, step.attempts)) {
+                // One that isn't tried again is told of at the end.
+                let tries_again = step.state == StepState::Failed && error.retryable;
+                if tries_again && self.tried != Some((index, step.attempts)) {
                     self.progress.step_tried(&step.name, step.attempts, &error.message);
                     self.tried = Some((index, step.attempts));
                 }
@@ -149,7 +179,8 @@ impl<'a> Steps<'a> {
     }
 }
 
-fn attempts(step: &Step) -> String {
+/// How often a step was begun, if more than once.
+pub fn attempts(step: &Step) -> String {
     if step.attempts > 1 { format!("{} attempts", step.attempts) } else { String::new() }
 }
 
@@ -226,7 +257,8 @@ mod tests {
         let mut operation = testing::operation(OperationKind::Create);
         steps.show(&operation);
         assert_eq!(steps.ended, 0);
-        operation.steps = vec![testing::step("deploy-postgres", StepState::Succeeded), testing::step("wait-for-ready", StepState::Failed)];
+        operation.steps =
+            vec![testing::step("deploy-postgres", StepState::Succeeded), testing::step("wait-for-ready", StepState::Failed)];
         steps.show(&operation);
         assert_eq!(steps.ended, 1, "a failed attempt isn't the step's end");
         operation.steps[1].state = StepState::Succeeded;

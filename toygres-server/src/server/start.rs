@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use toygres_activities::Context;
 use toygres_activities::platform::Platform;
-use toygres_activities::platform::local::{LocalConfig, LocalHost, LocalPlatform};
+use toygres_activities::platform::local::{LocalHost, LocalPlatform};
 use toygres_activities::registry::create_activity_registry_with;
 use toygres_activities::secrets::{FileSecretStore, SecretStore};
 use toygres_models::Store;
@@ -41,14 +41,7 @@ pub struct Parts {
 
 /// Starts everything but HTTP.
 pub async fn start(settings: &Settings, token: SecretString, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
-    let host = LocalHost::open(LocalConfig {
-        state_dir: settings.state_dir.clone(),
-        cache_dir: settings.cache_dir.clone(),
-        port_range: settings.port_range.clone(),
-        pool_size: settings.pool_size,
-        run_as_user: settings.run_as_user.clone(),
-    })
-    .await?;
+    let host = LocalHost::open(settings.local_config()).await?;
     let database_url = match &settings.database_url {
         Some(url) => url.clone(),
         None => {
@@ -58,7 +51,7 @@ pub async fn start(settings: &Settings, token: SecretString, say: impl Fn(&str))
             let control = host.start_control().await.context("the control database could not be started")?;
             let socket_dir = control.socket_dir.to_string_lossy().into_owned();
             let socket_dir = utf8_percent_encode(&socket_dir, NON_ALPHANUMERIC);
-            format!("postgres://{}@localhost:{}/postgres?host={socket_dir}", control.user, control.port).into()
+            format!("postgres://{}@localhost:{}/postgres?host={socket_dir}&sslmode=disable", control.user, control.port).into()
         }
     };
     say("bringing the metadata store up to date");

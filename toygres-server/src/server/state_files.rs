@@ -17,9 +17,11 @@ use crate::settings::{ServerRecord, StateDir};
 /// If it can't be made, or can't be written to.
 pub fn create_state_dir(state_dir: &Path) -> anyhow::Result<()> {
     // 0711: PostgreSQL's own user passes through; what is in it has modes of its own.
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(state_dir).with_context(|| {
-        format!("the state directory {} can't be made; give another one with --state-dir", state_dir.display())
-    })
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(state_dir)
+        .with_context(|| format!("the state directory {} can't be made; give another one with --state-dir", state_dir.display()))
 }
 
 /// Holds the state directory for this process, until dropped or until the process ends.
@@ -43,12 +45,10 @@ pub enum Locking {
 /// If the lock file can't be opened.
 pub fn lock(state_dir: &Path) -> anyhow::Result<Locking> {
     let path = state_dir.join("server.lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("{} can't be opened for writing; is the state directory yours and writable?", path.display()))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).with_context(|| {
+            format!("{} can't be opened for writing; is the state directory yours and writable?", path.display())
+        })?;
     match file.try_lock() {
         Ok(()) => Ok(Locking::Ours(ServerLock { _file: file })),
         Err(TryLockError::WouldBlock) => Ok(Locking::Taken),
@@ -88,8 +88,7 @@ pub fn write_record(state_dir: StateDir<'_>, record: &ServerRecord) -> anyhow::R
 fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let write = || -> std::io::Result<()> {
         let parent = path.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
-        let mut file =
-            tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o600)).tempfile_in(parent)?;
+        let mut file = tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o600)).tempfile_in(parent)?;
         file.write_all(content)?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;

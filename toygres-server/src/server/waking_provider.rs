@@ -235,7 +235,12 @@ impl Provider for WakingProvider {
         self.inner.read_with_execution(instance, execution_id).await
     }
 
-    async fn append_with_execution(&self, instance: &str, execution_id: u64, new_events: Vec<Event>) -> Result<(), ProviderError> {
+    async fn append_with_execution(
+        &self,
+        instance: &str,
+        execution_id: u64,
+        new_events: Vec<Event>,
+    ) -> Result<(), ProviderError> {
         self.inner.append_with_execution(instance, execution_id, new_events).await
     }
 

@@ -111,7 +111,9 @@ impl Workflows {
                     self.begin(&operation, &instance).await?;
                 }
                 OrchestrationStatus::Running { .. } => {}
-                OrchestrationStatus::Completed { .. } => self.broken(&operation, "its workflow ended without writing down its result").await?,
+                OrchestrationStatus::Completed { .. } => {
+                    self.broken(&operation, "its workflow ended without writing down its result").await?
+                }
                 OrchestrationStatus::Failed { details, .. } => self.broken(&operation, &details.display_message()).await?,
             }
         }

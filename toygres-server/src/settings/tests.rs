@@ -84,7 +84,9 @@ fn another_process_gets_the_same_server_settings_through_the_environment() {
     let again = Settings::resolve_with(
         &SettingFlags::default(),
         // The config file of the first one is gone, so it isn't named again.
-        &|wanted| environment.iter().find(|(name, _)| *name == wanted && wanted != "TOYGRES_CONFIG").map(|(_, value)| value.clone()),
+        &|wanted| {
+            environment.iter().find(|(name, _)| *name == wanted && wanted != "TOYGRES_CONFIG").map(|(_, value)| value.clone())
+        },
         false,
     )
     .unwrap();
@@ -114,19 +116,15 @@ fn a_bad_value_is_refused_with_the_place_it_was_given_in() {
 
 #[test]
 fn an_error_never_repeats_a_secret() {
-    for (setting, value) in [
-        ("database_url", "host=h password=hunter2"),
-        ("token", "hunter2 \u{e9}"),
-        ("url", "http://me:hunter2@h"),
-    ] {
+    for (setting, value) in
+        [("database_url", "host=h password=hunter2"), ("token", "hunter2 \u{e9}"), ("url", "http://me:hunter2@h")]
+    {
         let variable = format!("TOYGRES_{}", setting.to_uppercase());
         let by_file = format!("{setting} = {value:?}");
         let broken = format!("{setting} = {value:?} x");
-        for error in [
-            resolve(&[], &[(&variable, value)], None),
-            resolve(&[], &[], Some(&by_file)),
-            resolve(&[], &[], Some(&broken)),
-        ] {
+        for error in
+            [resolve(&[], &[(&variable, value)], None), resolve(&[], &[], Some(&by_file)), resolve(&[], &[], Some(&broken))]
+        {
             let error = error.unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
         }

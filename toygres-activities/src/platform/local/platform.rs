@@ -296,19 +296,24 @@ impl Inner {
         };
         instance.release();
         let searched = server.clone();
-        let (existed, running) = blocking(move || {
-            // From here on it is no instance, and nobody starts it again, whatever happens to us.
+        let (existed, port, running) = blocking(move || {
             let existed = searched.home.exists();
+            let port = Record::read(&searched.home).ok().flatten().map(|record| record.port);
+            // From here on it is no instance, and nobody starts it again, whatever happens to us.
             Record::remove(&searched.home)?;
-            Ok((existed, searched.search()))
+            Ok((existed, port, searched.search()))
         })
         .await?;
         if let Some(running) = &running {
             running.stop(STOP_PATIENCE).await?;
         }
-        let home = server.home.clone();
+        let removed = server.clone();
         blocking(move || {
-            remove_tree(&home)?;
+            let home = &removed.home;
+            if existed {
+                removed.remove_left_socket(port)?;
+            }
+            remove_tree(home)?;
             if let Some(namespace) = home.parent() {
                 // Only if it is empty.
                 let _ = std::fs::remove_dir(namespace);

@@ -213,9 +213,10 @@ impl Pool {
             Ok(receiver) => receiver,
         };
         self.pump(Demand::Awaited);
-        receiver.await.unwrap_or_else(|_| {
-            Err(Failure::transient(FailureKind::Platform, "the making of data directories was stopped; try again"))
-        })
+        tokio::select! {
+            built = receiver => built.unwrap_or_else(|_| Err(stopped())),
+            () = self.stopped.cancelled() => Err(stopped()),
+        }
     }
 
     /// Refills after a moment, so that the create that just took a directory has the machine to
@@ -325,10 +326,11 @@ impl Pool {
     /// Stops building. Who waits is told to try again.
     pub(super) fn stop(&self) {
         self.stopped.cancel();
-        for shelf in lock(&self.state).shelves.values_mut() {
-            shelf.waiting.clear();
-        }
     }
+}
+
+fn stopped() -> Failure {
+    Failure::transient(FailureKind::Platform, "toygres is stopping and makes no data directory any more; try again")
 }
 
 struct RemovedOnDrop(Option<PathBuf>);

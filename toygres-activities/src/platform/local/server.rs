@@ -221,13 +221,39 @@ impl Server {
         if super::files::remove_file(&data.join("postmaster.pid"))? {
             tracing::info!(server = %self.label, "removed a postmaster.pid that no running server owns");
         }
-        let socket = self.surroundings.socket_dir.join(format!(".s.PGSQL.{port}"));
-        let socket_lock = self.surroundings.socket_dir.join(format!(".s.PGSQL.{port}.lock"));
-        if let Ok(text) = std::fs::read_to_string(&socket_lock) {
-            let other = text.lines().nth(1).map(PathBuf::from).filter(|folder| *folder != data);
-            if other.is_none_or(|other| Postmaster::find(&other).is_none()) {
-                super::files::remove_file(&socket)?;
-                super::files::remove_file(&socket_lock)?;
+        let other = self.socket_owner(&format!(".s.PGSQL.{port}.lock")).filter(|folder| *folder != data);
+        if other.is_none_or(|other| Postmaster::find(&other).is_none()) {
+            self.remove_socket(port)?;
+        }
+        Ok(())
+    }
+
+    /// The data directory of the server that a socket's lock file names.
+    fn socket_owner(&self, lock_name: &str) -> Option<PathBuf> {
+        let text = std::fs::read_to_string(self.surroundings.socket_dir.join(lock_name)).ok()?;
+        text.lines().nth(1).map(PathBuf::from)
+    }
+
+    fn remove_socket(&self, port: u16) -> Result<(), Failure> {
+        for name in [format!(".s.PGSQL.{port}"), format!(".s.PGSQL.{port}.lock")] {
+            super::files::remove_file(&self.surroundings.socket_dir.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the socket that a killed server left. `port` is where to look, if it is known.
+    pub(super) fn remove_left_socket(&self, port: Option<u16>) -> Result<(), Failure> {
+        let data = self.data();
+        let names = match port {
+            Some(port) => vec![format!(".s.PGSQL.{port}.lock")],
+            None => super::files::names_in(&self.surroundings.socket_dir)?,
+        };
+        for name in names {
+            let port = name.strip_prefix(".s.PGSQL.").and_then(|rest| rest.strip_suffix(".lock")?.parse().ok());
+            if let Some(port) = port
+                && self.socket_owner(&name).is_some_and(|owner| owner == data)
+            {
+                self.remove_socket(port)?;
             }
         }
         Ok(())

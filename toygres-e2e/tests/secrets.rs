@@ -1,0 +1,129 @@
+//! A password is in its secret file and nowhere else: no table, file, log, argument, environment
+//! or output has it, in no form.
+
+use anyhow::Result;
+use serde_json::Value;
+use sqlx::postgres::PgPoolOptions;
+use toygres_e2e::search::Needles;
+use toygres_e2e::{Toygres, required_or_skip};
+
+const GIVEN: &str = "Zx9 distinctive:p@ss/w\"rd%ü-7731";
+
+/// Looks everywhere, and names what was looked at.
+async fn search_everywhere(toygres: &Toygres, needles: &Needles, uris: &[String]) -> Result<()> {
+    let control = toygres.control().await?;
+    let tables = needles.absent_from_tables(&control).await?;
+    anyhow::ensure!(tables > 60, "only {tables} tables were looked at");
+    control.close().await;
+    for uri in uris {
+        let pool = PgPoolOptions::new().max_connections(1).connect(uri).await?;
+        needles.absent_from_tables(&pool).await?;
+        pool.close().await;
+    }
+    // What the servers still hold in memory goes to files now.
+    for path in ["/v1/instances", "/v1/operations", "/v1/instances/given/events", "/v1/instances/generated/events"] {
+        needles.absent_from(path, &toygres.api()?.get(path).await?.text)?;
+    }
+    needles.absent_from_files(toygres.folder())
+}
+
+#[tokio::test]
+async fn a_password_is_nowhere_but_in_its_secret_file() {
+    if !std::path::Path::new("/proc/self/environ").exists() {
+        return required_or_skip("this system has no /proc").unwrap();
+    }
+    // With every detail in the log, the workflow engine's and the database driver's too.
+    let toygres = Toygres::new().unwrap().with("TOYGRES_LOG", "trace");
+    toygres.serve().await.unwrap();
+    let given = Needles::of(GIVEN);
+    let watch = given.watch_processes();
+    let mut outputs = Vec::new();
+    outputs.push(toygres.run_with_input(&["create", "given", "--password-stdin"], GIVEN.as_bytes()).await.unwrap().expect_code(0).unwrap());
+    outputs.push(toygres.ok(&["create", "generated"]).await.unwrap());
+    let uri = async |name: &'static str| -> Result<String> { toygres.api()?.uri(name).await };
+    let uris = [uri("given").await.unwrap(), uri("generated").await.unwrap()];
+    let generated = std::fs::read_to_string(toygres.secret_file("generated")).unwrap();
+    assert!(generated.len() >= 20, "a short password was generated");
+    let generated = Needles::of(generated.trim_end());
+    let watch_generated = generated.watch_processes();
+    for arguments in [
+        &["-o", "json", "get", "given"][..],
+        &["-o", "json", "get", "generated"],
+        &["-o", "json", "operations"],
+        &["operations"],
+        &["-o", "yaml", "list"],
+        &["events", "given"],
+        &["events", "generated"],
+        &["logs", "given", "--tail", "10000"],
+        &["logs", "generated", "--tail", "10000"],
+        &["server", "status"],
+        &["doctor"],
+        &["psql", "given", "-c", "select pg_sleep(0.2)"],
+        &["psql", "generated", "-c", "select nonsense"],
+        &["psql", "given", "-c", "\\conninfo"],
+    ] {
+        outputs.push(toygres.run(arguments).await.unwrap());
+    }
+    // Requests that are refused with the right password in them.
+    let again = toygres.run_with_input(&["create", "given", "--password-stdin", "--storage", "7"], GIVEN.as_bytes()).await.unwrap();
+    outputs.push(again.expect_code(1).unwrap());
+    let other = toygres.run_with_input(&["create", "generated", "--password-stdin"], GIVEN.as_bytes()).await.unwrap();
+    outputs.push(other.expect_code(1).unwrap());
+    assert!(watch.end().unwrap() > 0 && watch_generated.end().unwrap() > 0, "no process was looked at");
+    for needles in [&given, &generated] {
+        for run in &outputs {
+            needles.absent_from("an output", &run.to_string()).unwrap();
+        }
+        search_everywhere(&toygres, needles, &uris).await.unwrap();
+    }
+    // The search would have found it.
+    given.absent_from_files(&toygres.state_dir().join("secrets/default")).unwrap_err();
+    assert_eq!(std::fs::read_to_string(toygres.secret_file("given")).unwrap().trim_end(), GIVEN);
+
+    for name in ["given", "generated"] {
+        toygres.ok(&["delete", name, "--yes"]).await.unwrap();
+        toygres.expect_nothing_of(name).await.unwrap();
+    }
+    search_everywhere(&toygres, &given, &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_failed_create_leaves_has_no_password_either() {
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = stranger.local_addr().unwrap().port();
+    let toygres = Toygres::new().unwrap().with("TOYGRES_LOG", "trace").with("TOYGRES_PORT_RANGE", format!("{port}-{port}"));
+    let failed = toygres.run_with_input(&["create", "given", "--password-stdin"], GIVEN.as_bytes()).await.unwrap();
+    let failed = failed.expect_code(1).unwrap();
+    let needles = Needles::of(GIVEN);
+    needles.absent_from("the error", &failed.to_string()).unwrap();
+    let instance: Value = toygres.json(&["get", "given"]).await.unwrap();
+    needles.absent_from("the record", &instance.to_string()).unwrap();
+    let control = toygres.control().await.unwrap();
+    needles.absent_from_tables(&control).await.unwrap();
+    needles.absent_from_files(toygres.folder()).unwrap();
+    toygres.ok(&["delete", "given", "--yes"]).await.unwrap();
+    assert!(!toygres.secret_file("given").exists(), "the secret of a failed instance outlives it");
+}
+
+#[tokio::test]
+async fn every_file_and_folder_is_private_that_should_be() {
+    use std::os::unix::fs::PermissionsExt;
+    let toygres = Toygres::new().unwrap();
+    toygres.ok(&["create", "demo"]).await.unwrap();
+    let mode = |path: &str| std::fs::metadata(toygres.state_dir().join(path)).map(|found| found.permissions().mode() & 0o777);
+    for (path, expected) in [
+        ("secrets", 0o700),
+        ("secrets/default/demo", 0o600),
+        ("token", 0o600),
+        ("server.json", 0o600),
+        ("server.log", 0o600),
+        ("ca.key", 0o600),
+        ("run", 0o700),
+        ("instances/default/demo/data", 0o700),
+        ("instances/default/demo/postgres.log", 0o600),
+        ("instances/default/demo/data/server.key", 0o600),
+    ] {
+        assert_eq!(mode(path).map_err(|error| format!("{path}: {error}")).unwrap(), expected, "{path}");
+    }
+    assert_eq!(mode("ca.crt").unwrap() & 0o444, 0o444, "clients need the CA's certificate");
+}
