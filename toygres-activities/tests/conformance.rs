@@ -1,6 +1,8 @@
 //! The promises of `Platform`, checked against every implementation, and what the local platform
 //! promises besides.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check is to panic")]
+
 mod support;
 
 use std::net::TcpListener;
@@ -10,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgSslMode;
-use support::local::{Local, config, kill, postmasters, reachable_folder};
+use support::local::{Local, config, kill, postmasters, processes, reachable_folder};
 use support::{PASSWORD, READY, Subject, ask, checks, connect, eventually, key, spec};
 use toygres_activities::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform, diagnose};
 use toygres_activities::platform::{Phase, Platform, PlatformEvent};
@@ -114,6 +116,40 @@ async fn a_server_that_dies_is_restarted_and_its_data_is_there() {
     assert_eq!(ask(&local, "demo", "SELECT word FROM kept").await, "kept");
 }
 
+/// A busy process of a dead server doesn't notice its death and holds the data directory.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_server_left_running_is_ended_before_the_next_start() {
+    let local = local().await;
+    local.platform.ensure(&spec(&local, "demo")).await.unwrap();
+    for attempt in ["restart", "remove"] {
+        let mut connection = connect(&local, "demo", PASSWORD, PgSslMode::VerifyFull).await.unwrap();
+        let busy = tokio::spawn(async move {
+            let forever = "DO $$ DECLARE n bigint := 0; BEGIN LOOP n := n + 1; END LOOP; END $$";
+            let _ = sqlx::query(forever).execute(&mut connection).await;
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        if attempt == "remove" {
+            local.platform.shutdown().await;
+        }
+        let killed = local.postmaster("demo");
+        kill(killed);
+        if attempt == "restart" {
+            eventually("the server runs again", || async {
+                let processes = postmasters(&local.home("demo"));
+                processes.len() == 1
+                    && processes[0].pid != killed
+                    && local.platform.observe(&key("demo")).await.unwrap().unwrap().ready
+            })
+            .await;
+        } else {
+            eventually("it is dead", || async { local.servers() == 0 }).await;
+            local.restarted().await.remove(&key("demo")).await.unwrap();
+            eventually("nothing is left", || async { processes(&local.home("demo"), |_| true).is_empty() }).await;
+        }
+        busy.await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_outlive_the_platform_and_are_found_again() {
     let local = local().await;
@@ -208,7 +244,8 @@ async fn a_port_that_a_stranger_has_is_left_to_him() {
     let folder = reachable_folder();
     let mut config = config(folder.path());
     config.port_range = *config.port_range.start()..=config.port_range.start() + 3;
-    let strangers: Vec<_> = config.port_range.clone().skip(1).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).collect();
+    let strangers: Vec<_> =
+        config.port_range.clone().skip(1).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).collect();
     let host = LocalHost::open(config.clone()).await.unwrap();
     let platform = LocalPlatform::new(host.clone(), std::sync::Arc::new(DirectoryPorts::new(&host)));
     let mut wanted = spec(&local().await, "demo");
@@ -393,6 +430,68 @@ async fn a_state_directory_that_cannot_be_used_is_refused_with_the_reason() {
     let found = diagnose(&LocalConfig { state_dir: file, ..config(folder.path()) }).await;
     assert!(found.iter().any(|diagnosis| diagnosis.name == "state directory" && !diagnosis.ok), "{found:#?}");
     assert!(found.iter().any(|diagnosis| diagnosis.name == "user" && diagnosis.ok), "{found:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints how long things take"]
+async fn timings() {
+    let folder = reachable_folder();
+    let config = LocalConfig { pool_size: 8, ..config(folder.path()) };
+    let reference = local().await;
+    let host = LocalHost::open(config.clone()).await.unwrap();
+    let platform = LocalPlatform::new(host.clone(), std::sync::Arc::new(DirectoryPorts::new(&host)));
+    host.warm_pool();
+    eventually("the pool is full", || async { host.pooled_directories() == 8 }).await;
+    let mut wanted = spec(&reference, "demo");
+    wanted.postgres_version = platform.resolve_version(None).await.unwrap();
+    println!("PostgreSQL {}", wanted.postgres_version);
+    let mut made = vec![];
+    for n in 0..8 {
+        wanted.key = key(&format!("n{n}"));
+        let begun = Instant::now();
+        platform.ensure(&wanted).await.unwrap();
+        made.push(begun.elapsed().as_millis());
+    }
+    println!("create warm {made:?}");
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let mut removed = vec![];
+    for n in 0..8 {
+        let begun = Instant::now();
+        platform.remove(&key(&format!("n{n}"))).await.unwrap();
+        removed.push(begun.elapsed().as_millis());
+    }
+    println!("remove {removed:?}");
+    platform.shutdown().await;
+    let mut cold = vec![];
+    for n in 0..4 {
+        let folder = reachable_folder();
+        let config = LocalConfig { pool_size: 0, ..support::local::config(folder.path()) };
+        let begun = Instant::now();
+        let host = LocalHost::open(config.clone()).await.unwrap();
+        let platform = LocalPlatform::new(host.clone(), std::sync::Arc::new(DirectoryPorts::new(&host)));
+        wanted.key = key(&format!("n{n}"));
+        platform.ensure(&wanted).await.unwrap();
+        cold.push(begun.elapsed().as_millis());
+        platform.remove(&wanted.key).await.unwrap();
+    }
+    println!("create cold {cold:?}");
+    let mut cold = vec![];
+    for n in 0..4 {
+        let folder = reachable_folder();
+        let config = LocalConfig { pool_size: 2, ..support::local::config(folder.path()) };
+        let begun = Instant::now();
+        let host = LocalHost::open(config.clone()).await.unwrap();
+        host.warm_pool();
+        host.start_control().await.unwrap();
+        let control = begun.elapsed().as_millis();
+        let platform = LocalPlatform::new(host.clone(), std::sync::Arc::new(DirectoryPorts::new(&host)));
+        wanted.key = key(&format!("n{n}"));
+        platform.ensure(&wanted).await.unwrap();
+        cold.push((control, begun.elapsed().as_millis()));
+        platform.remove(&wanted.key).await.unwrap();
+        host.stop_control().await.unwrap();
+    }
+    println!("control, first instance, cold {cold:?}");
 }
 
 /// Not a check: what the next two run as a process of its own, to be killed.

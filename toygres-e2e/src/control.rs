@@ -22,7 +22,9 @@ pub async fn connect(state_dir: &Path) -> Result<PgPool> {
         .port(PORT)
         .username("postgres")
         .database("postgres")
-        .application_name("toygres-e2e");
+        .application_name("toygres-e2e")
+        // A test that waits for a lock would hang; it fails instead.
+        .options([("lock_timeout", "10s")]);
     PgPoolOptions::new()
         .max_connections(4)
         .acquire_timeout(Duration::from_secs(5))
@@ -54,8 +56,8 @@ impl Moment {
 
 /// The trigger works as the one who writes, and sleeps inside the transaction of the step.
 const HOLD_UP: &str = "
-    CREATE TABLE IF NOT EXISTS public.e2e_hold_up (instance_name text, step text, moment text);
-    CREATE OR REPLACE FUNCTION public.e2e_hold_up_step() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE TABLE public.e2e_hold_up (instance_name text, step text, moment text);
+    CREATE FUNCTION public.e2e_hold_up_step() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE at text := CASE NEW.state WHEN 'running' THEN 'begin' ELSE 'end' END;
     BEGIN
         IF EXISTS (SELECT FROM public.e2e_hold_up h JOIN toygres.operations o ON o.instance_name = h.instance_name
@@ -64,7 +66,7 @@ const HOLD_UP: &str = "
         END IF;
         RETURN NEW;
     END $$;
-    CREATE OR REPLACE FUNCTION public.e2e_hold_up_record() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE FUNCTION public.e2e_hold_up_record() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF EXISTS (SELECT FROM public.e2e_hold_up h
                    WHERE h.instance_name = NEW.name AND h.step = NEW.state AND h.moment = 'record') THEN
@@ -72,9 +74,9 @@ const HOLD_UP: &str = "
         END IF;
         RETURN NEW;
     END $$;
-    CREATE OR REPLACE TRIGGER e2e_hold_up BEFORE INSERT OR UPDATE ON toygres.operation_steps
+    CREATE TRIGGER e2e_hold_up BEFORE INSERT OR UPDATE ON toygres.operation_steps
         FOR EACH ROW EXECUTE FUNCTION public.e2e_hold_up_step();
-    CREATE OR REPLACE TRIGGER e2e_hold_up BEFORE UPDATE ON toygres.instances
+    CREATE TRIGGER e2e_hold_up BEFORE UPDATE ON toygres.instances
         FOR EACH ROW EXECUTE FUNCTION public.e2e_hold_up_record();";
 
 /// Makes an instance's operation stop at a moment of a step until [`let_go`]. For
@@ -83,7 +85,12 @@ const HOLD_UP: &str = "
 /// # Errors
 /// If the database refuses.
 pub async fn hold_up(control: &PgPool, instance_name: &str, step: &str, moment: Moment) -> Result<()> {
-    sqlx::raw_sql(HOLD_UP).execute(control).await?;
+    // Once: a trigger can't be replaced while a step is held up in it.
+    let (missing,): (bool,) =
+        sqlx::query_as("SELECT to_regclass('public.e2e_hold_up') IS NULL").fetch_one(control).await?;
+    if missing {
+        sqlx::raw_sql(HOLD_UP).execute(control).await?;
+    }
     sqlx::query("INSERT INTO public.e2e_hold_up VALUES ($1, $2, $3)")
         .bind(instance_name)
         .bind(step)

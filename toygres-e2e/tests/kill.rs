@@ -1,6 +1,7 @@
 //! `kill -9` of the server at each step of create and delete, then a new server: what was begun is
 //! finished, with one server process and one directory, or none.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -35,6 +36,12 @@ async fn restart(toygres: &Toygres) -> Result<Api> {
     toygres.kill_server().await?;
     toygres.ok(&["server", "start"]).await?;
     toygres.api()
+}
+
+/// A `server start` that nobody waits for.
+fn begin_start(toygres: &Toygres) -> Result<tokio::process::Child> {
+    let mut command = toygres.command(&["server", "start"]);
+    Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn()?)
 }
 
 #[tokio::test]
@@ -172,11 +179,11 @@ async fn killing_it_again_and_again_while_it_recovers_changes_nothing() {
     let toygres = Toygres::new().unwrap();
     let api = toygres.serve().await.unwrap();
     api.create("old").await.unwrap();
-    let (create, delete) = (api.begin_create("new").await.unwrap(), api.begin_delete("old").await.unwrap());
+    let (create, delete) = (api.begin_create("fresh").await.unwrap(), api.begin_delete("old").await.unwrap());
     toygres.kill_server().await.unwrap();
     for _ in 0..3 {
         // Killed while it starts, and while its children may be at work.
-        let mut starting = toygres.command(&["server", "start"]).kill_on_drop(true).spawn().unwrap();
+        let mut starting = begin_start(&toygres).unwrap();
         toygres_e2e::wait_until("the server to start", SOON, || !toygres_e2e::process::servers_on(toygres.state_dir()).is_empty()).await.unwrap();
         toygres.kill_servers().await.unwrap();
         starting.wait().await.unwrap();
@@ -185,7 +192,7 @@ async fn killing_it_again_and_again_while_it_recovers_changes_nothing() {
     let api = toygres.api().unwrap();
     api.wait_success(&create).await.unwrap();
     api.wait_success(&delete).await.unwrap();
-    expect_made(&toygres, &api, "new").await.unwrap();
+    expect_made(&toygres, &api, "fresh").await.unwrap();
     toygres.expect_nothing_of("old").await.unwrap();
     assert_eq!(toygres.all_postmasters().len(), 2, "one control database, one instance");
 }
@@ -194,7 +201,7 @@ async fn killing_it_again_and_again_while_it_recovers_changes_nothing() {
 async fn a_first_start_that_was_killed_is_finished_by_the_next() {
     let toygres = Toygres::new().unwrap();
     for sign in ["", "control", "control/data", "control/data/postmaster.pid"] {
-        let mut starting = toygres.command(&["server", "start"]).kill_on_drop(true).spawn().unwrap();
+        let mut starting = begin_start(&toygres).unwrap();
         let sign = toygres.state_dir().join(sign);
         toygres_e2e::wait_until(&sign.display().to_string(), SOON, || sign.exists()).await.unwrap();
         toygres.kill_servers().await.unwrap();

@@ -16,7 +16,7 @@ pub struct Local {
     pub host: Arc<LocalHost>,
     pub platform: Arc<LocalPlatform>,
     version: PostgresVersion,
-    _folder: tempfile::TempDir,
+    _folder: Folder,
 }
 
 /// One postmaster: its process id and the directory it runs in.
@@ -26,8 +26,8 @@ pub struct Process {
     pub cwd: PathBuf,
 }
 
-/// The postmasters that run in a folder below `root`.
-pub fn postmasters(root: &Path) -> Vec<Process> {
+/// The processes in a folder below `root`.
+pub fn processes(root: &Path, which: impl Fn(&sysinfo::Process) -> bool) -> Vec<Process> {
     let mut system = System::new();
     let what = ProcessRefreshKind::nothing()
         .with_exe(UpdateKind::Always)
@@ -35,26 +35,49 @@ pub fn postmasters(root: &Path) -> Vec<Process> {
         .with_cmd(UpdateKind::Always)
         .without_tasks();
     system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
-    let is_postmaster = |process: &&sysinfo::Process| {
+    let found =
+        system.processes().values().filter(|process| process.cwd().is_some_and(|cwd| cwd.starts_with(root)) && which(process));
+    found.map(|process| Process { pid: process.pid().as_u32() as i32, cwd: process.cwd().unwrap().to_owned() }).collect()
+}
+
+/// The postmasters that run in a folder below `root`.
+pub fn postmasters(root: &Path) -> Vec<Process> {
+    processes(root, |process| {
         let first = process.cmd().first().map(|first| first.to_string_lossy().into_owned()).unwrap_or_default();
         process.exe().and_then(Path::file_name).is_some_and(|name| name == "postgres")
-            && process.cwd().is_some_and(|cwd| cwd.starts_with(root))
             && !first.starts_with("postgres: ")
             && !process.cmd().iter().any(|argument| argument == "--boot" || argument == "--single" || argument == "--check")
-    };
-    let found = system.processes().values().filter(is_postmaster);
-    found.map(|process| Process { pid: process.pid().as_u32() as i32, cwd: process.cwd().unwrap().to_owned() }).collect()
+    })
 }
 
 pub fn kill(pid: i32) {
     let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL);
 }
 
-/// A folder that the run-as user can reach.
-pub fn reachable_folder() -> tempfile::TempDir {
+/// A folder that the run-as user can reach, removed in the end with every process in it.
+pub struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // An initdb whose parent was killed goes on by itself, and its children after it.
+        for _ in 0..3 {
+            for process in processes(self.path(), |_| true) {
+                kill(process.pid);
+            }
+        }
+    }
+}
+
+pub fn reachable_folder() -> Folder {
     let folder = tempfile::Builder::new().prefix("tg").tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    folder
+    Folder(folder)
 }
 
 /// Fetched programs are kept from run to run.
@@ -82,7 +105,7 @@ impl Local {
         Self::open(config, version, folder).await
     }
 
-    async fn open(config: LocalConfig, version: PostgresVersion, folder: tempfile::TempDir) -> Self {
+    async fn open(config: LocalConfig, version: PostgresVersion, folder: Folder) -> Self {
         let host = LocalHost::open(config.clone()).await.unwrap();
         let ports = Arc::new(DirectoryPorts::new(&host));
         let platform = LocalPlatform::new(host.clone(), ports);
@@ -138,9 +161,6 @@ impl Drop for Local {
             self.describe();
         }
         self.host.shutdown();
-        for process in postmasters(self.host.state_dir()) {
-            kill(process.pid);
-        }
     }
 }
 

@@ -62,7 +62,9 @@ impl Account {
             if let Some(wanted) = wanted.filter(|wanted| *wanted != own_name) {
                 return Err(Failure::permanent(
                     FailureKind::InvalidInput,
-                    format!("only root can run servers as another user, so {wanted:?} can't be used; leave it out, or run toygres as {wanted}"),
+                    format!(
+                        "only root can run servers as another user, so {wanted:?} can't be used; leave it out, or run toygres as {wanted}"
+                    ),
                 ));
             }
             return Ok(Self {
@@ -93,11 +95,12 @@ impl Account {
         if let Some(ids) = find(OWN_USER) {
             return made(OWN_USER, ids, "toygres's own system user");
         }
-        if missing == Missing::Create && create_own_user().await {
-            if let Some(ids) = find(OWN_USER) {
-                tracing::info!(user.name = OWN_USER, "created a system user for the servers");
-                return made(OWN_USER, ids, "toygres's own system user, just created");
-            }
+        if missing == Missing::Create
+            && create_own_user().await
+            && let Some(ids) = find(OWN_USER)
+        {
+            tracing::info!(user.name = OWN_USER, "created a system user for the servers");
+            return made(OWN_USER, ids, "toygres's own system user, just created");
         }
         if let Some(ids) = find("postgres") {
             return made("postgres", ids, "the machine's PostgreSQL user, as there is none of toygres's own");

@@ -101,12 +101,7 @@ fn to_ours(version: &semver::Version) -> Option<PostgresVersion> {
 
 impl Archives {
     pub(super) fn new(cache_dir: &Path) -> Self {
-        Self {
-            cache_dir: cache_dir.to_owned(),
-            answers: Mutex::default(),
-            locks: Mutex::default(),
-            fetching: Mutex::default(),
-        }
+        Self { cache_dir: cache_dir.to_owned(), answers: Mutex::default(), locks: Mutex::default(), fetching: Mutex::default() }
     }
 
     fn remembered(&self, archive: Archive, wanted: PostgresVersion) -> Option<Answer> {
@@ -210,13 +205,17 @@ impl Archives {
         let unavailable = |words: String| {
             Failure::transient(
                 FailureKind::ProgramsUnavailable,
-                format!("PostgreSQL {version} could not be fetched ({words}); check this machine's way to the internet, or install it"),
+                format!(
+                    "PostgreSQL {version} could not be fetched ({words}); check this machine's way to the internet, or install it"
+                ),
             )
         };
         let (_, archive) = self.locate(version).await.map_err(|reason| match reason {
             NotPublished::Unknown => Failure::permanent(
                 FailureKind::ProgramsUnavailable,
-                format!("PostgreSQL {version} is not on this machine, and no archive has it; install it, or choose another version"),
+                format!(
+                    "PostgreSQL {version} is not on this machine, and no archive has it; install it, or choose another version"
+                ),
             ),
             NotPublished::Unreachable(words) => unavailable(words),
         })?;
@@ -280,9 +279,8 @@ impl Archives {
                         std::fs::rename(&unpacked, &target).map_err(failed("put in place", &target))?;
                     }
                 }
-                find_bin_dir(&target).ok_or_else(|| {
-                    Failure::transient(FailureKind::ProgramsUnavailable, format!("{} vanished", target.display()))
-                })
+                find_bin_dir(&target)
+                    .ok_or_else(|| Failure::transient(FailureKind::ProgramsUnavailable, format!("{} vanished", target.display())))
             };
             let result = finish();
             let _ = remove_tree(&fetching);

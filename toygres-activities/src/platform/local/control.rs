@@ -49,7 +49,10 @@ impl Control {
             let programs = match major_of(&data) {
                 Some(major) => {
                     let version = major.to_string().parse().map_err(|_| {
-                        let message = format!("the control database in {} is PostgreSQL {major}'s, which this toygres doesn't know", data.display());
+                        let message = format!(
+                            "the control database in {} is PostgreSQL {major}'s, which this toygres doesn't know",
+                            data.display()
+                        );
                         Failure::permanent(FailureKind::Platform, message)
                     })?;
                     versions.obtain_for(version, None).await?
@@ -60,7 +63,10 @@ impl Control {
             match self.server.wait_answer(&postmaster, PORT, START_TIMEOUT).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    let message = format!("the control database still recovers after {} s; it goes on, try again later", START_TIMEOUT.as_secs());
+                    let message = format!(
+                        "the control database still recovers after {} s; it goes on, try again later",
+                        START_TIMEOUT.as_secs()
+                    );
                     return Err(Failure::transient(FailureKind::TimedOut, message));
                 }
                 Err(()) => {

@@ -112,9 +112,12 @@ impl LocalHost {
     pub fn warm_pool(self: &Arc<Self>) {
         let host = self.clone();
         tokio::spawn(async move {
-            if let Some(programs) = host.versions.at_hand().await.first() {
+            let at_hand = host.versions.at_hand().await;
+            if let Some(programs) = at_hand.first() {
                 host.pool.warm(programs);
             }
+            let pool = host.pool.clone();
+            tokio::task::spawn_blocking(move || pool.remove_unusable(&at_hand));
         });
     }
 

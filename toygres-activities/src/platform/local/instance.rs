@@ -51,13 +51,13 @@ impl Instance {
     }
 
     pub(super) fn is_supervised(&self) -> bool {
-        lock(&self.supervision).is_some()
+        lock(&self.supervision).as_ref().is_some_and(|stop| !stop.is_cancelled())
     }
 
     /// Keeps it running from now on.
     pub(super) fn supervise(self: &Arc<Self>) {
         let mut supervision = lock(&self.supervision);
-        if supervision.is_none() {
+        if supervision.as_ref().is_none_or(CancellationToken::is_cancelled) {
             let stop = self.common.stop.child_token();
             *supervision = Some(stop.clone());
             tokio::spawn(keep_running(self.clone(), stop));

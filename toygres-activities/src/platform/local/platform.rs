@@ -21,7 +21,7 @@ use super::server::{Cause, major_of};
 use crate::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Phase, Platform, PlatformEvent};
 
 /// How many ports a create tries that other programs turn out to have.
-const PORT_ATTEMPTS: usize = 20;
+const PORT_ATTEMPTS: usize = 200;
 /// How long a first start may take.
 const FIRST_START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a clean stop may take before the next sharper one.
@@ -96,9 +96,7 @@ impl Drop for LocalPlatform {
 
 /// Runs work in a task of its own, to its end even if the caller gives up: file work can't be cut
 /// off, and a lock let go before it ends would protect nothing.
-async fn detached<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
-) -> Result<T, Failure> {
+async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, Failure>> + Send + 'static) -> Result<T, Failure> {
     match tokio::spawn(work).await {
         Ok(result) => result,
         Err(error) => Err(Failure::transient(FailureKind::Internal, format!("the work was cut off: {error}"))),
@@ -150,7 +148,10 @@ impl Inner {
             return Self::keep(&instance, &spec, record).await.map(|()| false);
         }
         if wanted_version(&spec, record.as_ref())? != version {
-            return Err(Failure::transient(FailureKind::Busy, format!("{} is being made by another request; try again", spec.key)));
+            return Err(Failure::transient(
+                FailureKind::Busy,
+                format!("{} is being made by another request; try again", spec.key),
+            ));
         }
         instance.server.set_last_failure(None);
         let made = self.make(&instance, &spec, record, &programs, directory).await;
@@ -262,7 +263,12 @@ impl Inner {
         .await
     }
 
-    async fn place_data(&self, instance: &Instance, programs: &Programs, mut directory: Option<Directory>) -> Result<(), Failure> {
+    async fn place_data(
+        &self,
+        instance: &Instance,
+        programs: &Programs,
+        mut directory: Option<Directory>,
+    ) -> Result<(), Failure> {
         let data = instance.server.data();
         while major_of(&data).is_none() {
             let finished = match directory.take() {
@@ -307,10 +313,12 @@ impl Inner {
         if let Some(running) = &running {
             running.stop(STOP_PATIENCE).await?;
         }
-        let removed = server.clone();
+        let (removed, was_running) = (server.clone(), running.is_some());
         blocking(move || {
             let home = &removed.home;
-            if existed {
+            if existed && !was_running {
+                // It died, perhaps a moment ago.
+                super::process::end_orphans(&removed.data());
                 removed.remove_left_socket(port)?;
             }
             remove_tree(home)?;
@@ -488,7 +496,11 @@ impl Platform for LocalPlatform {
         blocking(move || match log::tail(&path, tail_lines) {
             Ok(lines) => Ok(lines),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if home.exists() { Ok(Vec::new()) } else { Err(missing) }
+                if home.exists() {
+                    Ok(Vec::new())
+                } else {
+                    Err(missing)
+                }
             }
             Err(error) => Err(super::files::failed("read", &path)(error)),
         })

@@ -144,6 +144,16 @@ impl Pool {
         }
     }
 
+    /// Removes the directories of programs that are gone, as after an upgrade of them.
+    pub(super) fn remove_unusable(&self, at_hand: &[Programs]) {
+        let usable: Vec<_> = at_hand.iter().map(key_of).collect();
+        for key in names_in(&self.root).unwrap_or_default() {
+            if !usable.contains(&key) && !lock(&self.state).shelves.contains_key(&key) {
+                let _ = remove_tree(&self.root.join(key));
+            }
+        }
+    }
+
     fn shelf<'a>(&self, state: &'a mut State, programs: &Programs) -> &'a mut Shelf {
         let key = key_of(programs);
         let folder = self.root.join(&key);
@@ -241,9 +251,7 @@ impl Pool {
             }
             let awaited = |shelf: &Shelf| shelf.waiting.len() + shelf.wished > shelf.building;
             let wanted = |shelf: &Shelf| {
-                demand == Demand::Any
-                    && shelf.refill
-                    && shelf.ready.len() + shelf.building < self.size + shelf.waiting.len()
+                demand == Demand::Any && shelf.refill && shelf.ready.len() + shelf.building < self.size + shelf.waiting.len()
             };
             let key = state.shelves.iter().find(|(_, shelf)| awaited(shelf));
             let key = key.or_else(|| state.shelves.iter().find(|(_, shelf)| wanted(shelf)));
@@ -268,9 +276,8 @@ impl Pool {
             state.building -= 1;
             let Some(shelf) = state.shelves.get_mut(key) else { return };
             shelf.building -= 1;
-            let mut result = built.map(|built| {
-                built.map(|path| Directory { path, key: key.to_owned(), pool: self.clone(), placed: false })
-            });
+            let mut result =
+                built.map(|built| built.map(|path| Directory { path, key: key.to_owned(), pool: self.clone(), placed: false }));
             if let Some(Err(failure)) = &result {
                 (shelf.refill, shelf.wished) = (false, 0);
                 if shelf.waiting.is_empty() {

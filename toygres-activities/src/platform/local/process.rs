@@ -64,9 +64,19 @@ fn is_in(cwd: &Path, data: &Path) -> bool {
     cwd == data || cwd.to_str().and_then(|cwd| cwd.strip_suffix(" (deleted)")).is_some_and(|cwd| Path::new(cwd) == data)
 }
 
-fn is_server_of(process: &sysinfo::Process, data: &Path) -> bool {
-    let titled = process.cmd().first().and_then(|first| first.to_str()).is_none_or(|first| first.starts_with("postgres: "));
-    process.exe().is_some_and(is_postgres) && process.cwd().is_some_and(|cwd| is_in(cwd, data)) && !titled
+/// What a process is to a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The server itself.
+    Postmaster,
+    /// One of the processes that it starts, which give themselves a title.
+    Child,
+}
+
+fn part_of(process: &sysinfo::Process, data: &Path) -> Option<Part> {
+    let is_its = process.exe().is_some_and(is_postgres) && process.cwd().is_some_and(|cwd| is_in(cwd, data));
+    let first = process.cmd().first().and_then(|first| first.to_str())?;
+    is_its.then(|| if first.starts_with("postgres: ") { Part::Child } else { Part::Postmaster })
 }
 
 fn what_to_read() -> ProcessRefreshKind {
@@ -77,12 +87,31 @@ fn what_to_read() -> ProcessRefreshKind {
         .without_tasks()
 }
 
-fn identify(pid: Pid, data: &Path) -> bool {
+fn is_part(pid: Pid, data: &Path, part: Part) -> bool {
     let Ok(raw) = u32::try_from(pid.as_raw_nonzero().get()) else { return false };
     let pid = sysinfo::Pid::from_u32(raw);
     let mut system = System::new();
     system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, what_to_read());
-    system.process(pid).is_some_and(|process| is_server_of(process, data))
+    system.process(pid).and_then(|process| part_of(process, data)) == Some(part)
+}
+
+/// Every process that has this part, by looking at all there are.
+fn all_parts(data: &Path, part: Part) -> Vec<Pid> {
+    let mut system = System::new();
+    system.refresh_processes_specifics(ProcessesToUpdate::All, true, what_to_read());
+    let found = system.processes().values().filter(|process| part_of(process, data) == Some(part));
+    found.filter_map(|process| Pid::from_raw(i32::try_from(process.pid().as_u32()).ok()?)).collect()
+}
+
+/// Ends the children of a server that is dead: a busy one doesn't notice its death, and holds the
+/// data directory. The caller knows that no server runs on the directory.
+pub(super) fn end_orphans(data: &Path) {
+    for pid in all_parts(data, Part::Child) {
+        if let Some(orphan) = Postmaster::accept(pid, data, Part::Child) {
+            tracing::warn!(process.id = pid.as_raw_nonzero().get(), path = %data.display(), "ending a process whose server is dead");
+            let _ = orphan.signal(Signal::KILL);
+        }
+    }
 }
 
 impl Postmaster {
@@ -107,22 +136,19 @@ impl Postmaster {
     /// The server that runs on a data directory, by its `postmaster.pid`.
     pub(super) fn find(data: &Path) -> Option<Self> {
         let pid = Pid::from_raw(PidFile::read(data)?.pid)?;
-        Self::accept(pid, data)
+        Self::accept(pid, data, Part::Postmaster)
     }
 
     /// The server whose data directory, and `postmaster.pid` with it, somebody removed: looks at
     /// every process.
     pub(super) fn search(data: &Path) -> Option<Self> {
-        let mut system = System::new();
-        system.refresh_processes_specifics(ProcessesToUpdate::All, true, what_to_read());
-        let found = system.processes().values().find(|process| is_server_of(process, data))?;
-        Self::accept(Pid::from_raw(i32::try_from(found.pid().as_u32()).ok()?)?, data)
+        all_parts(data, Part::Postmaster).into_iter().find_map(|pid| Self::accept(pid, data, Part::Postmaster))
     }
 
-    fn accept(pid: Pid, data: &Path) -> Option<Self> {
+    fn accept(pid: Pid, data: &Path, part: Part) -> Option<Self> {
         let held = Self::hold(pid, data).ok()?;
         // Checked after it is held: what is held now is what was checked.
-        identify(pid, data).then_some(held)
+        is_part(pid, data, part).then_some(held)
     }
 
     /// Takes charge of a server just spawned, and reaps it when it ends.
@@ -168,7 +194,7 @@ impl Postmaster {
 
     #[cfg(not(target_os = "linux"))]
     pub(super) fn has_exited(&self) -> bool {
-        !identify(self.pid, &self.data)
+        !is_part(self.pid, &self.data, Part::Postmaster)
     }
 
     /// Returns when the process has ended.
@@ -204,7 +230,11 @@ impl Postmaster {
         #[cfg(target_os = "linux")]
         let sent = rustix::process::pidfd_send_signal(&self.pidfd, signal);
         #[cfg(not(target_os = "linux"))]
-        let sent = if identify(self.pid, &self.data) { rustix::process::kill_process(self.pid, signal) } else { Ok(()) };
+        let sent = if is_part(self.pid, &self.data, Part::Postmaster) {
+            rustix::process::kill_process(self.pid, signal)
+        } else {
+            Ok(())
+        };
         match sent {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(Failure::transient(
@@ -216,11 +246,9 @@ impl Postmaster {
 
     /// Stops it: a clean fast shutdown; where `patience` isn't enough, an immediate one; at last by force.
     pub(super) async fn stop(&self, patience: Duration) -> Result<(), Failure> {
-        for (signal, wait) in [
-            (Signal::INT, patience),
-            (Signal::QUIT, Duration::from_secs(5)),
-            (Signal::KILL, Duration::from_secs(10)),
-        ] {
+        for (signal, wait) in
+            [(Signal::INT, patience), (Signal::QUIT, Duration::from_secs(5)), (Signal::KILL, Duration::from_secs(10))]
+        {
             self.signal(signal)?;
             if tokio::time::timeout(wait, self.exited()).await.is_ok() {
                 return Ok(());

@@ -1,5 +1,6 @@
 //! The PostgreSQL programs on this machine.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -23,9 +24,11 @@ pub struct Programs {
     pub source: String,
 }
 
-/// What `--version` and `--bindir` printed, by program and its modification time: programs don't
-/// change while they stay the same file.
-static PRINTED: LazyLock<Mutex<HashMap<(PathBuf, SystemTime, &'static str), Option<String>>>> = LazyLock::new(Mutex::default);
+/// A program, its modification time, and what it was asked: `--version` or `--bindir`.
+type Question = (PathBuf, SystemTime, &'static str);
+
+/// What programs printed; they don't change while they stay the same file.
+static PRINTED: LazyLock<Mutex<HashMap<Question, Option<String>>>> = LazyLock::new(Mutex::default);
 
 async fn printed(program: PathBuf, argument: &'static str) -> Option<String> {
     let modified = std::fs::metadata(&program).and_then(|found| found.modified()).ok()?;
@@ -117,7 +120,7 @@ impl Programs {
         });
         let mut found: Vec<_> = join_all(asked.collect::<Vec<_>>()).await.into_iter().flatten().collect();
         // Stable: the machine's own were asked before the cache's.
-        found.sort_by(|a: &Self, b: &Self| b.postgres_version.cmp(&a.postgres_version));
+        found.sort_by_key(|programs: &Self| Reverse(programs.postgres_version));
         found
     }
 

@@ -40,7 +40,10 @@ impl Record {
         serde_json::from_slice(&text).map(Some).map_err(|error| {
             Failure::permanent(
                 FailureKind::Platform,
-                format!("{} can't be understood: {error}; the data beside it is untouched. Restore the file, or delete the instance", path.display()),
+                format!(
+                    "{} can't be understood: {error}; the data beside it is untouched. Restore the file, or delete the instance",
+                    path.display()
+                ),
             )
         })
     }

@@ -195,6 +195,12 @@ impl Server {
                         self.settle(&running, port, offset).await?;
                         return Ok(running);
                     }
+                    let data = self.data();
+                    blocking(move || {
+                        super::process::end_orphans(&data);
+                        Ok(())
+                    })
+                    .await?;
                 }
                 Err(failure) => return Err(failure),
             }
@@ -209,7 +215,11 @@ impl Server {
         }
         Err(Failure::permanent(
             FailureKind::Platform,
-            format!("the data of {} is PostgreSQL {}'s, and the programs are PostgreSQL {major}'s; nothing was changed", self.label, found.trim()),
+            format!(
+                "the data of {} is PostgreSQL {}'s, and the programs are PostgreSQL {major}'s; nothing was changed",
+                self.label,
+                found.trim()
+            ),
         ))
     }
 
@@ -336,17 +346,27 @@ impl Server {
             None => format!("it {} and said nothing", postmaster.ending().await),
         };
         let label = &self.label;
-        let (cause, failure) = if says("lock file \"postmaster.pid\" already exists") || says("pre-existing shared memory block") {
-            let message = format!("the server of {label} did not start, as processes of its last run still hold its data directory: {headline}");
+        let (cause, failure) = if says("lock file \"postmaster.pid\" already exists") || says("pre-existing shared memory block")
+        {
+            let message = format!(
+                "the server of {label} did not start, as processes of its last run still hold its data directory: {headline}"
+            );
             (Cause::Interlock, Failure::transient(FailureKind::StartFailed, message))
         } else if says("could not bind") || says("could not create any TCP/IP sockets") || says("lock file \"/") {
-            let message = format!("the server of {label} did not start, as another program has its port: {headline}; stop that program");
+            let message =
+                format!("the server of {label} did not start, as another program has its port: {headline}; stop that program");
             (Cause::PortTaken, Failure::transient(FailureKind::StartFailed, message))
         } else if says("No space left on device") {
-            let message = format!("the server of {label} did not start, as the disk of {} is full; free some room: {headline}", self.home.display());
+            let message = format!(
+                "the server of {label} did not start, as the disk of {} is full; free some room: {headline}",
+                self.home.display()
+            );
             (Cause::Other, Failure::permanent(FailureKind::Exhausted, message))
         } else if says("Read-only file system") {
-            let message = format!("the server of {label} did not start, as {} is on a read-only file system: {headline}", self.home.display());
+            let message = format!(
+                "the server of {label} did not start, as {} is on a read-only file system: {headline}",
+                self.home.display()
+            );
             (Cause::Other, Failure::permanent(FailureKind::Platform, message))
         } else if self.is_being_removed() {
             let message = format!("the start of {label} was given up, as it is being deleted");

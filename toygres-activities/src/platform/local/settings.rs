@@ -108,7 +108,8 @@ mod tests {
     #[test]
     fn an_instance_takes_nothing_in_plain_text() {
         let hba = hba(Role::Instance);
-        let kinds: Vec<_> = hba.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next()).collect();
+        let kinds: Vec<_> =
+            hba.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next()).collect();
         assert!(kinds.iter().all(|kind| ["local", "hostssl"].contains(kind)), "{hba}");
     }
 
@@ -127,14 +128,7 @@ mod tests {
 
     #[test]
     fn root_and_the_run_as_user_are_both_let_in() {
-        let account = Account {
-            name: "toygres".into(),
-            uid: 1,
-            gid: 1,
-            chosen: "",
-            own_name: "root".into(),
-            switches: true,
-        };
+        let account = Account { name: "toygres".into(), uid: 1, gid: 1, chosen: "", own_name: "root".into(), switches: true };
         assert!(ident(&account).contains("toygres \"root\" postgres\ntoygres \"toygres\" postgres\n"));
     }
 }

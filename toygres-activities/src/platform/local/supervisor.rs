@@ -41,12 +41,15 @@ pub(super) async fn keep_running(charge: Arc<dyn Charge>, stop: CancellationToke
         () = stop.cancelled() => {}
         () = keep(&*charge) => {}
     }
+    // Whoever holds the token sees that nobody keeps it running any more.
+    stop.cancel();
 }
 
 async fn keep(charge: &dyn Charge) {
     let server = charge.server();
     let mut pause = FIRST_PAUSE;
-    let mut fell = false;
+    // One that a reboot ended comes back like one that fell.
+    let mut fell = server.find().is_none();
     let mut told: Option<String> = None;
     loop {
         let started = {

@@ -1,5 +1,6 @@
 //! Which PostgreSQL versions there are for an instance: those at hand, and those to be fetched.
 
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,7 +54,7 @@ impl Versions {
                 });
             }
         }
-        offered.sort_by(|a, b| b.postgres_version.cmp(&a.postgres_version));
+        offered.sort_by_key(|version| Reverse(version.postgres_version));
         offered
     }
 
@@ -79,7 +80,7 @@ impl Versions {
                 let published = self.archives.newest().await.unwrap_or_default();
                 let mut known = at_hand;
                 known.extend(published.into_iter().map(|(version, _)| version));
-                known.sort_by(|a, b| b.cmp(a));
+                known.sort_by_key(|version| Reverse(*version));
                 known.dedup();
                 Err(Failure::permanent(
                     FailureKind::InvalidInput,
@@ -128,5 +129,4 @@ impl Versions {
             Ok(programs) => Ok(programs),
         }
     }
-
 }

@@ -1,0 +1,94 @@
+//! A PostgreSQL server that the tests of the store share, and a database of its own for each.
+
+use std::sync::{Arc, Weak};
+
+use anyhow::Result;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::types::Uuid;
+use sqlx::{ConnectOptions, Connection};
+use tokio::sync::Mutex;
+use toygres_e2e::by_hand::{Programs, Server};
+use toygres_e2e::place::temporary_folder;
+use toygres_e2e::required_or_skip;
+use toygres_models::store::{MetadataUpdate, NewInstance, Operation};
+use toygres_models::{InstanceKey, InstanceState, StorageSize, Store};
+
+/// The server, as long as any test uses it.
+static SERVER: Mutex<Weak<Server>> = Mutex::const_new(Weak::new());
+
+/// A database, and how it is reached.
+pub struct Database {
+    pub options: PgConnectOptions,
+    _server: Arc<Server>,
+}
+
+/// A database with the store's schema in it.
+pub struct StoreDatabase {
+    pub store: Store,
+    pub options: PgConnectOptions,
+    _server: Arc<Server>,
+}
+
+/// `None` where the test can't run, and needn't.
+pub async fn empty_database() -> Result<Option<Database>> {
+    let Some(programs) = Programs::installed() else {
+        required_or_skip("no PostgreSQL is installed on this machine")?;
+        return Ok(None);
+    };
+    let mut shared = SERVER.lock().await;
+    let server = match shared.upgrade() {
+        Some(server) => server,
+        None => Arc::new(Server::create(&programs, temporary_folder()?).await?),
+    };
+    *shared = Arc::downgrade(&server);
+    drop(shared);
+    let mut connection = server.options().connect().await?;
+    let (name,): (String,) = sqlx::query_as("SELECT 'test_' || replace(gen_random_uuid()::text, '-', '')").fetch_one(&mut connection).await?;
+    sqlx::raw_sql(&format!("CREATE DATABASE {name}")).execute(&mut connection).await?;
+    connection.close().await?;
+    Ok(Some(Database { options: server.options().database(&name), _server: server }))
+}
+
+/// `None` where the test can't run, and needn't.
+pub async fn database() -> Result<Option<StoreDatabase>> {
+    let Some(Database { options, _server }) = empty_database().await? else { return Ok(None) };
+    let store = Store::connect(options.clone(), 10).await?;
+    Ok(Some(StoreDatabase { store, options, _server }))
+}
+
+#[expect(clippy::unwrap_used, reason = "the names are the tests' own")]
+pub fn key(namespace: &str, name: &str) -> InstanceKey {
+    InstanceKey::parse(namespace, name).unwrap()
+}
+
+#[expect(clippy::unwrap_used, reason = "the version is right")]
+pub fn new_instance(namespace: &str, name: &str) -> NewInstance {
+    NewInstance {
+        key: key(namespace, name),
+        platform: "local".into(),
+        postgres_version: "15.1".parse().unwrap(),
+        storage_size: StorageSize::default(),
+        use_load_balancer: false,
+        dns_label: None,
+        cause: "a test".into(),
+    }
+}
+
+pub fn update(instance_id: Uuid, name: &str, state: InstanceState) -> MetadataUpdate {
+    MetadataUpdate {
+        instance_id,
+        instance_name: name.into(),
+        platform: "local".into(),
+        state,
+        health_status: None,
+        ip_connection_string: None,
+        dns_connection_string: None,
+        health_check_orchestration_id: None,
+        operation_id: None,
+    }
+}
+
+/// What an operation writes down at its end.
+pub fn to_state(operation: &Operation, state: InstanceState) -> MetadataUpdate {
+    MetadataUpdate { operation_id: Some(operation.id), ..update(operation.instance_id, &operation.instance_name, state) }
+}
