@@ -1,0 +1,272 @@
+//! How fast toygres is, against doing the same by hand in the same run: `cargo bench -p toygres-e2e`.
+//!
+//! By hand means `initdb` with its defaults and `postgres` until it answers, as the same user on
+//! the same disk; rounds of both alternate and medians are compared. `TOYGRES_BENCH_ROUNDS` is the
+//! number of rounds (7), `TOYGRES_TEST_DIR` names another disk than the one of the temporary
+//! folder. With `TOYGRES_BENCH_STRICT` a limit that isn't kept is a failure.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use sqlx::Connection;
+use tokio::task::JoinSet;
+use toygres_e2e::by_hand::{Programs, Server};
+use toygres_e2e::place::temporary_folder_on_disk;
+use toygres_e2e::{Api, Toygres, process};
+
+/// Directories that toygres keeps ready unless told otherwise.
+const POOL_SIZE: usize = 2;
+const MANY: usize = 20;
+const IDLE: Duration = Duration::from_secs(20);
+/// Linux counts processor time in hundredths of a second.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// One line of the table.
+struct Measure {
+    name: &'static str,
+    ours: String,
+    by_hand: String,
+    reached: String,
+    limit: &'static str,
+    is_met: bool,
+}
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime.context("the runtime can't be set up").and_then(|runtime| runtime.block_on(run())) {
+        Ok(measures) => {
+            println!("{}", table(&measures));
+            let is_strict = std::env::var_os("TOYGRES_BENCH_STRICT").is_some();
+            ExitCode::from(u8::from(is_strict && measures.iter().any(|measure| !measure.is_met)))
+        }
+        Err(error) => {
+            eprintln!("the bench could not be run: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<Vec<Measure>> {
+    let rounds = match std::env::var("TOYGRES_BENCH_ROUNDS") {
+        Ok(text) => text.parse().context("TOYGRES_BENCH_ROUNDS is not a number")?,
+        Err(_) => 7,
+    };
+    ensure!(rounds > 0, "TOYGRES_BENCH_ROUNDS is 0");
+    let programs = Programs::installed().context("no PostgreSQL is installed to compare with")?;
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    println!("\n{cores} cores, {rounds} rounds, medians; files in {}\n", temporary_folder_on_disk()?.path().parent().unwrap_or("/".as_ref()).display());
+    let mut measures = warm_and_delete(&programs, rounds).await?;
+    measures.push(cold(&programs, rounds.min(5)).await?);
+    measures.push(many_at_once(&programs).await?);
+    measures.extend(at_rest(rounds).await?);
+    Ok(measures)
+}
+
+/// Create and delete on a server that runs, its pool full.
+async fn warm_and_delete(programs: &Programs, rounds: usize) -> Result<Vec<Measure>> {
+    let toygres = Toygres::for_measurement()?;
+    let api = toygres.serve().await?;
+    let (mut creates, mut deletes) = (Pair::default(), Pair::default());
+    for round in 0..rounds {
+        note(&format!("create and delete, round {} of {rounds}", round + 1));
+        let folder = temporary_folder_on_disk()?;
+        let began = Instant::now();
+        let by_hand = Server::create(programs, folder).await?;
+        creates.by_hand.push(began.elapsed());
+        let began = Instant::now();
+        by_hand.remove().await?;
+        deletes.by_hand.push(began.elapsed());
+
+        toygres.wait_pool(POOL_SIZE).await?;
+        let name = format!("demo-{round}");
+        let began = Instant::now();
+        create(&api, &name).await?;
+        creates.ours.push(began.elapsed());
+        let began = Instant::now();
+        api.delete(&name).await?;
+        deletes.ours.push(began.elapsed());
+        toygres.expect_nothing_of(&name).await?;
+    }
+    let ratio = creates.ratio();
+    let (ours, by_hand) = (median(&deletes.ours), median(&deletes.by_hand));
+    let more = ours.as_secs_f64() * 1e3 - by_hand.as_secs_f64() * 1e3;
+    Ok(vec![
+        creates.measure("warm create, HTTP to `SELECT 1` over TLS", "at most 0.25", ratio <= 0.25),
+        Measure {
+            name: "delete",
+            ours: milliseconds(ours),
+            by_hand: milliseconds(by_hand),
+            reached: format!("{more:+.0} ms"),
+            limit: "at most +150 ms",
+            is_met: more <= 150.0,
+        },
+    ])
+}
+
+/// `toygres create` with no server and an empty state directory.
+async fn cold(programs: &Programs, rounds: usize) -> Result<Measure> {
+    let mut times = Pair::default();
+    for round in 0..rounds {
+        note(&format!("cold create, round {} of {rounds}", round + 1));
+        let folder = temporary_folder_on_disk()?;
+        let began = Instant::now();
+        let by_hand = Server::create(programs, folder).await?;
+        times.by_hand.push(began.elapsed());
+        by_hand.remove().await?;
+
+        let toygres = Toygres::for_measurement()?;
+        let began = Instant::now();
+        toygres.ok(&["create", "demo"]).await?;
+        let uri = toygres.ok(&["connect", "demo"]).await?.stdout;
+        toygres_e2e::api::log_in(uri.trim_end()).await?;
+        times.ours.push(began.elapsed());
+    }
+    let ratio = times.ratio();
+    Ok(times.measure("cold `toygres create`, nothing there, no server", "at most 2.5", ratio <= 2.5))
+}
+
+/// Twenty requests at once, against twenty by hand one after the other.
+async fn many_at_once(programs: &Programs) -> Result<Measure> {
+    note(&format!("{MANY} creates by hand"));
+    let began = Instant::now();
+    let mut by_hand = Vec::new();
+    for _ in 0..MANY {
+        by_hand.push(Server::create(programs, temporary_folder_on_disk()?).await?);
+    }
+    let sequence = began.elapsed();
+    for server in by_hand {
+        server.remove().await?;
+    }
+    note(&format!("{MANY} creates at once"));
+    let toygres = Toygres::for_measurement()?;
+    let api = toygres.serve().await?;
+    toygres.wait_pool(POOL_SIZE).await?;
+    let began = Instant::now();
+    let mut creates = JoinSet::new();
+    for number in 0..MANY {
+        let api = api.clone();
+        creates.spawn(async move { create(&api, &format!("demo-{number}")).await });
+    }
+    for created in creates.join_all().await {
+        created?;
+    }
+    let at_once = began.elapsed();
+    let throughput = sequence.as_secs_f64() / at_once.as_secs_f64();
+    Ok(Measure {
+        name: "20 creates at once, 20 by hand in sequence",
+        ours: milliseconds(at_once),
+        by_hand: milliseconds(sequence),
+        reached: format!("{throughput:.2} times the throughput"),
+        limit: "at least 2",
+        is_met: throughput >= 2.0,
+    })
+}
+
+/// What the server costs while nothing is asked of it, and how fast the program starts.
+async fn at_rest(rounds: usize) -> Result<Vec<Measure>> {
+    let toygres = Toygres::for_measurement()?;
+    toygres.ok(&["create", "demo"]).await?;
+    let mut lists = Vec::new();
+    for _ in 0..rounds.max(3) * 3 {
+        lists.push(toygres.ok(&["list"]).await?.took);
+    }
+    toygres.wait_pool(POOL_SIZE).await?;
+    note(&format!("idle for {} s", IDLE.as_secs()));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (before, began) = (processor_time(&toygres)?, Instant::now());
+    tokio::time::sleep(IDLE).await;
+    let percent = (processor_time(&toygres)? - before) / began.elapsed().as_secs_f64() * 100.0;
+    let megabytes = resident_bytes(toygres.server_pid()?)? as f64 / 1e6;
+    let list = median(&lists);
+    let absolute = |name, ours, reached, limit, is_met| Measure { name, ours, by_hand: "-".into(), reached, limit, is_met };
+    Ok(vec![
+        absolute(
+            "idle: server and control database together",
+            format!("{percent:.2} % of a core"),
+            format!("{percent:.2} %"),
+            "under 2 %",
+            percent < 2.0,
+        ),
+        absolute("memory of the server", format!("{megabytes:.0} MB"), format!("{megabytes:.0} MB"), "under 60 MB", megabytes < 60.0),
+        absolute("`toygres list`, the program's start included", milliseconds(list), milliseconds(list), "under 50 ms", list.as_millis() < 50),
+    ])
+}
+
+/// From the request until a client that checks the certificate has an answer.
+async fn create(api: &Api, name: &str) -> Result<()> {
+    let operation = api.post_instance(&json!({ "name": name })).await?.expect(202)?;
+    api.wait_success(operation["id"].as_str().context("an operation without an id")?).await?;
+    Ok(api.log_in(name).await?.close().await?)
+}
+
+/// Seconds of processor time that the server and the control database have used so far.
+fn processor_time(toygres: &Toygres) -> Result<f64> {
+    let mut pids = process::working_below(&toygres.state_dir().join("control"));
+    ensure!(!pids.is_empty(), "the control database doesn't run");
+    pids.push(toygres.server_pid()?);
+    let mut ticks = 0.0;
+    for pid in pids {
+        // One that just ended is in its parent's count.
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+        // Own time and that of children that ended: fields 14 to 17 of proc(5).
+        ticks += fields.split_whitespace().skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>();
+    }
+    Ok(ticks / TICKS_PER_SECOND)
+}
+
+fn resident_bytes(pid: u32) -> Result<u64> {
+    let system = process::all();
+    Ok(system.process(sysinfo::Pid::from_u32(pid)).context("the server doesn't run")?.memory())
+}
+
+/// Times of the same thing done both ways.
+#[derive(Default)]
+struct Pair {
+    ours: Vec<Duration>,
+    by_hand: Vec<Duration>,
+}
+
+impl Pair {
+    fn ratio(&self) -> f64 {
+        median(&self.ours).as_secs_f64() / median(&self.by_hand).as_secs_f64()
+    }
+
+    fn measure(&self, name: &'static str, limit: &'static str, is_met: bool) -> Measure {
+        Measure {
+            name,
+            ours: milliseconds(median(&self.ours)),
+            by_hand: milliseconds(median(&self.by_hand)),
+            reached: format!("{:.2}", self.ratio()),
+            limit,
+            is_met,
+        }
+    }
+}
+
+fn median(times: &[Duration]) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    let middle = sorted.len() / 2;
+    let at = |index: usize| sorted.get(index).copied().unwrap_or_default();
+    if sorted.len().is_multiple_of(2) { (at(middle.saturating_sub(1)) + at(middle)) / 2 } else { at(middle) }
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.0} ms", time.as_secs_f64() * 1e3)
+}
+
+fn note(text: &str) {
+    eprintln!("  {text}");
+}
+
+fn table(measures: &[Measure]) -> String {
+    let mut text = "| measure | ours | by hand | ratio or value | limit | limit met |\n|---|---|---|---|---|---|\n".to_owned();
+    for Measure { name, ours, by_hand, reached, limit, is_met } in measures {
+        let is_met = if *is_met { "yes" } else { "**no**" };
+        text.push_str(&format!("| {name} | {ours} | {by_hand} | {reached} | {limit} | {is_met} |\n"));
+    }
+    text
+}

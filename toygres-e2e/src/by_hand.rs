@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use sqlx::postgres::PgConnectOptions;
@@ -15,7 +15,10 @@ use tempfile::TempDir;
 
 use crate::place;
 use crate::process;
-use crate::wait::{SOON, eventually};
+use crate::wait::SOON;
+
+/// Nobody who works by hand is faster.
+const POLL: Duration = Duration::from_millis(2);
 
 /// The folder with initdb and postgres.
 #[derive(Debug, Clone)]
@@ -102,8 +105,14 @@ impl Server {
         let mut command = self.programs.command("postgres");
         command.arg("-D").arg(self.data()).arg("-k").arg(self.folder.path()).args(["-c", "listen_addresses="]);
         self.child = Some(command.process_group(0).stdout(log.try_clone()?).stderr(log).spawn()?);
-        eventually("the server made by hand to answer", SOON, async || Ok(self.connect().await.ok())).await?.close().await?;
-        Ok(())
+        let asked = Instant::now();
+        loop {
+            match self.connect().await {
+                Ok(connection) => return Ok(connection.close().await?),
+                Err(error) => ensure!(asked.elapsed() < SOON, "the server made by hand doesn't answer: {error}"),
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     fn data(&self) -> PathBuf {
@@ -134,7 +143,11 @@ impl Server {
     pub async fn remove(mut self) -> Result<()> {
         let mut child = self.child.take().context("it doesn't run")?;
         process::send(child.id(), Signal::Interrupt)?;
-        eventually("the server made by hand to stop", SOON, async || Ok(child.try_wait()?)).await?;
+        let told = Instant::now();
+        while child.try_wait()?.is_none() {
+            ensure!(told.elapsed() < SOON, "the server made by hand doesn't stop");
+            tokio::time::sleep(POLL).await;
+        }
         std::fs::remove_dir_all(self.data())?;
         Ok(())
     }

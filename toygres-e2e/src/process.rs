@@ -59,7 +59,7 @@ fn postmasters(is_meant: impl Fn(&Path) -> bool) -> Vec<u32> {
     };
     let servers = system.processes().values().filter(|process| is_server(process));
     servers
-        .filter(|process| !process.parent().and_then(|parent| system.process(parent)).is_some_and(|parent| is_server(parent)))
+        .filter(|process| !process.parent().and_then(|parent| system.process(parent)).is_some_and(is_server))
         .map(|process| process.pid().as_u32())
         .collect()
 }

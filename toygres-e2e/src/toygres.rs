@@ -38,7 +38,7 @@ impl Toygres {
         Self::set_up(place::temporary_folder()?, program("debug")?)
     }
 
-    /// The optimised program on a real disk, for measurements.
+    /// The optimised program on a real disk with its defaults, for measurements.
     ///
     /// # Errors
     /// As [`new`](Self::new).

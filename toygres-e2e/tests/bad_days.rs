@@ -234,5 +234,5 @@ async fn a_server_that_is_told_to_stop_during_a_create_leaves_it_to_the_next() {
     toygres.api().unwrap().wait_success(&operation).await.unwrap();
     toygres.only_postmaster("demo").await.unwrap();
     let steps = toygres.json(&["operations", "get", &operation]).await.unwrap()["steps"].clone();
-    assert!(steps.as_array().unwrap().iter().all(|step| step["state"] == Value::from("succeeded")), "{steps}");
+    assert!(steps.as_array().unwrap().iter().all(|step| step["state"] == "succeeded"), "{steps}");
 }

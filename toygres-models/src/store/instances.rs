@@ -188,6 +188,14 @@ impl Store {
         let overtaken = creates && matches!(before.state, InstanceState::Deleting | InstanceState::Deleted);
         let failure = match update.state {
             InstanceState::Failed => failed_step(&mut tx, update.operation_id).await?.map(Json),
+            // It made the instance, but nobody gets it: that is no success.
+            _ if overtaken => Some(Json(StepFailure {
+                step: "update-metadata".into(),
+                failure: Failure::permanent(
+                    FailureKind::Superseded,
+                    format!("{}/{} is being deleted; its creation was given up", before.namespace, before.name),
+                ),
+            })),
             _ => None,
         };
         if !overtaken {
@@ -211,7 +219,7 @@ impl Store {
             .await?;
         }
         if let (Some((kind, cause)), Some(id)) = (&operation, update.operation_id)
-            && let Some(end) = end_of(*kind, update.state)
+            && let Some(end) = if overtaken { Some(OperationState::Failed) } else { end_of(*kind, update.state) }
         {
             finish_operation(&mut tx, id, *kind, end, failure.as_ref()).await?;
             if !overtaken {

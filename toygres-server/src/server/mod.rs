@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use chrono::Utc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::api;
@@ -110,7 +111,7 @@ async fn serve(settings: &Settings, announce: &Announcer) -> anyhow::Result<()> 
     if tokio::time::timeout(std::time::Duration::from_secs(5), &mut server).await.is_err() {
         server.abort();
     }
-    control_plane.stop().await;
+    control_plane.parts.stop(settings, &control_plane.state).await;
     std::fs::remove_file(state_dir.server_record_path()).context("the server's record could not be removed")?;
     info!("stopped");
     drop::<ServerLock>(lock);
@@ -145,13 +146,7 @@ async fn bind(settings: &Settings) -> anyhow::Result<TcpListener> {
 /// What the running server consists of.
 struct ControlPlane {
     state: Arc<api::AppState>,
-    stopping: tokio_util::sync::CancellationToken,
+    /// Cancelled when the server is told to stop.
+    stopping: CancellationToken,
     parts: start::Parts,
-}
-
-impl ControlPlane {
-    /// Stops the parts, the last started first. Instances keep running.
-    async fn stop(self) {
-        self.parts.stop(&self.state).await;
-    }
 }

@@ -36,12 +36,24 @@ pub struct Parts {
     host: Arc<LocalHost>,
     platform: Arc<LocalPlatform>,
     tasks: Vec<JoinHandle<()>>,
-    own_database: bool,
 }
 
-/// Starts everything but HTTP.
+/// Starts everything but HTTP. If that fails, the control database that it started is stopped.
 pub async fn start(settings: &Settings, token: SecretString, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
     let host = LocalHost::open(settings.local_config()).await?;
+    let started = start_on(&host, settings, token, say).await;
+    if started.is_err() {
+        stop_own_database(settings, &host).await;
+    }
+    started
+}
+
+async fn start_on(
+    host: &Arc<LocalHost>,
+    settings: &Settings,
+    token: SecretString,
+    say: impl Fn(&str),
+) -> anyhow::Result<ControlPlane> {
     let database_url = match &settings.database_url {
         Some(url) => url.clone(),
         None => {
@@ -56,7 +68,6 @@ pub async fn start(settings: &Settings, token: SecretString, say: impl Fn(&str))
     };
     say("bringing the metadata store up to date");
     let (store, provider) = tokio::try_join!(connect_store(&database_url), connect_provider(&database_url))?;
-    let own_database = settings.database_url.is_none();
 
     let platform = LocalPlatform::new(host.clone(), Arc::new(StorePorts(store.clone())));
     let secrets: Arc<dyn SecretStore> = Arc::new(FileSecretStore::new(settings.state_dir.join("secrets")));
@@ -84,23 +95,28 @@ pub async fn start(settings: &Settings, token: SecretString, say: impl Fn(&str))
         token,
         stopping: stopping.clone(),
     });
-    Ok(ControlPlane { state, stopping, parts: Parts { host, platform, tasks: vec![recorder, sweeper], own_database } })
+    Ok(ControlPlane { state, stopping, parts: Parts { host: host.clone(), platform, tasks: vec![recorder, sweeper] } })
+}
+
+/// Stops the control database cleanly, where the server has one of its own.
+async fn stop_own_database(settings: &Settings, host: &LocalHost) {
+    if settings.database_url.is_none()
+        && let Err(error) = host.stop_control().await
+    {
+        tracing::error!(%error, "the control database could not be stopped; the next start finds it running");
+    }
 }
 
 impl Parts {
     /// Stops everything but HTTP and the instances.
-    pub async fn stop(self, state: &AppState) {
+    pub async fn stop(self, settings: &Settings, state: &AppState) {
         for task in &self.tasks {
             task.abort();
         }
         state.workflows.shutdown().await;
         self.platform.shutdown().await;
         state.store.pool().close().await;
-        if self.own_database
-            && let Err(error) = self.host.stop_control().await
-        {
-            tracing::error!(%error, "the control database could not be stopped; the next start finds it running");
-        }
+        stop_own_database(settings, &self.host).await;
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use toygres_models::{Failure, FailureKind};
 
 use super::account::Account;
-use super::files::{blocking, converge, failed, lock};
+use super::files::{FolderLock, blocking, converge, failed, lock};
 use super::log;
 use super::process::Postmaster;
 use super::programs::Programs;
@@ -171,6 +171,12 @@ impl Server {
             return Ok(running);
         }
         self.surroundings.account.check_reaches(&programs.bin_dir, "the PostgreSQL programs in")?;
+        // Two programs on one state directory must not take each other's fresh lock files for stale.
+        let _held = FolderLock::acquire(&self.home).await?;
+        if let Some(running) = self.find() {
+            self.settle(&running, port, 0).await?;
+            return Ok(running);
+        }
         let (server, major) = (self.clone(), programs.postgres_version.major());
         blocking(move || {
             server.check_data(major)?;
