@@ -21,7 +21,8 @@ use toygres_activities::registry::{create_activity_registry, create_activity_reg
 use toygres_activities::secrets::FileSecretStore;
 use toygres_models::{Failure, FailureKind};
 
-const PASSWORD: &str = "p@:/?#%'\"\\ $🐘";
+/// Among others a ligature and a no-break space, which SCRAM's SASLprep replaces.
+const PASSWORD: &str = "p@:/?#%'\"\\ $🐘ﬁ\u{a0}x";
 
 async fn context(folder: &Path) -> Context {
     let config = LocalConfig {

@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection};
-use toygres_models::{Failure, FailureKind, Invalid, Password};
+use toygres_models::{Failure, FailureKind, Invalid};
 use url::Url;
 
 use crate::context::Context;
@@ -41,15 +41,16 @@ async fn connect_options(context: &Context, connection_string: &str) -> Result<P
     if !matches!(url.scheme(), "postgres" | "postgresql") {
         return Err(malformed());
     }
-    let password = url.password().and_then(|password| percent_decode_str(password).decode_utf8().ok());
-    match password.filter(|password| password.starts_with("secret://")) {
-        Some(reference) => {
-            let reference: Password = reference.parse()?;
-            let password = secrets::resolve(&*context.secrets, reference).await?;
-            Ok(options.password(password.expose_secret()))
-        }
-        None => Ok(options),
-    }
+    let Some(password) = url.password().and_then(|password| percent_decode_str(password).decode_utf8().ok()) else {
+        return Ok(options);
+    };
+    let password = match password.starts_with("secret://") {
+        true => secrets::resolve(&*context.secrets, password.parse()?).await?.expose_secret().to_owned(),
+        false => password.into_owned(),
+    };
+    // As libpq does and RFC 5802 wants; sqlx passes on what it is given.
+    let prepared = stringprep::saslprep(&password).map_or_else(|_| password.clone(), |prepared| prepared.into_owned());
+    Ok(options.password(&prepared))
 }
 
 async fn query_version(options: PgConnectOptions) -> Result<String, sqlx::Error> {

@@ -29,12 +29,13 @@
 //! The modules, from the ground up: `files` and `log`, `account` (whom servers run as), `programs`,
 //! `archives` and `versions` (which PostgreSQL), `pool` (initdb ahead of need), `tls` and `settings`
 //! (configuration), `process` (telling processes apart), `server` (one directory and its server),
-//! `supervisor` (keeping it running), `control`, `record` and `ports`, and on top `host` and
-//! `platform`.
+//! `supervisor` (keeping it running), `control`, `record` and `ports`, `instance` and `creation`, and
+//! on top `host` and `platform`; `diagnose` looks at all of it.
 
 mod account;
 mod archives;
 mod control;
+mod creation;
 mod diagnose;
 mod files;
 mod host;
