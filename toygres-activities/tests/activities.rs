@@ -10,7 +10,7 @@ use std::time::Duration;
 use duroxide::providers::sqlite::SqliteProvider;
 use duroxide::runtime::registry::ActivityRegistry;
 use duroxide::runtime::{OrchestrationStatus, Runtime};
-use duroxide::{ActivityContext, Client, OrchestrationContext, OrchestrationRegistry};
+use duroxide::{ActivityContext, Client, ClientError, OrchestrationContext, OrchestrationRegistry};
 use serde_json::{Value, json};
 use toygres_activities::Context;
 use toygres_activities::names::activities::{
@@ -35,6 +35,17 @@ async fn context(folder: &Path) -> Context {
     let host = LocalHost::open(config).await.unwrap();
     let ports = Arc::new(DirectoryPorts::new(&host));
     Context { platform: LocalPlatform::new(host, ports), secrets, store: None }
+}
+
+/// The in-memory store says that it is locked now and then, which passes.
+async fn unlocked<T>(call: impl AsyncFn() -> Result<T, ClientError>) -> T {
+    loop {
+        match call().await {
+            Ok(value) => return value,
+            Err(error) if error.is_retryable() => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(error) => panic!("the in-memory store failed: {error}"),
+        }
+    }
 }
 
 /// Runs a list of activities, each with the input that the one before made of its output.
@@ -70,8 +81,8 @@ impl Engine {
     async fn call(&self, activity: &str, input: impl ToString) -> Result<String, String> {
         let id = uuid::Uuid::new_v4().to_string();
         let input = serde_json::to_string(&(activity, input.to_string())).unwrap();
-        self.client.start_orchestration(&id, "one", input).await.unwrap();
-        match self.client.wait_for_orchestration(&id, Duration::from_secs(60)).await.unwrap() {
+        unlocked(async || self.client.start_orchestration(&id, "one", input.clone()).await).await;
+        match unlocked(async || self.client.wait_for_orchestration(&id, Duration::from_secs(60)).await).await {
             OrchestrationStatus::Completed { output, .. } => Ok(output),
             OrchestrationStatus::Failed { details: duroxide::ErrorDetails::Application { message, .. }, .. } => Err(message),
             other => panic!("{activity} did not end as it should: {other:?}"),

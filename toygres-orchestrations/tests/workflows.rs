@@ -10,7 +10,7 @@ use std::time::Duration;
 use duroxide::providers::sqlite::SqliteProvider;
 use duroxide::runtime::registry::ActivityRegistry;
 use duroxide::runtime::{OrchestrationStatus, Runtime, RuntimeOptions};
-use duroxide::{ActivityContext, Client};
+use duroxide::{ActivityContext, Client, ClientError};
 use serde_json::{Value, json};
 use toygres_activities::names::activities::{
     DELETE_POSTGRES, DEPLOY_POSTGRES, GET_CONNECTION_STRINGS, TEST_CONNECTION, UPDATE_METADATA, WAIT_FOR_READY,
@@ -85,6 +85,17 @@ impl Script {
     }
 }
 
+/// The in-memory store says that it is locked now and then, which passes.
+async fn unlocked<T>(call: impl AsyncFn() -> Result<T, ClientError>) -> T {
+    loop {
+        match call().await {
+            Ok(value) => return value,
+            Err(error) if error.is_retryable() => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(error) => panic!("the in-memory store failed: {error}"),
+        }
+    }
+}
+
 async fn run(script: &Script, workflow: &str, input: String) -> Result<String, Failure> {
     // The failures are meant, and the in-memory store's own complaints are routine.
     let _ = tracing::subscriber::set_global_default(tracing::subscriber::NoSubscriber::default());
@@ -92,8 +103,8 @@ async fn run(script: &Script, workflow: &str, input: String) -> Result<String, F
     let options = RuntimeOptions { dispatcher_min_poll_interval: Duration::from_millis(2), ..RuntimeOptions::default() };
     let runtime = Runtime::start_with_options(store.clone(), script.registry(), create_orchestration_registry(), options).await;
     let client = Client::new(store);
-    client.start_orchestration("operation", workflow, input).await.unwrap();
-    let status = client.wait_for_orchestration("operation", Duration::from_secs(60)).await.unwrap();
+    unlocked(async || client.start_orchestration("operation", workflow, input.clone()).await).await;
+    let status = unlocked(async || client.wait_for_orchestration("operation", Duration::from_secs(60)).await).await;
     runtime.shutdown(Some(100)).await;
     match status {
         OrchestrationStatus::Completed { output, .. } => Ok(output),
