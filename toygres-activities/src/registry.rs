@@ -10,7 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toygres_models::{Failure, FailureKind};
 
-use crate::activities::{delete_postgres, deploy_postgres, get_connection_strings, test_connection, update_metadata, wait_for_ready};
+use crate::activities::{
+    delete_postgres, deploy_postgres, get_connection_strings, test_connection, update_metadata, wait_for_ready,
+};
 use crate::context::{Context, LazyContext};
 use crate::names::activities;
 
@@ -38,12 +40,8 @@ fn build(context: &LazyContext) -> ActivityRegistry {
     builder = register(builder, context, activities::DEPLOY_POSTGRES, deploy_postgres::deploy_postgres_activity);
     builder = register(builder, context, activities::DELETE_POSTGRES, delete_postgres::delete_postgres_activity);
     builder = register(builder, context, activities::WAIT_FOR_READY, wait_for_ready::wait_for_ready_activity);
-    builder = register(
-        builder,
-        context,
-        activities::GET_CONNECTION_STRINGS,
-        get_connection_strings::get_connection_strings_activity,
-    );
+    builder =
+        register(builder, context, activities::GET_CONNECTION_STRINGS, get_connection_strings::get_connection_strings_activity);
     builder = register(builder, context, activities::TEST_CONNECTION, test_connection::test_connection_activity);
     builder = register(builder, context, activities::UPDATE_METADATA, update_metadata::update_metadata_activity);
     // The names are different constants, so there is no error that `build` could drop.
@@ -88,7 +86,9 @@ where
                 store.end_step(operation_id, step, result.as_ref().err()).await?;
             }
             let output = serde_json::to_string(&result?);
-            output.map_err(|error| Failure::permanent(FailureKind::Internal, format!("the output of {step} can't be written: {error}")))
+            output.map_err(|error| {
+                Failure::permanent(FailureKind::Internal, format!("the output of {step} can't be written: {error}"))
+            })
         };
         let boxed: Pin<Box<dyn Future<Output = Result<String, String>> + Send>> =
             Box::pin(async move { activity.await.map_err(|failure: Failure| failure.encode()) });

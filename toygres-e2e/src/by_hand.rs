@@ -130,6 +130,13 @@ impl Server {
             .disable_statement_logging()
     }
 
+    /// The same as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let folder = self.folder.path().to_string_lossy().replace('/', "%2F");
+        format!("postgresql://postgres@localhost:{}/postgres?host={folder}", self.port)
+    }
+
     async fn connect(&self) -> Result<PgConnection> {
         let mut connection = self.options().connect().await?;
         sqlx::query("SELECT 1").execute(&mut connection).await?;

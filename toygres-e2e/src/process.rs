@@ -70,7 +70,11 @@ pub fn toygres_on(state_dir: &Path) -> Vec<u32> {
     let mut marked = std::ffi::OsString::from("TOYGRES_STATE_DIR=");
     marked.push(state_dir);
     let system = all();
-    let found = system.processes().values().filter(|process| lives(process) && process.environ().contains(&marked));
+    // By its folder too: the variable may name the directory by a link.
+    let is_meant = |process: &Process| {
+        process.environ().contains(&marked) || (runs(process, "toygres") && cwd(process).is_some_and(|cwd| cwd == state_dir))
+    };
+    let found = system.processes().values().filter(|process| lives(process) && is_meant(process));
     found.map(|process| process.pid().as_u32()).collect()
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use sqlx::PgPool;
+use sysinfo::Users;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -27,6 +28,8 @@ pub struct Toygres {
     state_dir: PathBuf,
     program: PathBuf,
     variables: BTreeMap<&'static str, OsString>,
+    /// User and group that the program runs as, where it isn't ours.
+    user: Option<(u32, u32)>,
 }
 
 impl Toygres {
@@ -64,7 +67,7 @@ impl Toygres {
             ("TOYGRES_POOL_SIZE", "1".into()),
             ("HOME", home.into()),
         ];
-        Ok(Self { state_dir, program, variables: variables.into(), folder })
+        Ok(Self { state_dir, program, variables: variables.into(), folder, user: None })
     }
 
     /// The same with an environment variable set otherwise.
@@ -89,6 +92,24 @@ impl Toygres {
     #[must_use]
     pub fn with_shared_cache(self) -> Self {
         self.with("TOYGRES_CACHE_DIR", place::shared_cache())
+    }
+
+    /// The same, run by an ordinary user in a folder of that user's. `None` if there is no such
+    /// user, or none that can reach the program.
+    ///
+    /// # Errors
+    /// If the folder can't be given away.
+    pub async fn as_another_user(mut self) -> Result<Option<Self>> {
+        let users = Users::new_with_refreshed_list();
+        let ordinary = ["daemon", "postgres"].into_iter().find_map(|name| users.iter().find(|user| user.name() == name));
+        let Some(ordinary) = ordinary else { return Ok(None) };
+        let (uid, gid) = (**ordinary.id(), *ordinary.group_id());
+        for path in [self.folder.path().to_owned(), self.folder.path().join("home"), self.folder.path().join("config.toml")] {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
+        }
+        self.user = Some((uid, gid));
+        let can_run = self.run(&["--version"]).await.is_ok_and(|run| run.code == Some(0));
+        Ok(can_run.then_some(self))
     }
 
     /// The state directory.
@@ -140,6 +161,9 @@ impl Toygres {
             command.envs(std::env::var_os(kept).map(|value| (kept, value)));
         }
         command.args(arguments.iter().map(AsRef::as_ref));
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
         command
     }
 

@@ -236,3 +236,52 @@ async fn a_server_that_is_told_to_stop_during_a_create_leaves_it_to_the_next() {
     let steps = toygres.json(&["operations", "get", &operation]).await.unwrap()["steps"].clone();
     assert!(steps.as_array().unwrap().iter().all(|step| step["state"] == "succeeded"), "{steps}");
 }
+
+/// A program that has taken over the port of a server that ended, and keeps what it is sent.
+fn stranger(listener: std::net::TcpListener, answer: &'static str) -> std::sync::mpsc::Receiver<String> {
+    let (sender, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut bytes = [0; 8192];
+            let length = std::io::Read::read(&mut stream, &mut bytes).unwrap_or_default();
+            let _ = std::io::Write::write_all(&mut stream, answer.as_bytes());
+            if sender.send(String::from_utf8_lossy(&bytes[..length]).into_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    heard
+}
+
+#[tokio::test]
+async fn a_stranger_on_the_old_servers_port_is_not_taken_for_it_and_learns_no_token() {
+    for answer in ["", "hello\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"] {
+        let toygres = Toygres::new().unwrap().with("TOYGRES_POOL_SIZE", "0");
+        toygres.serve().await.unwrap();
+        let record_path = toygres.state_dir().join("server.json");
+        let record: Value = serde_json::from_slice(&std::fs::read(&record_path).unwrap()).unwrap();
+        toygres.kill_server().await.unwrap();
+        let listener = std::net::TcpListener::bind(record["url"].as_str().unwrap().trim_start_matches("http://")).unwrap();
+        let heard = stranger(listener, answer);
+        toygres.json(&["list"]).await.unwrap();
+        let now: Value = serde_json::from_slice(&std::fs::read(&record_path).unwrap()).unwrap();
+        assert_ne!(now["url"], record["url"]);
+        let token = std::fs::read_to_string(toygres.state_dir().join("token")).unwrap();
+        let told: Vec<String> = heard.try_iter().collect();
+        assert!(told.iter().all(|request| !request.contains(token.trim())), "the token was sent to a stranger: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_crash_left_half_written_is_no_obstacle() {
+    let toygres = Toygres::new().unwrap();
+    toygres.ok(&["create", "demo"]).await.unwrap();
+    let postmaster = toygres.only_postmaster("demo").await.unwrap();
+    for half in ["", "{\"pid\": 1", "nonsense"] {
+        toygres.kill_server().await.unwrap();
+        std::fs::write(toygres.state_dir().join("server.json"), half).unwrap();
+        assert_eq!(toygres.json(&["get", "demo"]).await.unwrap()["state"], "running");
+    }
+    toygres.ok(&["server", "stop"]).await.unwrap();
+    assert_eq!(toygres.only_postmaster("demo").await.unwrap(), postmaster);
+}

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 
+use toygres_e2e::by_hand::{Programs, Server};
 use toygres_e2e::mount::MemoryDisk;
 use toygres_e2e::place::is_root;
 use toygres_e2e::{Toygres, process, required_or_skip, wait_until};
@@ -238,4 +239,78 @@ async fn one_server_at_a_time_works_on_a_state_directory() {
     assert_eq!(toygres.all_postmasters().len(), 1, "one control database");
     assert_eq!(toygres.server_pid().unwrap(), pid, "the second one took the first one's record");
     toygres.ok(&["list"]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_state_directory_of_any_name_works_through_a_link_too() {
+    let toygres = Toygres::new().unwrap();
+    let odd = toygres.folder().join("Jo's \"état\", 50% #1");
+    std::fs::create_dir(&odd).unwrap();
+    std::fs::set_permissions(&odd, std::fs::Permissions::from_mode(0o711)).unwrap();
+    let link = toygres.folder().join("link");
+    std::os::unix::fs::symlink(&odd, &link).unwrap();
+    for place in [odd, link] {
+        let toygres = Toygres::new().unwrap().with("TOYGRES_STATE_DIR", place.canonicalize().unwrap());
+        toygres.ok(&["create", "demo"]).await.unwrap();
+        let uri = toygres.ok(&["connect", "demo"]).await.unwrap().stdout;
+        toygres_e2e::api::log_in(uri.trim_end()).await.unwrap();
+        if std::process::Command::new("psql").arg("--version").output().is_ok() {
+            assert_eq!(toygres.ok(&["psql", "demo", "-XAtc", "select 1"]).await.unwrap().stdout, "1\n");
+        }
+        let postmaster = toygres.only_postmaster("demo").await.unwrap();
+        // By the other name it is the same directory.
+        let place = place.to_string_lossy().into_owned();
+        assert_eq!(toygres.json(&["--state-dir", &place, "get", "demo"]).await.unwrap()["state"], "running");
+        toygres.ok(&["server", "stop"]).await.unwrap();
+        toygres.ok(&["--state-dir", &place, "list"]).await.unwrap();
+        assert_eq!(toygres.only_postmaster("demo").await.unwrap(), postmaster);
+        toygres.ok(&["delete", "demo", "--yes"]).await.unwrap();
+        toygres.expect_nothing_of("demo").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn another_database_can_hold_the_metadata() {
+    let Some(programs) = Programs::installed() else {
+        return required_or_skip("no PostgreSQL is installed on this machine").unwrap();
+    };
+    let database = Server::create(&programs, toygres_e2e::place::temporary_folder().unwrap()).await.unwrap();
+    let toygres = Toygres::new().unwrap().with("TOYGRES_DATABASE_URL", database.url());
+    toygres.ok(&["create", "demo"]).await.unwrap();
+    toygres.api().unwrap().log_in("demo").await.unwrap();
+    assert!(!toygres.state_dir().join("control/data").exists(), "a control database was made that nobody needs");
+    toygres.ok(&["server", "stop"]).await.unwrap();
+    assert_eq!(toygres.json(&["get", "demo"]).await.unwrap()["state"], "running");
+    toygres.ok(&["delete", "demo", "--yes"]).await.unwrap();
+    toygres.expect_nothing_made_of("demo").unwrap();
+    toygres.ok(&["server", "stop"]).await.unwrap();
+    database.remove().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_ordinary_user_needs_nobody_else() {
+    if !is_root() {
+        // Then every other test is of an ordinary user.
+        return;
+    }
+    let Some(toygres) = Toygres::new().unwrap().as_another_user().await.unwrap() else {
+        return required_or_skip("there is no ordinary user who can run the program").unwrap();
+    };
+    toygres.ok(&["create", "demo"]).await.unwrap();
+    let uri = toygres.ok(&["connect", "demo"]).await.unwrap().stdout;
+    toygres_e2e::api::log_in(uri.trim_end()).await.unwrap();
+    let postmaster = toygres.only_postmaster("demo").await.unwrap();
+    let refused = toygres.fails(1, &["--run-as-user", "postgres", "--state-dir", &toygres.folder().join("other").to_string_lossy(), "list"]).await.unwrap();
+    assert!(refused.stderr.contains("only root"), "{refused}");
+    toygres.ok(&["server", "stop"]).await.unwrap();
+    toygres.ok(&["list"]).await.unwrap();
+    assert_eq!(toygres.only_postmaster("demo").await.unwrap(), postmaster);
+    // Root's own toygres keeps off.
+    let root = Toygres::new().unwrap();
+    let state_dir = toygres.state_dir().to_string_lossy().into_owned();
+    toygres.kill_server().await.unwrap();
+    let refused = root.fails(1, &["--state-dir", &state_dir, "list"]).await.unwrap();
+    assert!(refused.stderr.contains("another user"), "{refused}");
+    toygres.ok(&["delete", "demo", "--yes"]).await.unwrap();
+    toygres.expect_nothing_made_of("demo").unwrap();
 }

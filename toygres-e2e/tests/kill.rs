@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use toygres_e2e::control::{Moment, hold_up, let_go, wait_held_up};
 use toygres_e2e::wait::SOON;
-use toygres_e2e::{Api, Toygres};
+use toygres_e2e::{Api, Toygres, eventually, process, wait_until};
 
 const CREATE_STEPS: [&str; 5] = ["deploy-postgres", "wait-for-ready", "get-connection-strings", "test-connection", "update-metadata"];
 const DELETE_STEPS: [&str; 2] = ["delete-postgres", "update-metadata"];
@@ -66,7 +66,7 @@ async fn a_create_is_finished_at_whichever_step_the_server_was_killed() {
         assert_eq!(ended["steps"].as_array().unwrap().len(), CREATE_STEPS.len(), "{ended:#}");
         expect_made(&toygres, &api, name).await.with_context(|| name.clone()).unwrap();
     }
-    assert_eq!(toygres_e2e::process::postmasters_below(&toygres.state_dir().join("instances")).len(), killed.len());
+    assert_eq!(process::postmasters_below(&toygres.state_dir().join("instances")).len(), killed.len());
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn killing_it_again_and_again_while_it_recovers_changes_nothing() {
     for _ in 0..3 {
         // Killed while it starts, and while its children may be at work.
         let mut starting = begin_start(&toygres).unwrap();
-        toygres_e2e::wait_until("the server to start", SOON, || !toygres_e2e::process::servers_on(toygres.state_dir()).is_empty()).await.unwrap();
+        wait_until("the server to start", SOON, || !process::servers_on(toygres.state_dir()).is_empty()).await.unwrap();
         toygres.kill_servers().await.unwrap();
         starting.wait().await.unwrap();
     }
@@ -203,10 +203,71 @@ async fn a_first_start_that_was_killed_is_finished_by_the_next() {
     for sign in ["", "control", "control/data", "control/data/postmaster.pid"] {
         let mut starting = begin_start(&toygres).unwrap();
         let sign = toygres.state_dir().join(sign);
-        toygres_e2e::wait_until(&sign.display().to_string(), SOON, || sign.exists()).await.unwrap();
+        wait_until(&sign.display().to_string(), SOON, || sign.exists()).await.unwrap();
         toygres.kill_servers().await.unwrap();
         starting.wait().await.unwrap();
     }
     toygres.ok(&["create", "demo"]).await.unwrap();
     assert_eq!(toygres.all_postmasters().len(), 2);
+}
+
+#[tokio::test]
+async fn when_all_processes_die_at_once_everything_comes_back() {
+    let toygres = Toygres::new().unwrap();
+    let api = toygres.serve().await.unwrap();
+    api.create("old").await.unwrap();
+    let mut session = api.log_in("old").await.unwrap();
+    sqlx::query("CREATE TABLE kept AS SELECT 42 AS answer").execute(&mut session).await.unwrap();
+    let (create, delete) = (api.begin_create("fresh").await.unwrap(), {
+        api.create("gone").await.unwrap();
+        api.begin_delete("gone").await.unwrap()
+    });
+    // As when the machine goes down: nobody tidies up, no one first.
+    for pid in process::working_below(toygres.state_dir()).into_iter().chain([toygres.server_pid().unwrap()]) {
+        process::kill(pid).await.unwrap();
+    }
+    toygres.ok(&["list"]).await.unwrap();
+    let api = toygres.api().unwrap();
+    api.wait_success(&create).await.unwrap();
+    api.wait_success(&delete).await.unwrap();
+    expect_made(&toygres, &api, "fresh").await.unwrap();
+    toygres.expect_nothing_of("gone").await.unwrap();
+    let mut session = eventually("the old instance to answer", SOON, async || api.log_in("old").await.map(Some)).await.unwrap();
+    let (answer,): (i32,) = sqlx::query_as("SELECT answer FROM kept").fetch_one(&mut session).await.unwrap();
+    assert_eq!(answer, 42);
+    eventually("it to be healthy", SOON, async || Ok((api.instance("old").await?["health_status"] == "healthy").then_some(()))).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_written_down_and_never_started_is_started_by_the_next_server() {
+    let toygres = Toygres::new().unwrap();
+    let api = toygres.serve().await.unwrap();
+    api.create("old").await.unwrap();
+    // What a server leaves that is killed right after its commit: rows, and no workflow.
+    let control = toygres.control().await.unwrap();
+    let mut ids = Vec::new();
+    for (kind, name, state) in [("create", "fresh", "creating"), ("delete", "old", "deleting")] {
+        let (id,): (sqlx::types::Uuid,) = sqlx::query_as(
+            "WITH changed AS (UPDATE toygres.instances SET state = $3 WHERE name = $2 RETURNING id),
+                made AS (INSERT INTO toygres.instances (id, namespace, name, platform, postgres_version, storage_size_gb)
+                    SELECT gen_random_uuid(), 'default', $2, 'local', (SELECT min(postgres_version) FROM toygres.instances), 1
+                    WHERE $1 = 'create' RETURNING id)
+             INSERT INTO toygres.operations (id, kind, instance_id, namespace, instance_name, cause)
+             SELECT gen_random_uuid(), $1, id, 'default', $2, 'a test' FROM (TABLE changed UNION ALL TABLE made) i RETURNING id",
+        )
+        .bind(kind)
+        .bind(name)
+        .bind(state)
+        .fetch_one(&control)
+        .await
+        .unwrap();
+        ids.push(id.to_string());
+    }
+    std::fs::write(toygres.secret_file("fresh"), "a-password").unwrap();
+    let api = restart(&toygres).await.unwrap();
+    for id in &ids {
+        api.wait_success(id).await.unwrap();
+    }
+    expect_made(&toygres, &api, "fresh").await.unwrap();
+    toygres.expect_nothing_of("old").await.unwrap();
 }

@@ -90,7 +90,7 @@ async fn unlocked<T>(call: impl AsyncFn() -> Result<T, ClientError>) -> T {
     loop {
         match call().await {
             Ok(value) => return value,
-            Err(error) if error.is_retryable() => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(error) if error.is_retryable() => tokio::task::yield_now().await,
             Err(error) => panic!("the in-memory store failed: {error}"),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sysinfo::Users;
+use nix::unistd::User;
 use tokio::process::Command;
 use toygres_models::{Failure, FailureKind};
 
@@ -37,14 +37,15 @@ pub(super) enum Missing {
     Report,
 }
 
+// By getpwnam_r and getpwuid_r: listing all users goes through state that threads share.
+
 fn find(name: &str) -> Option<(u32, u32)> {
-    let users = Users::new_with_refreshed_list();
-    users.iter().find(|user| user.name() == name).map(|user| (**user.id(), *user.group_id()))
+    let user = User::from_name(name).ok().flatten()?;
+    Some((user.uid.as_raw(), user.gid.as_raw()))
 }
 
 fn name_of(uid: u32) -> Option<String> {
-    let users = Users::new_with_refreshed_list();
-    users.iter().find(|user| **user.id() == uid).map(|user| user.name().to_owned())
+    User::from_uid(uid.into()).ok().flatten().map(|user| user.name)
 }
 
 impl Account {
