@@ -56,7 +56,10 @@ async fn run() -> Result<Vec<Measure>> {
     ensure!(rounds > 0, "TOYGRES_BENCH_ROUNDS is 0");
     let programs = Programs::installed().context("no PostgreSQL is installed to compare with")?;
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    println!("\n{cores} cores, {rounds} rounds, medians; files in {}\n", temporary_folder_on_disk()?.path().parent().unwrap_or("/".as_ref()).display());
+    println!(
+        "\n{cores} cores, {rounds} rounds, medians; files in {}\n",
+        temporary_folder_on_disk()?.path().parent().unwrap_or("/".as_ref()).display()
+    );
     let mut measures = warm_and_delete(&programs, rounds).await?;
     measures.push(cold(&programs, rounds.min(5)).await?);
     measures.push(many_at_once(&programs).await?);
@@ -189,8 +192,20 @@ async fn at_rest(rounds: usize) -> Result<Vec<Measure>> {
             "under 2 %",
             percent < 2.0,
         ),
-        absolute("memory of the server", format!("{megabytes:.0} MB"), format!("{megabytes:.0} MB"), "under 60 MB", megabytes < 60.0),
-        absolute("`toygres list`, the program's start included", milliseconds(list), milliseconds(list), "under 50 ms", list.as_millis() < 50),
+        absolute(
+            "memory of the server",
+            format!("{megabytes:.0} MB"),
+            format!("{megabytes:.0} MB"),
+            "under 60 MB",
+            megabytes < 60.0,
+        ),
+        absolute(
+            "`toygres list`, the program's start included",
+            milliseconds(list),
+            milliseconds(list),
+            "under 50 ms",
+            list.as_millis() < 50,
+        ),
     ])
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
-use sysinfo::{Signal, Users};
+use sysinfo::Signal;
 use tempfile::TempDir;
 
 use crate::place;
@@ -69,9 +69,7 @@ fn major_of(folder: &Path) -> Option<u16> {
 
 /// The user and group that servers run as when the tests run as root; PostgreSQL refuses root.
 fn server_user() -> Option<(u32, u32)> {
-    let users = Users::new_with_refreshed_list();
-    let find = |name: &str| users.iter().find(|user| user.name() == name).map(|user| (**user.id(), *user.group_id()));
-    place::is_root().then(|| find("toygres").or_else(|| find("postgres"))).flatten()
+    place::is_root().then(|| place::user("toygres").or_else(|| place::user("postgres"))).flatten()
 }
 
 /// A server made and started by hand; stopped and removed when dropped.

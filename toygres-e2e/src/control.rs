@@ -86,8 +86,7 @@ const HOLD_UP: &str = "
 /// If the database refuses.
 pub async fn hold_up(control: &PgPool, instance_name: &str, step: &str, moment: Moment) -> Result<()> {
     // Once: a trigger can't be replaced while a step is held up in it.
-    let (missing,): (bool,) =
-        sqlx::query_as("SELECT to_regclass('public.e2e_hold_up') IS NULL").fetch_one(control).await?;
+    let (missing,): (bool,) = sqlx::query_as("SELECT to_regclass('public.e2e_hold_up') IS NULL").fetch_one(control).await?;
     if missing {
         sqlx::raw_sql(HOLD_UP).execute(control).await?;
     }

@@ -17,7 +17,8 @@ pub fn gather(state_dir: &Path) -> String {
     for namespace in folders(&state_dir.join("instances")) {
         for instance in folders(&namespace) {
             add_tail(&mut text, &instance.join("postgres.log"));
-            let files: Vec<_> = folders(&instance).iter().chain(&files(&instance)).map(|path| path.display().to_string()).collect();
+            let files: Vec<_> =
+                folders(&instance).iter().chain(&files(&instance)).map(|path| path.display().to_string()).collect();
             let _ = writeln!(text, "-- holds {}", files.join(" "));
         }
     }

@@ -23,6 +23,7 @@ pub mod place;
 pub mod process;
 pub mod run;
 pub mod search;
+pub mod store_database;
 pub mod terminal;
 pub mod toygres;
 pub mod wait;

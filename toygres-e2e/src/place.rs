@@ -26,7 +26,14 @@ pub fn required_or_skip(reason: &str) -> Result<()> {
 /// Whether the tests run as root.
 #[must_use]
 pub fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0)
+    nix::unistd::geteuid().is_root()
+}
+
+/// A user's id and group.
+#[must_use]
+pub fn user(name: &str) -> Option<(u32, u32)> {
+    let user = nix::unistd::User::from_name(name).ok()??;
+    Some((user.uid.as_raw(), user.gid.as_raw()))
 }
 
 /// A folder of a test's own that other users can pass through; removed when dropped.
@@ -65,9 +72,7 @@ fn chosen_root() -> Option<PathBuf> {
 
 fn root() -> PathBuf {
     let memory = Path::new("/dev/shm");
-    chosen_root()
-        .or_else(|| (free_bytes(memory)? >= ROOM_BYTES).then(|| memory.to_owned()))
-        .unwrap_or_else(std::env::temp_dir)
+    chosen_root().or_else(|| (free_bytes(memory)? >= ROOM_BYTES).then(|| memory.to_owned())).unwrap_or_else(std::env::temp_dir)
 }
 
 fn free_bytes(folder: &Path) -> Option<u64> {

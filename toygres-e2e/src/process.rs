@@ -54,9 +54,8 @@ pub fn postmasters_below(folder: &Path) -> Vec<u32> {
 
 fn postmasters(is_meant: impl Fn(&Path) -> bool) -> Vec<u32> {
     let system = all();
-    let is_server = |process: &Process| {
-        lives(process) && runs(process, "postgres") && cwd(process).is_some_and(|folder| is_meant(&folder))
-    };
+    let is_server =
+        |process: &Process| lives(process) && runs(process, "postgres") && cwd(process).is_some_and(|folder| is_meant(&folder));
     let servers = system.processes().values().filter(|process| is_server(process));
     servers
         .filter(|process| !process.parent().and_then(|parent| system.process(parent)).is_some_and(is_server))
@@ -94,7 +93,8 @@ pub fn servers_on(state_dir: &Path) -> Vec<u32> {
 #[must_use]
 pub fn working_below(folder: &Path) -> Vec<u32> {
     let system = all();
-    let found = system.processes().values().filter(|process| lives(process) && cwd(process).is_some_and(|cwd| cwd.starts_with(folder)));
+    let found =
+        system.processes().values().filter(|process| lives(process) && cwd(process).is_some_and(|cwd| cwd.starts_with(folder)));
     found.map(|process| process.pid().as_u32()).collect()
 }
 

@@ -103,7 +103,9 @@ impl fmt::Display for Run {
 /// # Errors
 /// Names what a programmer left in it.
 pub fn humane(text: &str) -> Result<()> {
-    for trace in ["panicked at", "RUST_BACKTRACE", "Some(", "Err(", "Os {", "kind: ", "PgDatabaseError", "\\\"", "unwrap()", "::{"] {
+    for trace in
+        ["panicked at", "RUST_BACKTRACE", "Some(", "Err(", "Os {", "kind: ", "PgDatabaseError", "\\\"", "unwrap()", "::{"]
+    {
         if text.contains(trace) {
             bail!("it has {trace:?}: {text}");
         }

@@ -126,6 +126,12 @@ pub struct ProcessWatch {
 }
 
 impl ProcessWatch {
+    /// Whether it has ended by itself: it has seen the secret.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Ends the watch; how often it looked.
     ///
     /// # Errors

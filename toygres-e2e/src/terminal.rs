@@ -36,7 +36,12 @@ impl Terminal {
         let words = std::iter::once(direct.as_std().get_program()).chain(direct.as_std().get_args());
         let line: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"))).collect();
         let mut command = Command::new("script");
-        command.args(["-qefc", &line.join(" "), "/dev/null"]).env_clear().env("TERM", "xterm-256color").env("SHELL", "/bin/sh");
+        // No shell stays between, which Ctrl-C would end.
+        command
+            .args(["-qefc", &format!("exec {}", line.join(" ")), "/dev/null"])
+            .env_clear()
+            .env("TERM", "xterm-256color")
+            .env("SHELL", "/bin/sh");
         command.envs(direct.as_std().get_envs().filter_map(|(name, value)| Some((name, value?)))).envs(variables.iter().copied());
         command.current_dir(toygres.folder()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.kill_on_drop(true).spawn().context("script can't be run")?;

@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use sqlx::PgPool;
-use sysinfo::Users;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -50,7 +49,8 @@ impl Toygres {
     }
 
     fn set_up(folder: TempDir, program: PathBuf) -> Result<Self> {
-        let (state_dir, home, config) = (folder.path().join("state"), folder.path().join("home"), folder.path().join("config.toml"));
+        let (state_dir, home, config) =
+            (folder.path().join("state"), folder.path().join("home"), folder.path().join("config.toml"));
         std::fs::create_dir(&home)?;
         // The machine's own config file is not the test's business.
         std::fs::write(&config, "")?;
@@ -100,10 +100,7 @@ impl Toygres {
     /// # Errors
     /// If the folder can't be given away.
     pub async fn as_another_user(mut self) -> Result<Option<Self>> {
-        let users = Users::new_with_refreshed_list();
-        let ordinary = ["daemon", "postgres"].into_iter().find_map(|name| users.iter().find(|user| user.name() == name));
-        let Some(ordinary) = ordinary else { return Ok(None) };
-        let (uid, gid) = (**ordinary.id(), *ordinary.group_id());
+        let Some((uid, gid)) = ["daemon", "postgres"].into_iter().find_map(place::user) else { return Ok(None) };
         for path in [self.folder.path().to_owned(), self.folder.path().join("home"), self.folder.path().join("config.toml")] {
             std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
         }

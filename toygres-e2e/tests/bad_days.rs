@@ -148,7 +148,9 @@ async fn a_removed_data_directory_shows_as_unhealthy_and_can_be_deleted() {
     eventually("an event that says that the data is gone", SOON, async || {
         let events = toygres.json(&["events", "demo"]).await?;
         let mut events = events.as_array().into_iter().flatten();
-        let told = |event: &Value| event["kind"] == "server_start_failed" && event["message"].as_str().is_some_and(|text| text.contains("gone"));
+        let told = |event: &Value| {
+            event["kind"] == "server_start_failed" && event["message"].as_str().is_some_and(|text| text.contains("gone"))
+        };
         Ok(events.any(told).then_some(()))
     })
     .await
@@ -261,7 +263,10 @@ async fn a_stranger_on_the_old_servers_port_is_not_taken_for_it_and_learns_no_to
         let record_path = toygres.state_dir().join("server.json");
         let record: Value = serde_json::from_slice(&std::fs::read(&record_path).unwrap()).unwrap();
         toygres.kill_server().await.unwrap();
-        let listener = std::net::TcpListener::bind(record["url"].as_str().unwrap().trim_start_matches("http://")).unwrap();
+        let address = record["url"].as_str().unwrap().trim_start_matches("http://");
+        // The killed server's last threads may hold its socket a moment longer.
+        let bind = async || Ok(std::net::TcpListener::bind(address).map(Some)?);
+        let listener = eventually("the old port to be free", SOON, bind).await.unwrap();
         let heard = stranger(listener, answer);
         toygres.json(&["list"]).await.unwrap();
         let now: Value = serde_json::from_slice(&std::fs::read(&record_path).unwrap()).unwrap();
@@ -284,4 +289,24 @@ async fn what_a_crash_left_half_written_is_no_obstacle() {
     }
     toygres.ok(&["server", "stop"]).await.unwrap();
     assert_eq!(toygres.only_postmaster("demo").await.unwrap(), postmaster);
+}
+
+#[tokio::test]
+async fn a_command_that_comes_while_the_server_stops_gets_a_new_one() {
+    let toygres = Toygres::new().unwrap();
+    toygres.ok(&["create", "demo"]).await.unwrap();
+    for pause in [0, 20, 60, 120, 200] {
+        let pid = toygres.server_pid().unwrap();
+        let list = async {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            toygres.ok(&["list"]).await
+        };
+        let (stop, list) = tokio::join!(toygres.run(&["server", "stop"]), list);
+        let (stop, list) = (stop.unwrap().expect_code(0).unwrap(), list.unwrap());
+        assert!(list.took < SOON && list.stdout.contains("demo"), "after {pause} ms: {stop}\n{list}");
+        // Served by the old one before it stopped, or by a new one.
+        toygres.ok(&["list"]).await.unwrap();
+        assert_ne!(toygres.server_pid().unwrap(), pid);
+    }
+    toygres.only_postmaster("demo").await.unwrap();
 }

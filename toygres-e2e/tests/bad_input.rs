@@ -18,7 +18,10 @@ async fn traces(toygres: &Toygres) -> anyhow::Result<String> {
     control.close().await;
     let list = |folder: &str| -> Vec<_> {
         let namespaces = std::fs::read_dir(toygres.state_dir().join(folder)).into_iter().flatten().flatten();
-        namespaces.flat_map(|namespace| std::fs::read_dir(namespace.path()).into_iter().flatten().flatten()).map(|entry| entry.path()).collect()
+        namespaces
+            .flat_map(|namespace| std::fs::read_dir(namespace.path()).into_iter().flatten().flatten())
+            .map(|entry| entry.path())
+            .collect()
     };
     Ok(format!("{rows} rows, {operations} operations, {ports} ports, {:?}, {:?}", list("instances"), list("secrets")))
 }
@@ -63,7 +66,9 @@ async fn wrong_arguments_are_refused_before_anything_starts() {
         assert!(run.stderr.contains(hint), "no hint {hint:?}: {run}");
     }
     let ten_kilobytes = "hunter2x".repeat(1280);
-    for (password, hint) in [("", "empty"), (ten_kilobytes.as_str(), "1024"), ("hunter2\nhunter2", "line break"), ("secret://hunter2", "secret://")] {
+    for (password, hint) in
+        [("", "empty"), (ten_kilobytes.as_str(), "1024"), ("hunter2\nhunter2", "line break"), ("secret://hunter2", "secret://")]
+    {
         let run = toygres.run_with_input(&["create", "demo", "--password-stdin"], password.as_bytes()).await.unwrap();
         let run = run.expect_code(2).unwrap().expect_humane().unwrap();
         assert!(run.stderr.contains(hint) && !run.text().contains("hunter2"), "{run}");
@@ -92,7 +97,8 @@ async fn the_server_refuses_the_same_and_keeps_nothing_of_it() {
         assert_eq!(answer.json().unwrap()["field"], "storage_size_gb", "{size}");
     }
     for size in [json!("10"), json!(1.5), json!(1e300), Value::Bool(true)] {
-        let detail = api.post_instance(&json!({ "name": "demo", "storage_size_gb": size })).await.unwrap().expect_problem(422).unwrap();
+        let detail =
+            api.post_instance(&json!({ "name": "demo", "storage_size_gb": size })).await.unwrap().expect_problem(422).unwrap();
         assert!(detail.contains("storage_size_gb"), "{detail}");
     }
     for password in ["".to_owned(), "hunter2x".repeat(1280), "hunter2\u{0}".into(), "secret://default/hunter2".into()] {
@@ -101,7 +107,8 @@ async fn the_server_refuses_the_same_and_keeps_nothing_of_it() {
         assert_eq!(answer.json().unwrap()["field"], "password");
         assert!(!answer.text.contains("hunter2"), "{}", answer.text);
     }
-    let namespace = api.send(Method::POST, "/v1/instances?namespace=Team", Some(json!({ "name": "demo" }).to_string())).await.unwrap();
+    let namespace =
+        api.send(Method::POST, "/v1/instances?namespace=Team", Some(json!({ "name": "demo" }).to_string())).await.unwrap();
     assert!(namespace.expect_problem(422).unwrap().contains("team"));
     assert_eq!(traces(&toygres).await.unwrap(), NOTHING);
 }
@@ -110,9 +117,11 @@ async fn the_server_refuses_the_same_and_keeps_nothing_of_it() {
 async fn an_unknown_full_version_is_refused_with_a_list_of_the_known() {
     let toygres = Toygres::new().unwrap().with("TOYGRES_POOL_SIZE", "0");
     let api = toygres.serve().await.unwrap();
-    let detail = api.post_instance(&json!({ "name": "demo", "postgres_version": "15.999" })).await.unwrap().expect_problem(422).unwrap();
+    let detail =
+        api.post_instance(&json!({ "name": "demo", "postgres_version": "15.999" })).await.unwrap().expect_problem(422).unwrap();
     let known = toygres.json(&["versions"]).await.unwrap();
-    let at_hand = known.as_array().unwrap().iter().find(|version| version["at_hand"] == true).unwrap()["postgres_version"].clone();
+    let at_hand =
+        known.as_array().unwrap().iter().find(|version| version["at_hand"] == true).unwrap()["postgres_version"].clone();
     assert!(detail.contains("15.999") && detail.contains(at_hand.as_str().unwrap()), "{detail}");
     let run = toygres.fails(2, &["create", "demo", "--version", "15.999"]).await.unwrap();
     assert!(run.stderr.contains(at_hand.as_str().unwrap()), "{run}");
@@ -127,7 +136,17 @@ async fn a_malformed_request_is_answered_with_what_is_wrong_in_it() {
 
     let unknown = post(r#"{"name":"demo","pasword":"hunter2"}"#).await.unwrap();
     assert!(unknown.expect_problem(422).unwrap().contains("pasword") && !unknown.text.contains("hunter2"), "{}", unknown.text);
-    for body in ["", "{", "[]", "null", "\"demo\"", r#"{"name":"demo"} x"#, r#"{"name":"demo","password":"hunter2""#, r#"{"name":7}"#, "\u{fffd}"] {
+    for body in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\"demo\"",
+        r#"{"name":"demo"} x"#,
+        r#"{"name":"demo","password":"hunter2""#,
+        r#"{"name":7}"#,
+        "\u{fffd}",
+    ] {
         let answer = post(body).await.unwrap();
         answer.expect_problem(422).unwrap();
         assert!(!answer.text.contains("hunter2"), "{}", answer.text);
@@ -144,7 +163,12 @@ async fn a_malformed_request_is_answered_with_what_is_wrong_in_it() {
     let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
     post(&deep).await.unwrap().expect_problem(422).unwrap();
 
-    for (method, path) in [(Method::PUT, "/v1/instances"), (Method::PATCH, "/v1/instances/demo"), (Method::POST, "/v1/operations"), (Method::DELETE, "/healthz")] {
+    for (method, path) in [
+        (Method::PUT, "/v1/instances"),
+        (Method::PATCH, "/v1/instances/demo"),
+        (Method::POST, "/v1/operations"),
+        (Method::DELETE, "/healthz"),
+    ] {
         api.send(method, path, None).await.unwrap().expect_problem(405).unwrap();
     }
     for path in ["/", "/v2/instances", "/v1", "/v1/instances/demo/secrets", "/v1/instances/", "/../token"] {
@@ -178,13 +202,22 @@ async fn a_malformed_request_is_answered_with_what_is_wrong_in_it() {
 async fn what_is_not_there_is_not_found() {
     let toygres = Toygres::new().unwrap().with("TOYGRES_POOL_SIZE", "0");
     let api = toygres.serve().await.unwrap();
-    for path in ["/v1/instances/nobody", "/v1/instances/nobody/connection", "/v1/instances/nobody/events", "/v1/instances/nobody/logs"] {
+    for path in
+        ["/v1/instances/nobody", "/v1/instances/nobody/connection", "/v1/instances/nobody/events", "/v1/instances/nobody/logs"]
+    {
         let detail = api.get(path).await.unwrap().expect_problem(404).unwrap();
         assert!(detail.contains("nobody") && detail.contains("toygres list"), "{detail}");
     }
     api.send(Method::DELETE, "/v1/instances/nobody", None).await.unwrap().expect_problem(404).unwrap();
     api.get("/v1/operations/00000000-0000-7000-8000-000000000000").await.unwrap().expect_problem(404).unwrap();
-    for arguments in [&["get", "nobody"][..], &["connect", "nobody"], &["psql", "nobody"], &["delete", "nobody", "--yes"], &["events", "nobody"], &["logs", "nobody"]] {
+    for arguments in [
+        &["get", "nobody"][..],
+        &["connect", "nobody"],
+        &["psql", "nobody"],
+        &["delete", "nobody", "--yes"],
+        &["events", "nobody"],
+        &["logs", "nobody"],
+    ] {
         let run = toygres.fails(1, arguments).await.unwrap();
         assert!(run.stderr.contains("nobody") && run.stdout.is_empty(), "{run}");
     }
@@ -210,7 +243,10 @@ async fn nobody_gets_in_without_the_token() {
             let body = (method == Method::POST).then(|| json!({ "name": "demo", "password": "hunter2" }).to_string());
             let answer = stranger.send(method, path, body).await.unwrap();
             let detail = answer.expect_problem(401).unwrap();
-            assert!(detail.contains("token") && !answer.text.contains("hunter2") && !answer.text.contains(token.trim()), "{detail}");
+            assert!(
+                detail.contains("token") && !answer.text.contains("hunter2") && !answer.text.contains(token.trim()),
+                "{detail}"
+            );
             assert_eq!(answer.headers.get("www-authenticate").map(|kind| kind.as_bytes()), Some(&b"Bearer"[..]));
         }
     }
@@ -218,7 +254,8 @@ async fn nobody_gets_in_without_the_token() {
     let said = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.code() == Some(1) && said.contains("TOYGRES_TOKEN") && !said.contains("wrong-token"), "{said}");
     for file in ["token", "server.log", "ca.key"] {
-        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(toygres.state_dir().join(file)).unwrap().permissions());
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(toygres.state_dir().join(file)).unwrap().permissions());
         assert_eq!(mode & 0o077, 0, "others can read {file}");
     }
     assert_eq!(traces(&toygres).await.unwrap(), NOTHING);
@@ -230,7 +267,8 @@ async fn any_character_in_a_password_logs_in() {
     let longest = "ÿ".repeat(512);
     let psql = std::process::Command::new("psql").arg("--version").output().is_ok();
     for (name, password) in [("odd", ODD_PASSWORD), ("longest", &longest), ("blanks", "  two words  ")] {
-        let run = toygres.run_with_input(&["create", name, "--password-stdin"], format!("{password}\n").as_bytes()).await.unwrap();
+        let run =
+            toygres.run_with_input(&["create", name, "--password-stdin"], format!("{password}\n").as_bytes()).await.unwrap();
         let run = run.expect_code(0).unwrap();
         assert!(!run.text().contains(password), "{run}");
         let uri = toygres.ok(&["connect", name]).await.unwrap().stdout;

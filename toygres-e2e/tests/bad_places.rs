@@ -6,8 +6,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use toygres_e2e::by_hand::{Programs, Server};
 use toygres_e2e::mount::MemoryDisk;
 use toygres_e2e::place::is_root;
-use toygres_e2e::{Toygres, process, required_or_skip, wait_until};
 use toygres_e2e::wait::SOON;
+use toygres_e2e::{Toygres, process, required_or_skip, wait_until};
 
 #[tokio::test]
 async fn a_port_that_a_stranger_has_is_not_taken() {
@@ -64,7 +64,9 @@ async fn an_instance_whose_port_a_stranger_took_says_so_and_comes_back_when_it_i
     let told = async || {
         let events = toygres.json(&["events", "demo"]).await?;
         let told = events.as_array().is_some_and(|events| {
-            events.iter().any(|event| event["kind"] == "server_start_failed" && event["message"].as_str().is_some_and(|text| text.contains("port")))
+            events.iter().any(|event| {
+                event["kind"] == "server_start_failed" && event["message"].as_str().is_some_and(|text| text.contains("port"))
+            })
         });
         Ok(told.then_some(()))
     };
@@ -300,7 +302,10 @@ async fn an_ordinary_user_needs_nobody_else() {
     let uri = toygres.ok(&["connect", "demo"]).await.unwrap().stdout;
     toygres_e2e::api::log_in(uri.trim_end()).await.unwrap();
     let postmaster = toygres.only_postmaster("demo").await.unwrap();
-    let refused = toygres.fails(1, &["--run-as-user", "postgres", "--state-dir", &toygres.folder().join("other").to_string_lossy(), "list"]).await.unwrap();
+    let refused = toygres
+        .fails(1, &["--run-as-user", "postgres", "--state-dir", &toygres.folder().join("other").to_string_lossy(), "list"])
+        .await
+        .unwrap();
     assert!(refused.stderr.contains("only root"), "{refused}");
     toygres.ok(&["server", "stop"]).await.unwrap();
     toygres.ok(&["list"]).await.unwrap();

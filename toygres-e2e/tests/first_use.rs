@@ -96,9 +96,12 @@ async fn every_form_of_connect_logs_in() {
     let script = "create table t as select 7 as n; select n from t;\n";
     let piped = toygres.run_with_input(&["psql", "demo", "-XAtq"], script.as_bytes()).await.unwrap();
     assert_eq!(piped.stdout, "7\n", "{piped}");
-    for (format, script) in [("env", "eval \"$connection\"; psql -XAtc 'select n from t'"), ("psql", "eval \"$connection -XAtc 'select n from t'\"")] {
+    for (format, script) in
+        [("env", "eval \"$connection\"; psql -XAtc 'select n from t'"), ("psql", "eval \"$connection -XAtc 'select n from t'\"")]
+    {
         let connection = toygres.ok(&["connect", "demo", "--format", format]).await.unwrap().stdout;
-        let output = std::process::Command::new("sh").args(["-euc", script]).env("connection", connection.trim_end()).output().unwrap();
+        let output =
+            std::process::Command::new("sh").args(["-euc", script]).env("connection", connection.trim_end()).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "7\n", "{format}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
@@ -180,10 +183,7 @@ async fn a_named_server_is_used_and_none_is_started() {
     toygres.serve().await.unwrap().create("demo").await.unwrap();
     let record: Value = serde_json::from_slice(&std::fs::read(toygres.state_dir().join("server.json")).unwrap()).unwrap();
     let token = std::fs::read_to_string(toygres.state_dir().join("token")).unwrap();
-    let client = Toygres::new()
-        .unwrap()
-        .with("TOYGRES_URL", record["url"].as_str().unwrap())
-        .with("TOYGRES_TOKEN", token.trim());
+    let client = Toygres::new().unwrap().with("TOYGRES_URL", record["url"].as_str().unwrap()).with("TOYGRES_TOKEN", token.trim());
     assert_eq!(client.json(&["get", "demo"]).await.unwrap()["name"], "demo");
     assert!(!client.state_dir().join("server.json").exists());
     let nobody = client.with("TOYGRES_URL", "http://127.0.0.1:9").fails(1, &["list"]).await.unwrap();

@@ -72,7 +72,10 @@ async fn many_creates_at_once_all_work() {
         toygres.only_postmaster(&name(number)).await.unwrap();
         let mut session = api.log_in(&name(number)).await.unwrap();
         let (directory, port): (String, String) =
-            sqlx::query_as("SELECT current_setting('data_directory'), current_setting('port')").fetch_one(&mut session).await.unwrap();
+            sqlx::query_as("SELECT current_setting('data_directory'), current_setting('port')")
+                .fetch_one(&mut session)
+                .await
+                .unwrap();
         assert_eq!(directory, toygres.instance_dir(&name(number)).join("data").canonicalize().unwrap().to_string_lossy());
         assert!(ports.insert(port), "two instances have one port");
         let (checksums,): (String,) = sqlx::query_as("SHOW data_checksums").fetch_one(&mut session).await.unwrap();
@@ -98,7 +101,8 @@ async fn each_instance_is_a_cluster_of_its_own() {
     for name in ["one", "two"] {
         api.create(name).await.unwrap();
         let mut session = api.log_in(name).await.unwrap();
-        let (identifier,): (i64,) = sqlx::query_as("SELECT system_identifier FROM pg_control_system()").fetch_one(&mut session).await.unwrap();
+        let (identifier,): (i64,) =
+            sqlx::query_as("SELECT system_identifier FROM pg_control_system()").fetch_one(&mut session).await.unwrap();
         assert!(identifiers.insert(identifier), "two instances share the system identifier {identifier}");
     }
 }
@@ -119,7 +123,9 @@ async fn a_delete_overtakes_a_create_wherever_it_is() {
     let (create, delete) = (api.begin_create("demo").await.unwrap(), api.begin_delete("demo").await.unwrap());
     expect_overtaken(&toygres, &api, &create, &delete).await.unwrap();
     // In the middle of its steps.
-    for (step, moment) in [("deploy-postgres", Moment::End), ("wait-for-ready", Moment::Begin), ("update-metadata", Moment::Begin)] {
+    for (step, moment) in
+        [("deploy-postgres", Moment::End), ("wait-for-ready", Moment::Begin), ("update-metadata", Moment::Begin)]
+    {
         hold_up(&control, "demo", step, moment).await.unwrap();
         let create = api.begin_create("demo").await.unwrap();
         wait_held_up(&control, 1).await.unwrap();

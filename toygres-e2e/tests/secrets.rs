@@ -38,7 +38,9 @@ async fn a_password_is_nowhere_but_in_its_secret_file() {
     let given = Needles::of(GIVEN);
     let watch = given.watch_processes();
     let mut outputs = Vec::new();
-    outputs.push(toygres.run_with_input(&["create", "given", "--password-stdin"], GIVEN.as_bytes()).await.unwrap().expect_code(0).unwrap());
+    outputs.push(
+        toygres.run_with_input(&["create", "given", "--password-stdin"], GIVEN.as_bytes()).await.unwrap().expect_code(0).unwrap(),
+    );
     outputs.push(toygres.ok(&["create", "generated"]).await.unwrap());
     let uri = async |name: &'static str| -> Result<String> { toygres.api()?.uri(name).await };
     let uris = [uri("given").await.unwrap(), uri("generated").await.unwrap()];
@@ -65,7 +67,8 @@ async fn a_password_is_nowhere_but_in_its_secret_file() {
         outputs.push(toygres.run(arguments).await.unwrap());
     }
     // Requests that are refused with the right password in them.
-    let again = toygres.run_with_input(&["create", "given", "--password-stdin", "--storage", "7"], GIVEN.as_bytes()).await.unwrap();
+    let again =
+        toygres.run_with_input(&["create", "given", "--password-stdin", "--storage", "7"], GIVEN.as_bytes()).await.unwrap();
     outputs.push(again.expect_code(1).unwrap());
     let other = toygres.run_with_input(&["create", "generated", "--password-stdin"], GIVEN.as_bytes()).await.unwrap();
     outputs.push(other.expect_code(1).unwrap());
@@ -126,4 +129,31 @@ async fn every_file_and_folder_is_private_that_should_be() {
         assert_eq!(mode(path).map_err(|error| format!("{path}: {error}")).unwrap(), expected, "{path}");
     }
     assert_eq!(mode("ca.crt").unwrap() & 0o444, 0o444, "clients need the CA's certificate");
+}
+
+#[tokio::test]
+async fn the_search_would_find_it() {
+    let needles = Needles::of("planted for the search");
+    let folder = toygres_e2e::place::temporary_folder().unwrap();
+    std::fs::write(folder.path().join("a.log"), "\0planted%20for%20the%20search\0").unwrap();
+    needles.absent_from_files(folder.path()).unwrap_err();
+
+    let watch = needles.watch_processes();
+    let mut process = std::process::Command::new("sleep").arg("60").env("PLANTED", "planted for the search").spawn().unwrap();
+    while !watch.has_ended() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let found = watch.end().unwrap_err().to_string();
+    assert!(found.contains("environ"), "{found}");
+
+    let Some(database) = toygres_e2e::store_database::database().await.unwrap() else { return };
+    needles.absent_from_tables(database.store.pool()).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE public.planted AS SELECT 'planted for the search'::bytea")
+        .execute(database.store.pool())
+        .await
+        .unwrap();
+    let found = needles.absent_from_tables(database.store.pool()).await.unwrap_err().to_string();
+    assert!(found.contains("public.planted"), "{found}");
 }

@@ -4,18 +4,14 @@ use toygres_e2e::control::{Moment, hold_up, let_go, wait_held_up};
 use toygres_e2e::terminal::Terminal;
 use toygres_e2e::{Toygres, process, required_or_skip};
 
-fn no_terminal() -> bool {
-    !Terminal::is_there()
-}
-
-fn skip() {
-    required_or_skip("there is no `script` of util-linux to make a terminal with").unwrap();
+fn skip() -> anyhow::Result<()> {
+    required_or_skip("there is no `script` of util-linux to make a terminal with")
 }
 
 #[tokio::test]
 async fn the_steps_show_as_they_go_and_all_outlives_the_terminal() {
-    if no_terminal() {
-        return skip();
+    if !Terminal::is_there() {
+        return skip().unwrap();
     }
     let toygres = Toygres::new().unwrap();
     let (code, screen) = Terminal::open(&toygres, &["create", "demo"], &[]).unwrap().end().await.unwrap();
@@ -37,8 +33,8 @@ async fn the_steps_show_as_they_go_and_all_outlives_the_terminal() {
 
 #[tokio::test]
 async fn a_delete_tells_what_will_be_lost_and_wants_the_name() {
-    if no_terminal() {
-        return skip();
+    if !Terminal::is_there() {
+        return skip().unwrap();
     }
     let toygres = Toygres::new().unwrap();
     toygres.ok(&["create", "demo", "--storage", "7"]).await.unwrap();
@@ -67,8 +63,8 @@ async fn a_delete_tells_what_will_be_lost_and_wants_the_name() {
 
 #[tokio::test]
 async fn a_password_that_is_typed_is_not_shown() {
-    if no_terminal() {
-        return skip();
+    if !Terminal::is_there() {
+        return skip().unwrap();
     }
     let toygres = Toygres::new().unwrap();
     toygres.serve().await.unwrap();
@@ -83,8 +79,8 @@ async fn a_password_that_is_typed_is_not_shown() {
 
 #[tokio::test]
 async fn ctrl_c_on_a_terminal_reaches_the_command_only() {
-    if no_terminal() {
-        return skip();
+    if !Terminal::is_there() {
+        return skip().unwrap();
     }
     let toygres = Toygres::new().unwrap();
     toygres.serve().await.unwrap();
@@ -95,7 +91,7 @@ async fn ctrl_c_on_a_terminal_reaches_the_command_only() {
     terminal.wait_for("deploy-postgres").await.unwrap();
     terminal.press("\u{3}").await.unwrap();
     let (code, screen) = terminal.end().await.unwrap();
-    assert!(code == Some(1) && screen.contains("toygres operations watch"), "{screen:?}");
+    assert!(code == Some(1) && screen.contains("toygres operations watch"), "{code:?}: {screen:?}");
     let_go(&control).await.unwrap();
     let operations = toygres.json(&["operations", "demo"]).await.unwrap();
     toygres.api().unwrap().wait_success(operations[0]["id"].as_str().unwrap()).await.unwrap();

@@ -15,7 +15,9 @@ async fn works(toygres: &Toygres, name: &str, version: &str) -> anyhow::Result<D
     anyhow::ensure!(full == version || full.starts_with(&format!("{version}.")), "not {version}: {instance:#}");
     let mut session = toygres.api()?.log_in(name).await?;
     let (said, checksums): (String, String) =
-        sqlx::query_as("SELECT current_setting('server_version'), current_setting('data_checksums')").fetch_one(&mut session).await?;
+        sqlx::query_as("SELECT current_setting('server_version'), current_setting('data_checksums')")
+            .fetch_one(&mut session)
+            .await?;
     anyhow::ensure!(said.starts_with(full), "the server says it is {said}, not {full}");
     anyhow::ensure!(checksums == "on", "checksums are {checksums}");
     Ok(run.took)
@@ -28,7 +30,8 @@ async fn is_gone(toygres: &Toygres, name: &str) -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn every_installed_version_works() {
-    let installed: Vec<u16> = Programs::all_installed().into_iter().map(|(major, _)| major).filter(|major| (14..=18).contains(major)).collect();
+    let installed: Vec<u16> =
+        Programs::all_installed().into_iter().map(|(major, _)| major).filter(|major| (14..=18).contains(major)).collect();
     if installed.is_empty() {
         return required_or_skip("no PostgreSQL is installed on this machine").unwrap();
     }
@@ -55,9 +58,11 @@ async fn every_installed_version_works() {
 async fn the_newest_version_is_fetched_once_and_works() {
     let toygres = Toygres::new().unwrap().with_shared_cache();
     let offered = toygres.json(&["versions"]).await.unwrap();
-    let newest = offered.as_array().unwrap().iter().find(|version| {
-        version["postgres_version"].as_str().is_some_and(|version| version.starts_with(&NEWEST.to_string()))
-    });
+    let newest = offered
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|version| version["postgres_version"].as_str().is_some_and(|version| version.starts_with(&NEWEST.to_string())));
     let Some(newest) = newest else {
         return required_or_skip("PostgreSQL 18 is not installed here, and no archive can be reached").unwrap();
     };

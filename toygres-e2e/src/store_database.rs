@@ -1,4 +1,5 @@
-//! A PostgreSQL server that the tests of the store share, and a database of its own for each.
+//! A PostgreSQL server that the tests of the metadata store share, and a database of its own for
+//! each.
 
 use std::sync::{Arc, Weak};
 
@@ -7,29 +8,37 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::types::Uuid;
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::Mutex;
-use toygres_e2e::by_hand::{Programs, Server};
-use toygres_e2e::place::temporary_folder;
-use toygres_e2e::required_or_skip;
 use toygres_models::store::{MetadataUpdate, NewInstance, Operation};
 use toygres_models::{InstanceKey, InstanceState, StorageSize, Store};
+
+use crate::by_hand::{Programs, Server};
+use crate::place::{required_or_skip, temporary_folder};
 
 /// The server, as long as any test uses it.
 static SERVER: Mutex<Weak<Server>> = Mutex::const_new(Weak::new());
 
 /// A database, and how it is reached.
+#[derive(Debug)]
 pub struct Database {
+    /// How to connect to it.
     pub options: PgConnectOptions,
     _server: Arc<Server>,
 }
 
 /// A database with the store's schema in it.
+#[derive(Debug)]
 pub struct StoreDatabase {
+    /// The store.
     pub store: Store,
+    /// How to connect to its database.
     pub options: PgConnectOptions,
     _server: Arc<Server>,
 }
 
-/// `None` where the test can't run, and needn't.
+/// An empty database. `None` where the test can't run, and needn't.
+///
+/// # Errors
+/// If it has to run, or the server can't be made.
 pub async fn empty_database() -> Result<Option<Database>> {
     let Some(programs) = Programs::installed() else {
         required_or_skip("no PostgreSQL is installed on this machine")?;
@@ -43,24 +52,38 @@ pub async fn empty_database() -> Result<Option<Database>> {
     *shared = Arc::downgrade(&server);
     drop(shared);
     let mut connection = server.options().connect().await?;
-    let (name,): (String,) = sqlx::query_as("SELECT 'test_' || replace(gen_random_uuid()::text, '-', '')").fetch_one(&mut connection).await?;
+    let (name,): (String,) =
+        sqlx::query_as("SELECT 'test_' || replace(gen_random_uuid()::text, '-', '')").fetch_one(&mut connection).await?;
     sqlx::raw_sql(&format!("CREATE DATABASE {name}")).execute(&mut connection).await?;
     connection.close().await?;
     Ok(Some(Database { options: server.options().database(&name), _server: server }))
 }
 
-/// `None` where the test can't run, and needn't.
+/// A store on a database of its own. `None` where the test can't run, and needn't.
+///
+/// # Errors
+/// If it has to run, or the database can't be made.
 pub async fn database() -> Result<Option<StoreDatabase>> {
     let Some(Database { options, _server }) = empty_database().await? else { return Ok(None) };
     let store = Store::connect(options.clone(), 10).await?;
     Ok(Some(StoreDatabase { store, options, _server }))
 }
 
+/// An instance's key.
+///
+/// # Panics
+/// If the names aren't legal.
+#[must_use]
 #[expect(clippy::unwrap_used, reason = "the names are the tests' own")]
 pub fn key(namespace: &str, name: &str) -> InstanceKey {
     InstanceKey::parse(namespace, name).unwrap()
 }
 
+/// An instance that a test asks for.
+///
+/// # Panics
+/// If the names aren't legal.
+#[must_use]
 #[expect(clippy::unwrap_used, reason = "the version is right")]
 pub fn new_instance(namespace: &str, name: &str) -> NewInstance {
     NewInstance {
@@ -74,6 +97,8 @@ pub fn new_instance(namespace: &str, name: &str) -> NewInstance {
     }
 }
 
+/// What is known of an instance that nobody asked for.
+#[must_use]
 pub fn update(instance_id: Uuid, name: &str, state: InstanceState) -> MetadataUpdate {
     MetadataUpdate {
         instance_id,
@@ -89,6 +114,7 @@ pub fn update(instance_id: Uuid, name: &str, state: InstanceState) -> MetadataUp
 }
 
 /// What an operation writes down at its end.
+#[must_use]
 pub fn to_state(operation: &Operation, state: InstanceState) -> MetadataUpdate {
     MetadataUpdate { operation_id: Some(operation.id), ..update(operation.instance_id, &operation.instance_name, state) }
 }

@@ -1,0 +1,220 @@
+//! The metadata store on a real PostgreSQL, a database of its own for each test: operations, their
+//! steps, events, ports, and the schema itself.
+
+use sqlx::types::Uuid;
+use tokio::task::JoinSet;
+use toygres_e2e::store_database::{database, empty_database, key, new_instance, to_state};
+use toygres_models::store::{Created, OperationFilter, StoreError};
+use toygres_models::{Failure, FailureKind, InstanceState, OperationKind, OperationState, StepState, Store};
+
+async fn nothing_to_do() -> Result<(), Failure> {
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_failed_operation_keeps_the_step_the_reason_and_the_evidence() {
+    let Some(database) = database().await.unwrap() else { return };
+    let store = &database.store;
+    let Created::New(create) = store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap() else {
+        panic!("not new")
+    };
+    let failure = Failure::permanent(FailureKind::StartFailed, "it ended").with_evidence(vec!["FATAL:  no".into()]);
+    store.begin_step(create.id, "deploy-postgres").await.unwrap();
+    store.end_step(create.id, "deploy-postgres", Some(&failure)).await.unwrap();
+    store.update_metadata(&to_state(&create, InstanceState::Failed)).await.unwrap();
+    let operation = store.operation(create.id).await.unwrap().unwrap();
+    let instance = store.instance(&key("default", "demo")).await.unwrap();
+    assert_eq!((operation.state, instance.state, instance.health_status), (OperationState::Failed, InstanceState::Failed, None));
+    for kept in [operation.error, instance.failure] {
+        let kept = kept.unwrap().0;
+        assert_eq!((kept.step.as_str(), &kept.failure), ("deploy-postgres", &failure));
+    }
+    let events = store.events(create.instance_id, 0, 100).await.unwrap();
+    assert!(events[1].message.contains("it ended") && events[1].cause == "a test", "{events:?}");
+    // Its deletion clears the reason.
+    store.delete_instance(&key("default", "demo"), "test").await.unwrap();
+    assert!(store.instance(&key("default", "demo")).await.unwrap().failure.is_none());
+}
+
+#[tokio::test]
+async fn steps_count_their_attempts_and_keep_their_order() {
+    let Some(database) = database().await.unwrap() else { return };
+    let store = &database.store;
+    let Created::New(create) = store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap() else {
+        panic!("not new")
+    };
+    assert_eq!(store.operation(create.id).await.unwrap().unwrap().state, OperationState::Pending);
+    let mut revision = create.revision;
+    let failure = Failure::transient(FailureKind::Platform, "not yet");
+    for (step, end) in [("one", Some(None)), ("two", Some(Some(&failure))), ("two", None), ("two", Some(None)), ("three", None)] {
+        store.begin_step(create.id, step).await.unwrap();
+        if let Some(end) = end {
+            store.end_step(create.id, step, end).await.unwrap();
+        }
+        let now = store.operation(create.id).await.unwrap().unwrap();
+        assert!(now.revision > revision, "a change that nobody is woken by");
+        revision = now.revision;
+    }
+    let operation = store.operation(create.id).await.unwrap().unwrap();
+    let steps: Vec<_> = operation.steps.iter().map(|step| (step.name.as_str(), step.attempts, step.state)).collect();
+    assert_eq!(steps, [("one", 1, StepState::Succeeded), ("two", 3, StepState::Succeeded), ("three", 1, StepState::Running)]);
+    assert!(operation.steps[1].error.is_none() && operation.started_at.is_some());
+
+    // A step of no operation, or of one that has ended, is nobody's.
+    store.begin_step(Uuid::from_u128(1), "one").await.unwrap();
+    store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
+    store.begin_step(create.id, "late").await.unwrap();
+    let ended = store.operation(create.id).await.unwrap().unwrap();
+    assert_eq!((ended.state, ended.steps.len()), (OperationState::Succeeded, 3));
+}
+
+#[tokio::test]
+async fn a_workflow_that_broke_ends_its_operation_once() {
+    let Some(database) = database().await.unwrap() else { return };
+    let store = &database.store;
+    let Created::New(create) = store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap() else {
+        panic!("not new")
+    };
+    assert_eq!(store.unfinished_operations().await.unwrap().len(), 1);
+    let broken = Failure::permanent(FailureKind::Internal, "the workflow broke");
+    for _ in 0..2 {
+        store.fail_operation(create.id, broken.clone()).await.unwrap();
+    }
+    assert!(store.unfinished_operations().await.unwrap().is_empty());
+    assert_eq!(store.instance(&key("default", "demo")).await.unwrap().state, InstanceState::Failed);
+    let kinds: Vec<_> = store.events(create.instance_id, 0, 100).await.unwrap().into_iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, ["create_requested", "instance_failed"]);
+}
+
+#[tokio::test]
+async fn a_port_has_one_owner_however_many_ask_at_once() {
+    let Some(database) = database().await.unwrap() else { return };
+    let store = &database.store;
+    let mut claims = JoinSet::new();
+    for number in 0..12 {
+        let store: Store = store.clone();
+        claims.spawn(async move { store.claim_port(&key("default", &format!("demo-{number}")), 20_000).await });
+    }
+    let won = claims.join_all().await.into_iter().filter(|claim| *claim.as_ref().unwrap()).count();
+    assert_eq!(won, 1);
+    assert_eq!(store.ports().await.unwrap(), [20_000]);
+    let mine = key("default", "mine");
+    assert!(!store.claim_port(&mine, 20_000).await.unwrap());
+    assert!(store.claim_port(&mine, 20_001).await.unwrap() && store.claim_port(&mine, 20_001).await.unwrap());
+    assert!(store.claim_port(&mine, 20_002).await.unwrap(), "in place of the one it has");
+    assert_eq!(store.port(&mine).await.unwrap(), Some(20_002));
+    for _ in 0..2 {
+        store.release_port(&mine).await.unwrap();
+    }
+    assert_eq!(store.port(&mine).await.unwrap(), None);
+    assert!(store.claim_port(&key("default", "next"), 20_002).await.unwrap());
+}
+
+#[tokio::test]
+async fn events_are_in_order_and_those_of_a_deleted_instance_are_no_error() {
+    let Some(database) = database().await.unwrap() else { return };
+    let store = &database.store;
+    let Created::New(create) = store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap() else {
+        panic!("not new")
+    };
+    store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
+    for (kind, healthy) in [("server_exited", false), ("server_restarted", true)] {
+        store.record_platform_event(&key("default", "demo"), kind, "words", "a test", healthy).await.unwrap();
+        let health = store.instance(&key("default", "demo")).await.unwrap().health_status;
+        assert_eq!(health.as_deref(), Some(if healthy { "healthy" } else { "unhealthy" }));
+    }
+    let events = store.events(create.instance_id, 0, 100).await.unwrap();
+    let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(kinds, ["create_requested", "instance_running", "server_exited", "server_restarted"]);
+    assert!(events.is_sorted_by_key(|event| event.id));
+    let rest = store.events(create.instance_id, events[1].id, 1).await.unwrap();
+    assert_eq!(rest, events[2..3]);
+    store.record_platform_event(&key("default", "nobody"), "server_exited", "words", "a test", false).await.unwrap();
+    store.record_health(&key("default", "nobody"), false).await.unwrap();
+}
+
+#[tokio::test]
+async fn operations_are_listed_newest_first_and_by_instance() {
+    let Some(database) = database().await.unwrap() else { return };
+    let store = &database.store;
+    for name in ["one", "two", "three"] {
+        store.create_instance(&new_instance("default", name), nothing_to_do).await.unwrap();
+    }
+    store.delete_instance(&key("default", "two"), "test").await.unwrap();
+    let names = async |filter: OperationFilter, limit| -> Vec<_> {
+        let operations = store.operations(&filter, limit).await.unwrap();
+        operations.into_iter().map(|operation| (operation.kind, operation.instance_name)).collect()
+    };
+    let all = names(OperationFilter::default(), 100).await;
+    assert_eq!(all[0], (OperationKind::Delete, "two".into()));
+    assert_eq!(all[1..].iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["three", "two", "one"]);
+    let newest = store.operations(&OperationFilter::default(), 2).await.unwrap();
+    let older = names(OperationFilter { before: Some(newest[1].id), ..OperationFilter::default() }, 100).await;
+    assert_eq!(older, all[2..]);
+    assert_eq!(names(OperationFilter { instance_name: Some("two".into()), ..OperationFilter::default() }, 100).await.len(), 2);
+    assert!(names(OperationFilter { namespace: Some("team".into()), ..OperationFilter::default() }, 100).await.is_empty());
+}
+
+#[tokio::test]
+async fn whoever_waits_for_an_operation_is_woken_by_its_changes() {
+    let Some(database) = database().await.unwrap() else { return };
+    let changes = database.store.listen().await.unwrap();
+    let mut woken = changes.subscribe();
+    let Created::New(create) = database.store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap()
+    else {
+        panic!("not new")
+    };
+    let next = async |woken: &mut tokio::sync::broadcast::Receiver<Uuid>| {
+        tokio::time::timeout(toygres_e2e::wait::SOON, woken.recv()).await.unwrap().unwrap()
+    };
+    assert_eq!(next(&mut woken).await, create.id);
+    database.store.begin_step(create.id, "one").await.unwrap();
+    assert_eq!(next(&mut woken).await, create.id);
+    // Again after its connection was cut.
+    sqlx::query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()",
+    )
+    .execute(database.store.pool())
+    .await
+    .unwrap();
+    toygres_e2e::eventually("a wake after the cut", toygres_e2e::wait::SOON, async || {
+        database.store.end_step(create.id, "one", None).await?;
+        database.store.begin_step(create.id, "one").await?;
+        Ok(woken.try_recv().ok())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn servers_that_start_at_once_bring_the_schema_up_to_date_once() {
+    let Some(database) = empty_database().await.unwrap() else { return };
+    let mut starts = JoinSet::new();
+    for _ in 0..6 {
+        let options = database.options.clone();
+        starts.spawn(async move { Store::connect(options, 2).await });
+    }
+    for store in starts.join_all().await {
+        store.unwrap().pool().close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_left_as_it_is() {
+    let Some(database) = database().await.unwrap() else { return };
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'later', true, '\\x00', 0)",
+    )
+    .execute(database.store.pool())
+    .await
+    .unwrap();
+    let refused = Store::connect(database.options.clone(), 1).await;
+    assert!(matches!(refused, Err(StoreError::NewerSchema(9999))), "{refused:?}");
+    assert!(refused.unwrap_err().to_string().contains("nothing was changed"));
+    // Another user's objects of the same names, in another schema, are none of ours.
+    let pin = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public', current_database()); END $$";
+    sqlx::raw_sql(&format!("CREATE TABLE public.instances (id int); {pin}")).execute(database.store.pool()).await.unwrap();
+    sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 9999").execute(database.store.pool()).await.unwrap();
+    let store = Store::connect(database.options.clone(), 1).await.unwrap();
+    assert!(store.instances(None, None, 10).await.unwrap().is_empty());
+}
