@@ -1,9 +1,11 @@
 //! Where instances run: one trait, an implementation a platform.
 //!
-//! [`local`] runs them as server processes on this machine. The conformance suite in
+//! [`local`] runs them as server processes on this machine, [`kubernetes`] as pods. The conformance suite in
 //! `tests/conformance.rs` states the promises below as tests and runs them against every
 //! implementation.
 
+pub(crate) mod certificates;
+pub mod kubernetes;
 pub mod local;
 
 use std::time::Duration;

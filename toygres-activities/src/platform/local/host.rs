@@ -16,7 +16,7 @@ use super::files::{blocking, failed, make_folder};
 use super::pool::Pool;
 use super::programs::find_program;
 use super::server::Surroundings;
-use super::tls::CertificateAuthority;
+use crate::platform::certificates::CertificateAuthority;
 use super::versions::Versions;
 
 /// Longest path of a Unix socket: what `sun_path` holds, less the NUL.
