@@ -120,10 +120,11 @@ impl K8sClient {
     ///
     /// # Errors
     /// See [`failure`](Self::failure).
-    pub async fn call<T>(&self, doing: &str, call: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
+    pub async fn call<T>(&self, doing: impl Into<String>, call: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
+        let doing = doing.into();
         self.count();
         match tokio::time::timeout(CALL_LIMIT, call).await {
-            Ok(result) => result.map_err(|error| self.failure(doing, &error)),
+            Ok(result) => result.map_err(|error| self.failure(&doing, &error)),
             Err(_) => Err(Failure::transient(
                 FailureKind::Platform,
                 format!("could not {doing}: the API server {} gave no answer within {} s", self.origin.url, CALL_LIMIT.as_secs()),
@@ -162,7 +163,7 @@ impl K8sClient {
             });
             Err(kube::Error::Api(status.boxed()))
         };
-        self.call(&format!("apply the {kind} {namespace}/{name}"), call).await
+        self.call(format!("apply the {kind} {namespace}/{name}"), call).await
     }
 
     /// What a failed call means. `doing` completes "could not …".

@@ -26,14 +26,29 @@
 //!   [`reach`](super::Platform::reach) goes through the API server.
 //!
 //! The modules, from the ground up: `config` and `images` (what may be chosen), `identity` (names,
-//! labels, whose an object is), `manifests` (templates to objects), `tls` and `passwords` (the two
-//! Secrets), `make`, `remove`, `judge` (what the cluster's words mean), `look` (reading and
-//! watching), `endpoint`, `forward`, `news` (events), and on top `platform`.
+//! labels, whose an object is), `manifests` (templates to objects), `cluster` (what the verbs
+//! share), `tls` and `passwords` (the two Secrets), `make`, `remove`, `judge` (what the cluster's
+//! words mean), `look` (reading and watching), `forward`, `endpoint`, `news` (events), and on top
+//! `platform`.
 
+mod cluster;
 mod config;
+mod endpoint;
+mod forward;
 mod identity;
 mod images;
+mod judge;
+mod look;
+mod make;
 mod manifests;
+mod news;
+mod passwords;
+mod platform;
+mod remove;
+mod tls;
 
 pub use config::{KubernetesConfig, Resources};
+pub use forward::Forward;
 pub use images::Images;
+pub use passwords::KubernetesSecretStore;
+pub use platform::KubernetesPlatform;
