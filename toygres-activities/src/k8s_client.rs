@@ -147,9 +147,8 @@ impl K8sClient {
         params.dry_run = dry_run;
         let path = K::url_path(&K::DynamicType::default(), Some(namespace));
         let call = async {
-            let request = kube::core::Request::new(path)
-                .patch(&name, &params, &Patch::Apply(object))
-                .map_err(kube::Error::BuildRequest)?;
+            let request =
+                kube::core::Request::new(path).patch(&name, &params, &Patch::Apply(object)).map_err(kube::Error::BuildRequest)?;
             let response = self.client.send(request.map(Body::from)).await?;
             let code = response.status();
             let body = response.into_body().collect().await?.to_bytes();
@@ -158,9 +157,8 @@ impl K8sClient {
                 // Only the status code tells a created object from a changed one.
                 return Ok((applied, code.as_u16() == 201));
             }
-            let status = serde_json::from_slice::<Status>(&body).unwrap_or_else(|_| {
-                Status::failure(String::from_utf8_lossy(&body).trim(), "").with_code(code.as_u16())
-            });
+            let status = serde_json::from_slice::<Status>(&body)
+                .unwrap_or_else(|_| Status::failure(String::from_utf8_lossy(&body).trim(), "").with_code(code.as_u16()));
             Err(kube::Error::Api(status.boxed()))
         };
         self.call(format!("apply the {kind} {namespace}/{name}"), call).await
@@ -197,7 +195,10 @@ impl K8sClient {
         match status.code {
             401 => Failure::permanent(
                 FailureKind::Platform,
-                format!("could not {doing}: the API server {} refuses the credentials of {}: {words}. Have they expired? Log in anew", self.origin.url, self.origin.source),
+                format!(
+                    "could not {doing}: the API server {} refuses the credentials of {}: {words}. Have they expired? Log in anew",
+                    self.origin.url, self.origin.source
+                ),
             ),
             403 if words.contains("exceeded quota") || words.contains("LimitRange") => {
                 Failure::permanent(FailureKind::Exhausted, format!("{plain}. Free some of the quota, or have it raised"))
@@ -210,7 +211,10 @@ impl K8sClient {
             ),
             404 if is_namespace => Failure::permanent(
                 FailureKind::NotFound,
-                format!("namespace: {words}; make it first: kubectl create namespace {}", details.map_or("", |details| &details.name)),
+                format!(
+                    "namespace: {words}; make it first: kubectl create namespace {}",
+                    details.map_or("", |details| &details.name)
+                ),
             ),
             404 => Failure::permanent(FailureKind::NotFound, plain),
             // Somebody else was at the same object; the next attempt sees what they did.
@@ -337,7 +341,14 @@ mod tests {
     async fn answers_are_told_apart() {
         let client = client("http://127.0.0.1:1").await;
         let judge = |code: u16, message: &str, kind: &str| {
-            let details = StatusDetails { name: "n".into(), group: String::new(), kind: kind.into(), uid: String::new(), causes: Vec::new(), retry_after_seconds: 0 };
+            let details = StatusDetails {
+                name: "n".into(),
+                group: String::new(),
+                kind: kind.into(),
+                uid: String::new(),
+                causes: Vec::new(),
+                retry_after_seconds: 0,
+            };
             let status = Status::failure(message, "").with_code(code).with_details(details);
             let failure = client.failure("do it", &kube::Error::Api(status.boxed()));
             (failure.kind, failure.retryable)

@@ -1,15 +1,18 @@
 //! The promises of `Platform` on a real Kubernetes cluster, and what the Kubernetes platform
 //! promises besides. Runs where `TOYGRES_TEST_KUBERNETES=1` and KUBECONFIG say so.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+
 #[macro_use]
 mod support;
 
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgSslMode;
 use support::kubernetes::{Kubernetes, kubectl, kubectl_apply};
 use support::{PASSWORD, READY, Subject, ask, checks, connect, key, spec};
-use sqlx::postgres::PgSslMode;
-use toygres_activities::platform::{Phase, Platform, kubernetes::KubernetesPlatform};
+use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform, Resources};
+use toygres_activities::platform::{Phase, Platform};
 use toygres_models::FailureKind;
 
 async fn subject() -> Option<Kubernetes> {
@@ -73,17 +76,88 @@ async fn clear(subject: &Kubernetes, name: &str) {
     assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]));
 }
 
-fn with_image(image: &'static str) -> impl FnOnce(toygres_activities::platform::kubernetes::KubernetesConfig) -> toygres_activities::platform::kubernetes::KubernetesConfig {
+fn with_image(image: &'static str) -> impl FnOnce(KubernetesConfig) -> KubernetesConfig {
     move |mut config| {
-        config.images = toygres_activities::platform::kubernetes::Images::parse(None, Some(&format!("17.0={image},17={image}"))).unwrap();
+        config.images = Images::parse(None, Some(&format!("17.0={image},17={image}"))).unwrap();
         config
     }
 }
 
-async fn platform_with(subject: &Kubernetes, change: impl FnOnce(&mut toygres_activities::platform::kubernetes::KubernetesConfig)) -> std::sync::Arc<KubernetesPlatform> {
+async fn platform_with(subject: &Kubernetes, change: impl FnOnce(&mut KubernetesConfig)) -> std::sync::Arc<KubernetesPlatform> {
     let mut config = subject.config.clone();
     change(&mut config);
     KubernetesPlatform::connect(config).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_at_once_take_little_longer_than_one() {
+    let Some(subject) = subject().await else { return };
+    let platform = subject.platform();
+    let names: Vec<_> = (0..10).map(|number| format!("demo-{number}")).collect();
+    let begun = Instant::now();
+    let made = futures::future::join_all(names.iter().map(|name| async {
+        platform.ensure(&spec(&subject, name)).await.unwrap();
+        ask(&subject, name, "SELECT 'x'").await;
+    }));
+    made.await;
+    let created = begun.elapsed();
+    let removed = futures::future::join_all(names.iter().map(|name| async { platform.remove(&key(name)).await.unwrap() }));
+    assert!(removed.await.iter().all(|removed| *removed));
+    eprintln!("ten at once: created {created:.2?}, removed {:.2?}", begun.elapsed() - created);
+    assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]));
+}
+
+/// The API server doesn't answer for 20 s, in the middle of a creation and of a removal. Stops
+/// processes of the cluster under test, so it is run alone and by name: `TOYGRES_TEST_API_SERVER_PID`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "stops the cluster's API server"]
+async fn an_api_server_that_is_away_for_a_while_is_waited_for() {
+    let Some(subject) = subject().await else { return };
+    let pid = std::env::var("TOYGRES_TEST_API_SERVER_PID").unwrap();
+    let signal = |name: &str| assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
+    let platform = subject.platform();
+    for pause_ms in [0, 30, 60, 1000] {
+        let made = {
+            let (platform, spec) = (platform.clone(), spec(&subject, "demo"));
+            tokio::spawn(async move {
+                let begun = Instant::now();
+                loop {
+                    match platform.ensure(&spec).await {
+                        Ok(_) => break,
+                        Err(failure) => assert!(failure.retryable && begun.elapsed() < READY, "{failure}"),
+                    }
+                }
+                loop {
+                    match platform.wait_ready(&spec.key, Duration::from_secs(5)).await {
+                        Ok(seen) if seen.ready => break,
+                        Ok(_) => {}
+                        Err(failure) => assert!(failure.retryable && begun.elapsed() < READY, "{failure}"),
+                    }
+                }
+            })
+        };
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        signal("-STOP");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        signal("-CONT");
+        made.await.unwrap();
+        ask(&subject, "demo", "SELECT 'x'").await;
+        let removed = {
+            let platform = platform.clone();
+            tokio::spawn(async move {
+                while let Err(failure) = platform.remove(&key("demo")).await {
+                    assert!(failure.retryable, "{failure}");
+                }
+            })
+        };
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        signal("-STOP");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        signal("-CONT");
+        removed.await.unwrap();
+        platform.remove(&key("demo")).await.unwrap();
+        assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]), "{pause_ms} ms");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,7 +182,7 @@ async fn no_room_no_storage_class_and_no_quota_fail_in_seconds() {
     let mut wanted = spec(&subject, "demo");
     wanted.key = real.clone();
     let big = platform_with(&subject, |config| {
-        config.resources = toygres_activities::platform::kubernetes::Resources::guaranteed(Some("5000"), None).unwrap();
+        config.resources = Resources::guaranteed(Some("5000"), None).unwrap();
     });
     big.await.ensure(&wanted).await.unwrap();
     let (failure, took) = fails(&subject, "demo").await;
@@ -179,9 +253,12 @@ async fn what_toygres_did_not_make_is_left_alone() {
             "secret" => ("v1", "Secret"),
             _ => ("apps/v1", "StatefulSet"),
         };
-        kubectl_apply(&format!("apiVersion: {version}\nkind: {title}\nmetadata: {{name: {name}, namespace: {namespace}}}\n{manifest}\n"));
+        kubectl_apply(&format!(
+            "apiVersion: {version}\nkind: {title}\nmetadata: {{name: {name}, namespace: {namespace}}}\n{manifest}\n"
+        ));
         let shown = || {
-            let text = subject.kubectl(&["get", kind, name, "-o", "jsonpath={.metadata.labels}{.metadata.annotations}{.spec}{.data}"]);
+            let text =
+                subject.kubectl(&["get", kind, name, "-o", "jsonpath={.metadata.labels}{.metadata.annotations}{.spec}{.data}"]);
             // A claim is bound meanwhile.
             text.split("\"volumeName\"").next().unwrap().split("pv.kubernetes.io").next().unwrap().to_owned()
         };
@@ -209,7 +286,8 @@ async fn a_public_instance_has_an_address_a_name_and_a_certificate_for_both() {
     assert_eq!(endpoint.dns_name.as_deref(), Some("my-demo.westus3.cloudapp.azure.com"));
     assert_eq!(endpoint.external_ip.as_deref(), Some(endpoint.uri.host.as_str()));
     // By its public address, with the certificate verified. The nodes learn of it a moment later.
-    support::eventually("it answers", || async { connect(&subject, "demo", PASSWORD, PgSslMode::VerifyFull).await.is_ok() }).await;
+    support::eventually("it answers", || async { connect(&subject, "demo", PASSWORD, PgSslMode::VerifyFull).await.is_ok() })
+        .await;
     ask(&subject, "demo", "SELECT 'x'").await;
     let certificate = subject.kubectl(&["get", "secret", "demo-tls", "-o", "jsonpath={.metadata.annotations}"]);
     assert!(certificate.contains("my-demo.westus3.cloudapp.azure.com"), "{certificate}");
@@ -278,7 +356,8 @@ async fn the_password_is_in_its_secret_alone() {
     wanted.password = password.clone().into();
     subject.platform().ensure(&wanted).await.unwrap();
     subject.settle("demo").await;
-    let everything = subject.kubectl(&["get", "statefulsets,pods,services,pvc,configmaps,events,controllerrevisions", "-o", "yaml"]);
+    let everything =
+        subject.kubectl(&["get", "statefulsets,pods,services,pvc,configmaps,events,controllerrevisions", "-o", "yaml"]);
     assert!(everything.contains("demo-0") && !everything.contains("find-me"));
     assert!(!subject.kubectl(&["logs", "demo-0"]).contains("find-me"));
     let environment = subject.kubectl(&["exec", "demo-0", "--", "sh", "-c", "cat /proc/*/environ /proc/*/cmdline"]);

@@ -91,9 +91,8 @@ impl CertificateAuthority {
             write(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
         }
         let read = |path: &Path| {
-            std::fs::read_to_string(path).map_err(|error| {
-                Failure::transient(FailureKind::Platform, format!("could not read {}: {error}", path.display()))
-            })
+            std::fs::read_to_string(path)
+                .map_err(|error| Failure::transient(FailureKind::Platform, format!("could not read {}: {error}", path.display())))
         };
         let certificate_pem = read(&certificate_path)?;
         let key = KeyPair::from_pem(&read(&key_path)?).map_err(|error| unusable(&error))?;

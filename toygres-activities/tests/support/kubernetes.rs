@@ -128,7 +128,12 @@ impl Kubernetes {
         let own = ["configmap/kube-root-ca.crt", "serviceaccount/default"];
         let objects = self.kubectl(&["get", KINDS, "-o", "name"]);
         let mut found: Vec<_> = objects.lines().filter(|line| !own.contains(line)).map(str::to_owned).collect();
-        let volumes = kubectl(&["get", "persistentvolumes", "-o", "jsonpath={range .items[*]}{.spec.claimRef.namespace}/{.metadata.name}{\"\\n\"}{end}"]);
+        let volumes = kubectl(&[
+            "get",
+            "persistentvolumes",
+            "-o",
+            "jsonpath={range .items[*]}{.spec.claimRef.namespace}/{.metadata.name}{\"\\n\"}{end}",
+        ]);
         found.extend(volumes.lines().filter(|line| line.starts_with(&format!("{}/", self.namespace))).map(str::to_owned));
         found
     }

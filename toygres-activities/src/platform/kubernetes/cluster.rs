@@ -93,7 +93,10 @@ impl Cluster {
             ));
         }
         if found.metadata.deletion_timestamp.is_some() {
-            return Err(Failure::transient(FailureKind::Platform, format!("the {kind} {}/{name} is still being deleted", key.namespace)));
+            return Err(Failure::transient(
+                FailureKind::Platform,
+                format!("the {kind} {}/{name} is still being deleted", key.namespace),
+            ));
         }
         Ok(Some(found.metadata))
     }

@@ -33,7 +33,10 @@ impl Forward {
     /// If the port can't be had.
     pub async fn open(client: &K8sClient, key: &InstanceKey, port: u16) -> Result<Self, Failure> {
         let taken = |error: std::io::Error| {
-            Failure::permanent(FailureKind::Exhausted, format!("could not listen on 127.0.0.1:{port}: {error}; choose another port"))
+            Failure::permanent(
+                FailureKind::Exhausted,
+                format!("could not listen on 127.0.0.1:{port}: {error}; choose another port"),
+            )
         };
         let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;

@@ -33,8 +33,16 @@ pub(super) enum Verdict {
 }
 
 /// What a registry says of an image that isn't there or may not be had.
-const NO_SUCH_IMAGE: &[&str] =
-    &["not found", "manifest unknown", "denied", "unauthorized", "authorization failed", "invalid reference", "does not exist", "no match for platform"];
+const NO_SUCH_IMAGE: &[&str] = &[
+    "not found",
+    "manifest unknown",
+    "denied",
+    "unauthorized",
+    "authorization failed",
+    "invalid reference",
+    "does not exist",
+    "no match for platform",
+];
 
 impl Seen {
     pub(super) fn is_ready(&self) -> bool {
@@ -48,7 +56,9 @@ impl Seen {
             if self.claim.is_none() && self.pod.is_none() {
                 return Verdict::Absent;
             }
-            let message = format!("{key} is half-made or half-removed: its StatefulSet is missing; create or delete it again to finish that");
+            let message = format!(
+                "{key} is half-made or half-removed: its StatefulSet is missing; create or delete it again to finish that"
+            );
             return Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::Platform, message)));
         };
         if set.metadata.deletion_timestamp.is_some() {
@@ -159,7 +169,8 @@ impl Seen {
     /// The registry's own words: while the kubelet backs off, only the event has them.
     fn pull_error<'a>(&'a self, words: &'a str) -> &'a str {
         let failed = |event: &&Event| {
-            event.reason.as_deref() == Some("Failed") && event.message.as_deref().is_some_and(|words| words.starts_with("Failed to pull"))
+            event.reason.as_deref() == Some("Failed")
+                && event.message.as_deref().is_some_and(|words| words.starts_with("Failed to pull"))
         };
         self.events.iter().rev().find(failed).and_then(|event| event.message.as_deref()).unwrap_or(words)
     }
@@ -183,7 +194,9 @@ impl Seen {
         let words = self.events.iter().rev().find(is_claims).and_then(|event| event.message.as_deref());
         Some(match words {
             Some(words) if words.contains("storageclass") && words.contains("not found") => {
-                let message = format!("the volume {name} of {key} can't be made: {words}; choose another StorageClass (kubectl get storageclass)");
+                let message = format!(
+                    "the volume {name} of {key} can't be made: {words}; choose another StorageClass (kubectl get storageclass)"
+                );
                 Verdict::Hopeless(self.failure(Failure::permanent(FailureKind::Platform, message)))
             }
             words => {

@@ -182,9 +182,9 @@ impl Cluster {
     fn explain(&self, key: &InstanceKey, error: &watcher::Error) -> Failure {
         let doing = format!("watch the pod of {key}");
         match error {
-            watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
-                self.client.failure(&doing, error)
-            }
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => self.client.failure(&doing, error),
             watcher::Error::WatchError(status) => self.client.failure(&doing, &kube::Error::Api(status.clone())),
             _ => Failure::transient(toygres_models::FailureKind::Platform, format!("could not {doing}: {error}")),
         }

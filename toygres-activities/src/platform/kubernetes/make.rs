@@ -68,7 +68,9 @@ impl Cluster {
         let (service, others) = tokio::join!(
             self.apply(manifests.service(public, label)?, found.service.as_ref()),
             futures::future::join_all([
-                boxed(self.apply(manifests.volume_claim(spec.storage_size, config)?, found.claim.as_ref()).map_ok(|(_, new)| new)),
+                boxed(
+                    self.apply(manifests.volume_claim(spec.storage_size, config)?, found.claim.as_ref()).map_ok(|(_, new)| new)
+                ),
                 boxed(self.apply(manifests.config_map()?, found.config_map.as_ref()).map_ok(|(_, new)| new)),
                 boxed(self.apply(manifests.service_account()?, found.service_account.as_ref()).map_ok(|(_, new)| new)),
                 boxed(self.apply(manifests.network_policy(public, control)?, found.policy.as_ref()).map_ok(|(_, new)| new)),
@@ -125,7 +127,9 @@ impl Cluster {
     }
 }
 
-fn boxed<'a, T>(work: impl Future<Output = Result<T, Failure>> + Send + 'a) -> futures::future::BoxFuture<'a, Result<T, Failure>> {
+fn boxed<'a, T>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'a,
+) -> futures::future::BoxFuture<'a, Result<T, Failure>> {
     Box::pin(work)
 }
 

@@ -92,7 +92,11 @@ impl<'a> Manifests<'a> {
         self.object(template!("postgres-password.yaml"), values)
     }
 
-    pub(super) fn tls(&self, issued: &Issued, notes: impl IntoIterator<Item = (&'static str, String)>) -> Result<Secret, Failure> {
+    pub(super) fn tls(
+        &self,
+        issued: &Issued,
+        notes: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<Secret, Failure> {
         let values = json!({
             "annotations": self.annotations(notes),
             "certificate_base64": base64(issued.chain_pem.as_bytes()),
@@ -135,7 +139,12 @@ impl<'a> Manifests<'a> {
         self.object(template!("postgres-poddisruptionbudget.yaml"), json!({}))
     }
 
-    pub(super) fn stateful_set(&self, version: PostgresVersion, image: &str, config: &KubernetesConfig) -> Result<StatefulSet, Failure> {
+    pub(super) fn stateful_set(
+        &self,
+        version: PostgresVersion,
+        image: &str,
+        config: &KubernetesConfig,
+    ) -> Result<StatefulSet, Failure> {
         let major = version.major();
         // As the official images have it: from 18 on the volume is one level up, so that pg_upgrade
         // can link from one major's folder to the next's. Before, a folder in the volume, since a

@@ -45,7 +45,8 @@ impl KubernetesPlatform {
             })?;
             CertificateAuthority::open(&folder)
         });
-        let ca = ca.await.map_err(|error| Failure::transient(FailureKind::Internal, format!("file work was cut off: {error}")))??;
+        let ca =
+            ca.await.map_err(|error| Failure::transient(FailureKind::Internal, format!("file work was cut off: {error}")))??;
         Ok(Arc::new(Self { cluster: Arc::new(Cluster::new(client, config, ca)), watching: Once::new() }))
     }
 

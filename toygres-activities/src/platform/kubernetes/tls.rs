@@ -63,18 +63,19 @@ impl Cluster {
 
     /// Gives the instance a certificate where `found` isn't one that will do. `true` if the Secret
     /// was made by that.
-    pub(super) async fn certify(&self, key: &InstanceKey, service: &Service, found: Option<&ObjectMeta>) -> Result<bool, Failure> {
+    pub(super) async fn certify(
+        &self,
+        key: &InstanceKey,
+        service: &Service,
+        found: Option<&ObjectMeta>,
+    ) -> Result<bool, Failure> {
         let names = self.names(key, service).await?;
         let signer = self.signer();
         if found.is_some_and(|found| will_do(found, &names, &signer, Utc::now())) {
             return Ok(false);
         }
         let issued = self.ca.issue(names.iter().map(String::as_str))?;
-        let notes = [
-            (FOR_NAMES, names.join(",")),
-            (RENEW_AT, (Utc::now() + RENEW_AFTER).to_rfc3339()),
-            (SIGNED_BY, signer),
-        ];
+        let notes = [(FOR_NAMES, names.join(",")), (RENEW_AT, (Utc::now() + RENEW_AFTER).to_rfc3339()), (SIGNED_BY, signer)];
         let (_, created) = self.apply(Manifests::new(key).tls(&issued, notes)?, found).await?;
         Ok(created)
     }

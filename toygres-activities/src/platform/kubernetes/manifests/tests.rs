@@ -56,7 +56,8 @@ fn the_types_know_every_field_of_the_templates() {
         let said: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
         let kept = serde_json::to_value(serde_saphyr::from_str::<K>(&text).unwrap()).unwrap();
         // Empty lists mean the same as none.
-        let without_empty = |value: &serde_json::Value| value.to_string().replace(",\"egress\":[]", "").replace("\"egress\":[],", "");
+        let without_empty =
+            |value: &serde_json::Value| value.to_string().replace(",\"egress\":[]", "").replace("\"egress\":[],", "");
         assert_eq!(without_empty(&said), without_empty(&kept), "{}", template.0);
     }
     let key = key();
@@ -67,9 +68,17 @@ fn the_types_know_every_field_of_the_templates() {
     check::<Secret>(&manifests, template!("postgres-tls.yaml"), json!({ "certificate_base64": "eA==", "key_base64": "eA==" }));
     check::<ServiceAccount>(&manifests, template!("postgres-serviceaccount.yaml"), json!({}));
     check::<ConfigMap>(&manifests, template!("postgres-configmap.yaml"), json!({ "files": files }));
-    check::<PersistentVolumeClaim>(&manifests, template!("postgres-pvc.yaml"), json!({ "storage_class": "fast", "storage": "1Gi" }));
+    check::<PersistentVolumeClaim>(
+        &manifests,
+        template!("postgres-pvc.yaml"),
+        json!({ "storage_class": "fast", "storage": "1Gi" }),
+    );
     check::<Service>(&manifests, template!("postgres-service.yaml"), json!({ "public": true }));
-    check::<NetworkPolicy>(&manifests, template!("postgres-networkpolicy.yaml"), json!({ "public": false, "control_namespace": "x" }));
+    check::<NetworkPolicy>(
+        &manifests,
+        template!("postgres-networkpolicy.yaml"),
+        json!({ "public": false, "control_namespace": "x" }),
+    );
     check::<PodDisruptionBudget>(&manifests, template!("postgres-poddisruptionbudget.yaml"), json!({}));
     let values = json!({ "image": "i", "volume_path": "/v", "pgdata": "/v/d", "user_id": 999, "resources": config.resources });
     check::<StatefulSet>(&manifests, template!("postgres-statefulset.yaml"), values);
@@ -80,7 +89,19 @@ fn the_types_know_every_field_of_the_templates() {
 fn no_value_can_add_a_field() {
     let key = key();
     let manifests = Manifests::new(&key);
-    for evil in ["x\nspec:\n  hostNetwork: true", "\"}, evil: {\"", "{{ 7 * 7 }}", "a: b", "- x", "# x", "*x", "\u{2028}y", "'", "<&>", "no"] {
+    for evil in [
+        "x\nspec:\n  hostNetwork: true",
+        "\"}, evil: {\"",
+        "{{ 7 * 7 }}",
+        "a: b",
+        "- x",
+        "# x",
+        "*x",
+        "\u{2028}y",
+        "'",
+        "<&>",
+        "no",
+    ] {
         let service: Service = manifests.service(true, Some(evil)).unwrap();
         let annotations = service.metadata.annotations.unwrap();
         assert_eq!(annotations["service.beta.kubernetes.io/azure-dns-label-name"], evil);
@@ -105,4 +126,48 @@ fn the_password_is_in_its_secret_alone() {
     let data: BTreeMap<_, _> = secret.data.unwrap();
     assert_eq!(data["password"].0, b"find-me");
     assert_eq!(serde_json::to_value(secret.string_data).unwrap(), json!(null));
+}
+
+/// The API server itself, strict about unknown fields, in a dry run.
+#[tokio::test]
+async fn the_api_server_takes_every_object_strictly() {
+    if std::env::var_os("TOYGRES_TEST_KUBERNETES").is_none_or(|value| value != "1") {
+        eprintln!("skipped: set TOYGRES_TEST_KUBERNETES=1 and KUBECONFIG to test on that cluster");
+        return;
+    }
+    let client = crate::k8s_client::K8sClient::connect(&crate::k8s_client::ClusterChoice::default()).await.unwrap();
+    let key = InstanceKey::parse("default", "a-dry-run-only").unwrap();
+    let config = KubernetesConfig::default();
+    let manifests = Manifests::new(&key);
+    let folder = tempfile::tempdir().unwrap();
+    let issued = crate::platform::certificates::CertificateAuthority::open(folder.path()).unwrap().issue(["demo"]).unwrap();
+    macro_rules! dry_run {
+        ($($object:expr),+ $(,)?) => {
+            $(let (_, created) = client.apply("default", &$object.unwrap(), true).await.unwrap();
+            assert!(created);)+
+        };
+    }
+    dry_run!(
+        manifests.password(&"x".to_owned().into()),
+        manifests.tls(&issued, []),
+        manifests.service_account(),
+        manifests.config_map(),
+        manifests.volume_claim(StorageSize::default(), &config),
+        manifests.service(false, None),
+        manifests.service(true, Some("demo-db")),
+        manifests.network_policy(false, Some("toygres")),
+        manifests.network_policy(true, None),
+        manifests.disruption_budget(),
+        manifests.stateful_set("17".parse().unwrap(), "docker.io/library/postgres:17", &config),
+        manifests.stateful_set("18".parse().unwrap(), "docker.io/library/postgres:18", &config),
+    );
+    // Strict means strict.
+    let mut odd = serde_json::to_value(manifests.service_account().unwrap()).unwrap();
+    odd["automountToken"] = false.into();
+    let odd: kube::core::DynamicObject = serde_json::from_value(odd).unwrap();
+    let resource = kube::core::ApiResource::erase::<ServiceAccount>(&());
+    let accounts: kube::Api<kube::core::DynamicObject> = kube::Api::namespaced_with(client.raw(), "default", &resource);
+    let params = kube::api::PatchParams { dry_run: true, ..kube::api::PatchParams::apply("toygres").validation_strict() };
+    let refused = accounts.patch("a-dry-run-only", &params, &kube::api::Patch::Apply(&odd)).await.unwrap_err();
+    assert!(refused.to_string().contains("automountToken"), "{refused}");
 }
