@@ -12,6 +12,7 @@ use toygres_models::{Failure, FailureKind, InstanceKey, InstanceState, Operation
 use uuid::Uuid;
 
 use crate::platform::Platform;
+use crate::platform::kubernetes::{KubernetesConfig, KubernetesPlatform};
 use crate::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform};
 use crate::secrets::{FileSecretStore, SecretStore};
 
@@ -28,16 +29,29 @@ pub struct Context {
 }
 
 impl Context {
-    /// The local platform in `TOYGRES_STATE_DIR` (or the usual state directory), and the metadata
-    /// store at `DATABASE_URL` where that is set.
+    /// The platform that `TOYGRES_PLATFORM` names (`local`, which is the default, or `kubernetes`), set
+    /// up by its own variables (see [`LocalConfig::from_environment`] and
+    /// [`KubernetesConfig::from_environment`]), and the metadata store at `DATABASE_URL` where that
+    /// is set.
     ///
     /// # Errors
-    /// If the state directory can't be used or the database can't be reached.
+    /// If a variable can't be understood, the platform can't be used, or the database can't be
+    /// reached.
     pub async fn from_environment() -> Result<Self, Failure> {
-        let config = LocalConfig::from_environment()?;
-        let secrets = FileSecretStore::new(config.state_dir.join("secrets"));
-        let host = LocalHost::open(config).await?;
-        let ports = Arc::new(DirectoryPorts::new(&host));
+        let (platform, secrets): (Arc<dyn Platform>, Arc<dyn SecretStore>) = match platform_name()?.as_str() {
+            "kubernetes" => {
+                let platform = KubernetesPlatform::connect(KubernetesConfig::from_environment()?).await?;
+                let secrets = Arc::new(platform.secrets());
+                (platform, secrets)
+            }
+            _ => {
+                let config = LocalConfig::from_environment()?;
+                let secrets = Arc::new(FileSecretStore::new(config.state_dir.join("secrets")));
+                let host = LocalHost::open(config).await?;
+                let ports = Arc::new(DirectoryPorts::new(&host));
+                (LocalPlatform::new(host, ports), secrets)
+            }
+        };
         let store = match std::env::var("DATABASE_URL") {
             Ok(url) => {
                 let options = PgConnectOptions::from_str(&url).map_err(|_| {
@@ -48,7 +62,7 @@ impl Context {
             }
             Err(_) => None,
         };
-        Ok(Self { platform: LocalPlatform::new(host, ports), secrets: Arc::new(secrets), store })
+        Ok(Self { platform, secrets, store })
     }
 
     /// The operation that an activity belongs to, where its workflow's id is one and a store is
@@ -67,6 +81,18 @@ impl Context {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// `local` or `kubernetes`.
+fn platform_name() -> Result<String, Failure> {
+    match std::env::var("TOYGRES_PLATFORM") {
+        Ok(name) if ["local", "kubernetes"].contains(&name.as_str()) => Ok(name),
+        Ok(name) if !name.is_empty() => Err(Failure::permanent(
+            FailureKind::InvalidInput,
+            format!("TOYGRES_PLATFORM={name:?} can't be used; give local or kubernetes"),
+        )),
+        _ => Ok("local".to_owned()),
     }
 }
 

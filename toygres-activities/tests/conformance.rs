@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed check is to panic")]
 
+#[macro_use]
 mod support;
 
 use std::net::TcpListener;
@@ -45,31 +46,11 @@ async fn fetched() -> Option<Local> {
     }
 }
 
-macro_rules! on_the_local_platform {
-    ($($check:ident),+ $(,)?) => {
-        mod on_the_local_platform {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $check() {
-                super::checks::$check(&super::local().await).await;
-            })+
-        }
-    };
+async fn on_local() -> Option<Local> {
+    Some(local().await)
 }
 
-on_the_local_platform!(
-    a_created_instance_is_reached_over_verified_tls_only,
-    making_it_again_changes_nothing,
-    creations_at_once_make_one_instance,
-    instances_side_by_side_are_apart,
-    removing_leaves_nothing_and_can_be_repeated,
-    what_is_not_there_is_not_found,
-    another_version_under_the_same_name_is_a_conflict,
-    an_unknown_version_is_refused_with_the_known_ones,
-    the_log_is_told_from_its_end,
-    a_creation_cut_off_anywhere_is_finished_by_repeating,
-    a_removal_cut_off_anywhere_is_finished_by_repeating,
-    a_removal_overtakes_a_creation,
-);
+conformance!(on_the_local_platform, crate::on_local);
 
 /// The newest major, fetched: one life, and a restart after a crash.
 #[tokio::test(flavor = "multi_thread")]

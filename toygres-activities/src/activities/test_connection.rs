@@ -24,8 +24,13 @@ pub async fn test_connection_activity(
     _ctx: ActivityContext,
     input: TestConnectionInput,
 ) -> Result<TestConnectionOutput, Failure> {
-    let options = connect_options(&context, &input.connection_string).await?;
+    let mut options = connect_options(&context, &input.connection_string).await?;
     let server = format!("{}:{}", options.get_host(), options.get_port());
+    // Held until the answer is there.
+    let way = context.platform.reach(options.get_host(), options.get_port()).await?;
+    if let Some(way) = &way {
+        options = options.host(&way.host).port(way.port);
+    }
     let version = tokio::time::timeout(TIME_LIMIT, query_version(options)).await.map_err(|_| {
         Failure::transient(FailureKind::ConnectionFailed, format!("{server} did not answer within {} s", TIME_LIMIT.as_secs()))
     })?;
@@ -63,8 +68,9 @@ async fn query_version(options: PgConnectOptions) -> Result<String, sqlx::Error>
 fn refused(server: &str, error: &sqlx::Error) -> Failure {
     let message = format!("{server} could not be used: {error}");
     // Class 28: invalid authorization, which no waiting mends. 57P03: starting up or shutting down.
+    // A certificate that doesn't fit may be on its way: a load balancer's address comes late.
     let wrong_login = error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code.starts_with("28"));
-    if wrong_login || matches!(error, sqlx::Error::Tls(_)) {
+    if wrong_login {
         Failure::permanent(FailureKind::ConnectionFailed, message)
     } else {
         Failure::transient(FailureKind::ConnectionFailed, message)

@@ -1,9 +1,11 @@
 //! Where instances run: one trait, an implementation a platform.
 //!
-//! [`local`] runs them as server processes on this machine. The conformance suite in
+//! [`local`] runs them as server processes on this machine, [`kubernetes`] as pods. The conformance suite in
 //! `tests/conformance.rs` states the promises below as tests and runs them against every
 //! implementation.
 
+pub(crate) mod certificates;
+pub mod kubernetes;
 pub mod local;
 
 use std::time::Duration;
@@ -78,6 +80,16 @@ pub struct Endpoint {
     pub dns_name: Option<String>,
 }
 
+/// A way to an instance, open as long as this value lives.
+pub struct Reach {
+    /// Host to connect to in place of the endpoint's; the server's certificate is valid for it.
+    pub host: String,
+    /// Port to connect to.
+    pub port: u16,
+    /// What keeps it open.
+    pub held: Box<dyn std::any::Any + Send + Sync>,
+}
+
 /// A PostgreSQL version that a platform offers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferedVersion {
@@ -147,6 +159,12 @@ pub trait Platform: Send + Sync + 'static {
     /// # Errors
     /// [`NotFound`](toygres_models::FailureKind::NotFound) if there is no such instance.
     async fn endpoint(&self, key: &InstanceKey) -> Result<Endpoint, Failure>;
+
+    /// A way from here to one of this platform's endpoints, where `host` can't be reached as it is:
+    /// a name that only resolves inside the platform's network. `None` is the ordinary way.
+    async fn reach(&self, _host: &str, _port: u16) -> Result<Option<Reach>, Failure> {
+        Ok(None)
+    }
 
     /// Stops the instance cleanly and removes everything of it, a half-made one's parts too, and
     /// returns when it is gone. `true` if there was anything.

@@ -164,6 +164,7 @@ impl Drop for Local {
     }
 }
 
+#[async_trait::async_trait]
 impl Subject for Local {
     fn platform(&self) -> Arc<dyn Platform> {
         self.platform.clone()

@@ -1,6 +1,9 @@
 //! What the conformance suite runs on: a subject is one platform, set up for one check.
+#![allow(dead_code, unused_macros, reason = "each test program uses its part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
 pub mod checks;
+pub mod kubernetes;
 pub mod local;
 
 use std::future::Future;
@@ -18,10 +21,13 @@ pub const PASSWORD: &str = "p@:/?#%'\"\\ $🐘";
 pub const READY: Duration = Duration::from_secs(60);
 
 /// A platform under test.
+#[async_trait::async_trait]
 pub trait Subject: Send + Sync {
     fn platform(&self) -> Arc<dyn Platform>;
     /// The version that the checks use.
     fn version(&self) -> PostgresVersion;
+    /// Waits until an instance that was made answers, on a platform that doesn't do so while making it.
+    async fn settle(&self, _name: &str) {}
     /// How many servers run that this subject's platform started.
     fn servers(&self) -> usize;
     /// How many instances have anything left on the platform, by the platform's own means.
@@ -45,10 +51,18 @@ pub fn spec(subject: &dyn Subject, name: &str) -> InstanceSpec {
 
 /// Logs in at the instance's endpoint, as any client would.
 pub async fn connect(subject: &dyn Subject, name: &str, password: &str, mode: PgSslMode) -> Result<PgConnection, sqlx::Error> {
-    let endpoint = subject.platform().endpoint(&key(name)).await.unwrap();
+    subject.settle(name).await;
+    let platform = subject.platform();
+    let endpoint = platform.endpoint(&key(name)).await.unwrap();
+    let (mut host, mut port) = (endpoint.uri.host, endpoint.uri.port);
+    if let Some(way) = platform.reach(&host, port).await.unwrap() {
+        (host, port) = (way.host.clone(), way.port);
+        // Open until the test's end, as the connection has to be.
+        std::mem::forget(way);
+    }
     let mut options = PgConnectOptions::new_without_pgpass()
-        .host(&endpoint.uri.host)
-        .port(endpoint.uri.port)
+        .host(&host)
+        .port(port)
         .username("postgres")
         .password(password)
         .database("postgres")
@@ -75,6 +89,39 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl Fn
         assert!(begun.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A module with a test for each check of the conformance suite. The function makes a subject, or
+/// none where the platform isn't there.
+macro_rules! conformance {
+    ($module:ident, $subject:path) => {
+        conformance!(
+            $module,
+            $subject,
+            a_created_instance_is_reached_over_verified_tls_only,
+            making_it_again_changes_nothing,
+            creations_at_once_make_one_instance,
+            instances_side_by_side_are_apart,
+            removing_leaves_nothing_and_can_be_repeated,
+            what_is_not_there_is_not_found,
+            another_version_under_the_same_name_is_a_conflict,
+            an_unknown_version_is_refused_with_the_known_ones,
+            the_log_is_told_from_its_end,
+            a_creation_cut_off_anywhere_is_finished_by_repeating,
+            a_removal_cut_off_anywhere_is_finished_by_repeating,
+            a_removal_overtakes_a_creation,
+        );
+    };
+    ($module:ident, $subject:path, $($check:ident),+ $(,)?) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $check() {
+                if let Some(subject) = $subject().await {
+                    crate::support::checks::$check(&subject).await;
+                }
+            })+
+        }
+    };
 }
 
 pub fn secret(text: &str) -> SecretString {

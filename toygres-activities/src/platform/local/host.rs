@@ -16,8 +16,8 @@ use super::files::{blocking, failed, make_folder};
 use super::pool::Pool;
 use super::programs::find_program;
 use super::server::Surroundings;
-use super::tls::CertificateAuthority;
 use super::versions::Versions;
+use crate::platform::certificates::CertificateAuthority;
 
 /// Longest path of a Unix socket: what `sun_path` holds, less the NUL.
 const MAX_SOCKET_PATH_BYTES: usize = if cfg!(target_os = "linux") { 107 } else { 103 };

@@ -17,7 +17,7 @@ use super::process::Postmaster;
 use super::programs::Programs;
 use super::settings::{self, Role};
 use super::sql;
-use super::tls::CertificateAuthority;
+use crate::platform::certificates::CertificateAuthority;
 
 /// How long a start waits for the server before it goes on in the background. Recovery after a
 /// crash can take longer.

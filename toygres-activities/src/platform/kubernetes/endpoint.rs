@@ -1,0 +1,71 @@
+//! How an instance is reached.
+
+use k8s_openapi::api::core::v1::{Event, Service};
+use kube::api::ListParams;
+use toygres_models::{ConnectionUri, Failure, FailureKind, InstanceKey};
+
+use super::cluster::Cluster;
+use super::forward::Forward;
+use super::identity::is_of;
+use super::judge::describe;
+use super::tls::{external_address, internal_name};
+use crate::platform::{Endpoint, Reach};
+
+const PORT: u16 = 5432;
+
+impl Cluster {
+    /// See [`Platform::endpoint`](crate::platform::Platform::endpoint).
+    pub(super) async fn locate(&self, key: &InstanceKey) -> Result<Endpoint, Failure> {
+        let services = self.client.api::<Service>(key.namespace.as_str());
+        let found = self.client.call(format!("read the Service of {key}"), services.get_opt(key.name.as_str())).await?;
+        let service = found.filter(|found| is_of(&found.metadata, key)).ok_or_else(|| self.not_found(key))?;
+        let public = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("LoadBalancer");
+        if !public {
+            let uri = self.uri(internal_name(key, &self.config.cluster_domain));
+            return Ok(Endpoint { uri, dns_uri: None, external_ip: None, dns_name: None });
+        }
+        let Some(address) = external_address(&service) else { return Err(self.no_address(key).await) };
+        self.recertify(key, &service).await?;
+        let dns_name = self.public_name(&service).await?;
+        Ok(Endpoint {
+            uri: self.uri(address.clone()),
+            dns_uri: dns_name.clone().map(|name| self.uri(name)),
+            external_ip: Some(address),
+            dns_name,
+        })
+    }
+
+    fn uri(&self, host: String) -> ConnectionUri {
+        let ca_certificate_path = self.ca.certificate_path().to_str().map(str::to_owned);
+        ConnectionUri { host, port: PORT, ca_certificate_path }
+    }
+
+    async fn no_address(&self, key: &InstanceKey) -> Failure {
+        let params = ListParams::default().fields(&format!("involvedObject.kind=Service,involvedObject.name={}", key.name));
+        let events = self.client.api::<Event>(key.namespace.as_str());
+        let events = self.client.call(format!("read the events of {key}"), events.list(&params)).await;
+        let evidence: Vec<_> = events.map(|events| events.items.iter().map(describe).collect()).unwrap_or_default();
+        let message = format!(
+            "the Service of {key} has no address yet: the cluster's load balancer has to give it one, and not every cluster has a load balancer"
+        );
+        Failure::transient(FailureKind::Platform, message).with_evidence(evidence)
+    }
+
+    /// See [`Platform::reach`](crate::platform::Platform::reach).
+    pub(super) async fn find_way(&self, host: &str) -> Result<Option<Reach>, Failure> {
+        if self.client.is_in_cluster() {
+            return Ok(None);
+        }
+        let Some(key) = self.internal_key(host) else { return Ok(None) };
+        let forward = Forward::open(&self.client, &key, 0).await?;
+        let address = forward.address();
+        Ok(Some(Reach { host: address.ip().to_string(), port: address.port(), held: Box::new(forward) }))
+    }
+
+    /// The instance of which `host` is the name inside the cluster.
+    fn internal_key(&self, host: &str) -> Option<InstanceKey> {
+        let suffix = format!(".svc.{}", self.config.cluster_domain);
+        let (name, namespace) = host.strip_suffix(&suffix)?.split_once('.')?;
+        InstanceKey::parse(namespace, name).ok()
+    }
+}

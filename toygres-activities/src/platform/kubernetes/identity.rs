@@ -1,0 +1,124 @@
+//! Names, labels, and whose an object is.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use toygres_models::{InstanceKey, PostgresVersion};
+
+pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+pub(super) const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
+const NAME_LABEL: &str = "app.kubernetes.io/name";
+/// `namespace/name`, as people and toygres write it.
+pub(super) const INSTANCE: &str = "toygres.io/instance";
+pub(super) const POSTGRES_VERSION: &str = "toygres.io/postgres-version";
+
+/// Selects everything that toygres made.
+pub(super) const ALL: &str = "app.kubernetes.io/managed-by=toygres";
+
+/// The names of an instance's objects. Within a kind, no two instances' can be the same: each kind
+/// has one suffix, or two of which neither ends the other.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Names {
+    /// StatefulSet and Service.
+    pub(super) instance: String,
+    pub(super) data: String,
+    pub(super) config: String,
+    pub(super) password: String,
+    pub(super) tls: String,
+    /// ServiceAccount, NetworkPolicy, PodDisruptionBudget.
+    pub(super) postgres: String,
+}
+
+impl Names {
+    pub(super) fn of(key: &InstanceKey) -> Self {
+        let name = |suffix: &str| format!("{}{suffix}", key.name);
+        Self {
+            instance: name(""),
+            data: name("-data"),
+            config: name("-config"),
+            password: name("-password"),
+            tls: name("-tls"),
+            postgres: name("-postgres"),
+        }
+    }
+
+    /// The one pod.
+    pub(super) fn pod(&self) -> String {
+        format!("{}-0", self.instance)
+    }
+}
+
+type Map = BTreeMap<&'static str, String>;
+
+/// What pods are found by; it can't be changed once a StatefulSet is there.
+pub(super) fn selector(key: &InstanceKey) -> Map {
+    [(NAME_LABEL, "postgresql"), (INSTANCE_LABEL, key.name.as_str()), (MANAGED_BY, "toygres")]
+        .map(|(label, value)| (label, value.to_owned()))
+        .into()
+}
+
+pub(super) fn labels(key: &InstanceKey) -> Map {
+    let mut labels = selector(key);
+    labels.insert("app.kubernetes.io/component", "database".to_owned());
+    labels.insert("app.kubernetes.io/part-of", "toygres".to_owned());
+    labels
+}
+
+pub(super) fn annotations(key: &InstanceKey) -> Map {
+    [(INSTANCE, key.to_string())].into()
+}
+
+/// A label selector for the instance's objects.
+pub(super) fn selects(key: &InstanceKey) -> String {
+    format!("{ALL},{INSTANCE_LABEL}={}", key.name)
+}
+
+/// Whose an object is, if it is toygres's.
+pub(super) fn owner(meta: &ObjectMeta) -> Option<InstanceKey> {
+    let managed = meta.labels.as_ref()?.get(MANAGED_BY)? == "toygres";
+    let (namespace, name) = meta.annotations.as_ref()?.get(INSTANCE)?.split_once('/')?;
+    let key = InstanceKey::parse(namespace, name).ok()?;
+    (managed && meta.namespace.as_deref() == Some(namespace)).then_some(key)
+}
+
+pub(super) fn is_of(meta: &ObjectMeta, key: &InstanceKey) -> bool {
+    owner(meta).as_ref() == Some(key)
+}
+
+/// The version that a StatefulSet was made for.
+pub(super) fn version_of(meta: &ObjectMeta) -> Option<PostgresVersion> {
+    meta.annotations.as_ref()?.get(POSTGRES_VERSION)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(namespace: &str, managed_by: &str, instance: &str) -> ObjectMeta {
+        ObjectMeta {
+            namespace: Some(namespace.into()),
+            labels: Some([(MANAGED_BY.to_owned(), managed_by.to_owned())].into()),
+            annotations: Some([(INSTANCE.to_owned(), instance.to_owned())].into()),
+            ..ObjectMeta::default()
+        }
+    }
+
+    #[test]
+    fn an_object_is_ours_only_with_label_annotation_and_place() {
+        let key = InstanceKey::parse("default", "demo").unwrap();
+        assert!(is_of(&meta("default", "toygres", "default/demo"), &key));
+        assert!(!is_of(&meta("default", "Helm", "default/demo"), &key));
+        assert!(!is_of(&meta("default", "toygres", "default/other"), &key));
+        assert!(!is_of(&meta("other", "toygres", "default/demo"), &key), "copied into another namespace");
+        assert!(!is_of(&ObjectMeta::default(), &key));
+    }
+
+    #[test]
+    fn names_fit_and_do_not_meet() {
+        let long = "x".repeat(toygres_models::name::MAX_NAME_LENGTH);
+        let names = Names::of(&InstanceKey::parse("default", &long).unwrap());
+        // The longest that a Service, a label's value and a pod's host name may be.
+        assert!([&names.instance, &names.password, &names.postgres, &names.pod()].iter().all(|name| name.len() <= 63));
+    }
+}

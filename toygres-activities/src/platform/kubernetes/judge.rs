@@ -1,0 +1,254 @@
+//! What the cluster's words about an instance mean: is it ready, is it worth waiting, and if not, why.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, PersistentVolumeClaim, Pod, PodCondition};
+use toygres_models::{Failure, FailureKind, InstanceKey};
+
+use super::identity::Names;
+use crate::platform::Phase;
+
+/// What was seen of an instance.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    pub(super) set: Option<StatefulSet>,
+    pub(super) claim: Option<PersistentVolumeClaim>,
+    pub(super) pod: Option<Pod>,
+    /// Warnings about any of them, oldest first.
+    pub(super) events: Vec<Event>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Verdict {
+    /// There is no such instance.
+    Absent,
+    Ready,
+    /// It comes up; with what it does.
+    Waiting(Phase, Failure),
+    /// It won't come up if this lasts for more than a few seconds.
+    Doubtful(Failure),
+    /// Waiting can't help.
+    Hopeless(Failure),
+    /// Waiting can't help, and the server's log says why.
+    Crashing(Failure),
+}
+
+/// What a registry says of an image that isn't there or may not be had.
+const NO_SUCH_IMAGE: &[&str] = &[
+    "not found",
+    "manifest unknown",
+    "denied",
+    "unauthorized",
+    "authorization failed",
+    "invalid reference",
+    "does not exist",
+    "no match for platform",
+];
+
+impl Seen {
+    pub(super) fn is_ready(&self) -> bool {
+        let ready = |pod: &Pod| condition(pod, "Ready").is_some_and(|ready| ready.status == "True");
+        self.set.is_some() && self.pod.as_ref().is_some_and(|pod| ready(pod) && pod.metadata.deletion_timestamp.is_none())
+    }
+
+    pub(super) fn judge(&self, key: &InstanceKey) -> Verdict {
+        let names = Names::of(key);
+        let Some(set) = &self.set else {
+            if self.claim.is_none() && self.pod.is_none() {
+                return Verdict::Absent;
+            }
+            let message = format!(
+                "{key} is half-made or half-removed: its StatefulSet is missing; create or delete it again to finish that"
+            );
+            return Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::Platform, message)));
+        };
+        if set.metadata.deletion_timestamp.is_some() {
+            let message = format!("the StatefulSet of {key} is being deleted");
+            return Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::Platform, message)));
+        }
+        if self.is_ready() {
+            return Verdict::Ready;
+        }
+        if self.claim.is_none() {
+            let message = format!("the PersistentVolumeClaim {} of {key} is gone: somebody deleted it", names.data);
+            return Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::StartFailed, message)));
+        }
+        let claim = self.claim_trouble(key);
+        match &self.pod {
+            None => self.judge_no_pod(key, claim),
+            Some(pod) => self.judge_pod(key, pod, claim),
+        }
+    }
+
+    fn judge_no_pod(&self, key: &InstanceKey, claim: Option<Verdict>) -> Verdict {
+        // The StatefulSet's controller says why it can't make the pod.
+        if let Some(event) = self.events.iter().rev().find(|event| event.reason.as_deref() == Some("FailedCreate")) {
+            let words = event.message.as_deref().unwrap_or_default();
+            let kind = if words.contains("quota") { FailureKind::Exhausted } else { FailureKind::StartFailed };
+            let message = format!("the pod of {key} can't be made: {words}");
+            let failure = self.failure(Failure::permanent(kind, message));
+            let lasting = words.contains("forbidden") || words.contains("invalid");
+            return if lasting { Verdict::Hopeless(failure) } else { Verdict::Doubtful(failure) };
+        }
+        claim.unwrap_or_else(|| {
+            let message = format!("the pod of {key} is being made");
+            Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)))
+        })
+    }
+
+    fn judge_pod(&self, key: &InstanceKey, pod: &Pod, claim: Option<Verdict>) -> Verdict {
+        if let Some(scheduled) = condition(pod, "PodScheduled").filter(|scheduled| scheduled.status == "False") {
+            let words = scheduled.message.as_deref().unwrap_or_default();
+            // Of a claim that isn't bound yet the claim itself knows more.
+            if let (true, Some(claim)) = (words.to_lowercase().contains("persistentvolumeclaim"), claim) {
+                return claim;
+            }
+            let message = format!("no node can take the pod of {key}: {words}");
+            if scheduled.reason.as_deref() == Some("Unschedulable") {
+                return Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::Exhausted, message)));
+            }
+            return Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)));
+        }
+        let Some(status) = container(pod) else {
+            let message = format!("the pod of {key} is being placed");
+            return Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)));
+        };
+        if let Some(waiting) = status.state.as_ref().and_then(|state| state.waiting.as_ref()) {
+            let reason = waiting.reason.as_deref().unwrap_or_default();
+            let words = waiting.message.as_deref().unwrap_or_default();
+            return self.judge_waiting(key, status, reason, words);
+        }
+        let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+        let doing = match ended {
+            Some(ended) => format!("its server ended ({}) and is restarted", ended_how(ended.exit_code, ended.reason.as_deref())),
+            None if status.started == Some(true) => "its server runs and doesn't answer now".to_owned(),
+            None => "its server starts or recovers".to_owned(),
+        };
+        let failure = self.failure(Failure::transient(FailureKind::StartFailed, format!("{key} isn't ready: {doing}")));
+        Verdict::Waiting(Phase::Pending, failure)
+    }
+
+    fn judge_waiting(&self, key: &InstanceKey, status: &ContainerStatus, reason: &str, words: &str) -> Verdict {
+        let image = &status.image;
+        let definite = NO_SUCH_IMAGE.iter().any(|no| words.to_lowercase().contains(no));
+        match reason {
+            "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable" if definite || reason == "ImagePullBackOff" => {
+                let message = format!("the image {image} of {key} can't be pulled: {}", self.pull_error(words));
+                Verdict::Hopeless(self.failure(Failure::permanent(FailureKind::ProgramsUnavailable, message)))
+            }
+            "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" | "SignatureValidationFailed" => {
+                let message = format!("the image {image} of {key} can't be used: {reason}: {words}");
+                Verdict::Hopeless(self.failure(Failure::permanent(FailureKind::ProgramsUnavailable, message)))
+            }
+            "CrashLoopBackOff" => {
+                let last = status.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+                let how = last.map_or_else(|| words.to_owned(), |last| ended_how(last.exit_code, last.reason.as_deref()));
+                let message = format!("the server of {key} ends whenever it is started: {how}");
+                Verdict::Crashing(self.failure(Failure::permanent(FailureKind::StartFailed, message)))
+            }
+            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "PostStartHookError" => {
+                let message = format!("the container of {key} can't be started: {words}");
+                Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::StartFailed, message)))
+            }
+            _ => {
+                // A Secret or ConfigMap that somebody deleted; they are there before the pod is.
+                let lacks = |event: &&Event| {
+                    let words = event.message.as_deref().unwrap_or_default();
+                    event.reason.as_deref() == Some("FailedMount") && words.contains("not found")
+                };
+                if let Some(event) = self.events.iter().rev().find(lacks) {
+                    let words = event.message.as_deref().unwrap_or_default();
+                    let message = format!("the pod of {key} lacks what it mounts: {words}");
+                    return Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::StartFailed, message)));
+                }
+                let message = format!("the container of {key} is being made ({reason})");
+                Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)))
+            }
+        }
+    }
+
+    /// The registry's own words: while the kubelet backs off, only the event has them.
+    fn pull_error<'a>(&'a self, words: &'a str) -> &'a str {
+        let failed = |event: &&Event| {
+            event.reason.as_deref() == Some("Failed")
+                && event.message.as_deref().is_some_and(|words| words.starts_with("Failed to pull"))
+        };
+        self.events.iter().rev().find(failed).and_then(|event| event.message.as_deref()).unwrap_or(words)
+    }
+
+    /// Why the volume isn't there yet, where it isn't.
+    fn claim_trouble(&self, key: &InstanceKey) -> Option<Verdict> {
+        let claim = self.claim.as_ref()?;
+        let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+        if phase == "Bound" {
+            return None;
+        }
+        let name = claim.metadata.name.as_deref().unwrap_or_default();
+        let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).filter(|class| !class.is_empty());
+        let Some(class) = class else {
+            let message = format!(
+                "the volume {name} of {key} can't be made: the cluster has no default StorageClass; choose one (kubectl get storageclass)"
+            );
+            return Some(Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::Platform, message))));
+        };
+        let is_claims = |event: &&Event| event.involved_object.kind.as_deref() == Some("PersistentVolumeClaim");
+        let words = self.events.iter().rev().find(is_claims).and_then(|event| event.message.as_deref());
+        Some(match words {
+            Some(words) if words.contains("storageclass") && words.contains("not found") => {
+                let message = format!(
+                    "the volume {name} of {key} can't be made: {words}; choose another StorageClass (kubectl get storageclass)"
+                );
+                Verdict::Hopeless(self.failure(Failure::permanent(FailureKind::Platform, message)))
+            }
+            words => {
+                let words = words.map(|words| format!(": {words}")).unwrap_or_default();
+                let message = format!("the volume {name} of {key} is being made by StorageClass {class}{words}");
+                Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)))
+            }
+        })
+    }
+
+    /// With the cluster's own words: conditions that don't hold, then events.
+    fn failure(&self, failure: Failure) -> Failure {
+        let mut evidence = Vec::new();
+        let conditions = self.pod.iter().filter_map(|pod| pod.status.as_ref()?.conditions.as_ref()).flatten();
+        for condition in conditions.filter(|condition| condition.status != "True" && condition.message.is_some()) {
+            evidence.push(format!(
+                "pod condition {}={} {}: {}",
+                condition.type_,
+                condition.status,
+                condition.reason.as_deref().unwrap_or_default(),
+                condition.message.as_deref().unwrap_or_default()
+            ));
+        }
+        let last = self.events.len().saturating_sub(5);
+        evidence.extend(self.events[last..].iter().map(describe));
+        failure.with_evidence(evidence)
+    }
+}
+
+/// An event as one line.
+pub(super) fn describe(event: &Event) -> String {
+    let kind = event.involved_object.kind.as_deref().unwrap_or_default();
+    let name = event.involved_object.name.as_deref().unwrap_or_default();
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    format!("{kind} {name}: {}: {}", text(&event.reason), text(&event.message).trim())
+}
+
+pub(super) fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
+}
+
+pub(super) fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status.as_ref()?.container_statuses.as_ref()?.first()
+}
+
+pub(super) fn ended_how(exit_code: i32, reason: Option<&str>) -> String {
+    match reason {
+        Some("OOMKilled") => "it used more memory than its limit and was killed".to_owned(),
+        _ if exit_code > 128 => format!("killed by signal {}", exit_code - 128),
+        _ => format!("exit code {exit_code}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

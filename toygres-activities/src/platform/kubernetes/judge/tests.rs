@@ -1,0 +1,142 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn key() -> InstanceKey {
+    InstanceKey::parse("default", "demo").unwrap()
+}
+
+fn of<K: serde::de::DeserializeOwned>(value: Value) -> K {
+    serde_json::from_value(value).unwrap()
+}
+
+/// An instance whose pod has this status.
+fn with_pod(status: Value) -> Seen {
+    Seen { pod: Some(of(json!({"metadata": {"name": "demo-0"}, "status": status}))), ..without_pod() }
+}
+
+fn without_pod() -> Seen {
+    Seen {
+        set: Some(of(json!({"metadata": {"name": "demo"}, "spec": {"selector": {}, "template": {}}}))),
+        claim: Some(claim("Bound", "standard")),
+        pod: None,
+        events: Vec::new(),
+    }
+}
+
+fn claim(phase: &str, class: &str) -> PersistentVolumeClaim {
+    of(json!({"metadata": {"name": "demo-data"}, "spec": {"storageClassName": class}, "status": {"phase": phase}}))
+}
+
+fn event(kind: &str, reason: &str, message: &str) -> Event {
+    of(json!({"metadata": {}, "involvedObject": {"kind": kind, "name": "demo"}, "reason": reason, "message": message}))
+}
+
+fn waiting(reason: &str, message: &str) -> Seen {
+    with_pod(json!({"containerStatuses": [{
+        "name": "postgres", "image": "postgres:17", "imageID": "", "ready": false, "restartCount": 2,
+        "state": {"waiting": {"reason": reason, "message": message}},
+        "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}},
+    }]}))
+}
+
+fn unscheduled(message: &str) -> Seen {
+    with_pod(json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]}))
+}
+
+#[track_caller]
+fn hopeless(seen: &Seen) -> Failure {
+    match seen.judge(&key()) {
+        Verdict::Hopeless(failure) | Verdict::Crashing(failure) => {
+            assert!(!failure.retryable);
+            failure
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn doubtful(seen: &Seen) -> Failure {
+    match seen.judge(&key()) {
+        Verdict::Doubtful(failure) => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn waits(seen: &Seen) -> Failure {
+    match seen.judge(&key()) {
+        Verdict::Waiting(_, failure) => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_image_that_is_not_there_is_hopeless_and_a_registry_that_stumbles_is_not() {
+    let failure = hopeless(&waiting("ErrImagePull", "failed to resolve reference \"x\": docker.io/library/x: not found"));
+    assert_eq!(failure.kind, FailureKind::ProgramsUnavailable);
+    hopeless(&waiting("InvalidImageName", "Failed to apply default image tag"));
+    waits(&waiting("ErrImagePull", "dial tcp: i/o timeout"));
+    let mut backing_off = waiting("ImagePullBackOff", "Back-off pulling image \"x\"");
+    backing_off.events.push(event("Pod", "Failed", "Failed to pull image \"x\": no such host"));
+    let failure = hopeless(&backing_off);
+    assert!(failure.message.contains("no such host"), "the registry's words, not the kubelet's: {failure}");
+    assert!(failure.evidence.iter().any(|line| line.contains("no such host")));
+}
+
+#[test]
+fn a_crashing_server_is_told_from_a_starting_one() {
+    let failure = hopeless(&waiting("CrashLoopBackOff", "back-off 10s restarting failed container"));
+    assert!(failure.message.contains("exit code 1"), "{failure}");
+    waits(&waiting("ContainerCreating", ""));
+    let running = json!({"containerStatuses": [{
+        "name": "postgres", "image": "i", "imageID": "", "ready": false, "started": false, "restartCount": 0,
+        "state": {"running": {}},
+    }]});
+    assert!(waits(&with_pod(running)).message.contains("starts or recovers"));
+}
+
+#[test]
+fn no_room_is_doubtful_and_an_unbound_volume_is_the_volumes_matter() {
+    let failure = doubtful(&unscheduled("0/1 nodes are available: 1 Insufficient cpu."));
+    assert!(failure.kind == FailureKind::Exhausted && failure.message.contains("Insufficient cpu"), "{failure}");
+    let mut seen = unscheduled("pod has unbound immediate PersistentVolumeClaims.");
+    seen.claim = Some(claim("Pending", "standard"));
+    waits(&seen);
+    seen.events.push(event("PersistentVolumeClaim", "ProvisioningFailed", "storageclass.storage.k8s.io \"x\" not found"));
+    assert!(hopeless(&seen).message.contains("\"x\" not found"));
+    seen.claim = Some(claim("Pending", ""));
+    assert!(doubtful(&seen).message.contains("no default StorageClass"));
+}
+
+#[test]
+fn a_pod_that_may_not_be_made_is_hopeless() {
+    let mut seen = without_pod();
+    waits(&seen);
+    seen.events.push(event("StatefulSet", "FailedCreate", "pods \"demo-0\" is forbidden: exceeded quota: q"));
+    assert_eq!(hopeless(&seen).kind, FailureKind::Exhausted);
+    seen.events = vec![event("StatefulSet", "FailedCreate", "violates PodSecurity: is forbidden")];
+    assert_eq!(hopeless(&seen).kind, FailureKind::StartFailed);
+}
+
+#[test]
+fn what_somebody_deleted_is_named() {
+    assert_eq!(Seen::default().judge(&key()), Verdict::Absent);
+    let lost = Seen { claim: None, ..without_pod() };
+    assert!(doubtful(&lost).message.contains("demo-data"));
+    let half = Seen { set: None, ..without_pod() };
+    assert!(doubtful(&half).message.contains("half-made"));
+    let mut mount = waiting("ContainerCreating", "");
+    mount.events.push(event("Pod", "FailedMount", "MountVolume.SetUp failed for volume \"tls\" : secret \"demo-tls\" not found"));
+    assert!(doubtful(&mount).message.contains("demo-tls"));
+}
+
+#[test]
+fn a_ready_pod_is_ready_unless_it_ends() {
+    let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+    let mut seen = with_pod(ready);
+    assert_eq!(seen.judge(&key()), Verdict::Ready);
+    let now = of(json!("2026-01-01T00:00:00Z"));
+    seen.pod.as_mut().unwrap().metadata.deletion_timestamp = Some(now);
+    waits(&seen);
+}

@@ -1,0 +1,238 @@
+//! Looking at an instance, once or by watch until it is ready or there is no point in waiting.
+
+use std::fmt::Debug;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, stream};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use kube::api::{ListParams, LogParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use tokio::time::Instant;
+use toygres_models::{Failure, InstanceKey};
+
+use super::cluster::Cluster;
+use super::identity::{Names, is_of};
+use super::judge::{Seen, Verdict};
+use crate::platform::{Observation, Phase};
+
+/// How long something may be in doubt: an autoscaler or a slow controller may still mend it.
+const DOUBT: Duration = Duration::from_secs(3);
+/// How much of a crashing server's log is told.
+const LOG_LINES: i64 = 30;
+const WARNINGS: &str = "type=Warning";
+
+/// A change that a watch has seen.
+enum Change {
+    Pod(Option<Box<Pod>>),
+    Event(Box<Event>),
+    /// A watch began again from a new list.
+    Again,
+    Failed(watcher::Error),
+}
+
+type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
+
+impl Cluster {
+    /// See [`Platform::observe`](crate::platform::Platform::observe).
+    pub(super) async fn look(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
+        let seen = self.see(key).await?;
+        let observation = |phase, ready, reason| Ok(Some(Observation { phase, ready, reason }));
+        match seen.judge(key) {
+            Verdict::Absent => Ok(None),
+            Verdict::Ready => observation(Phase::Running, true, None),
+            Verdict::Waiting(phase, failure) => observation(phase, false, Some(failure)),
+            Verdict::Doubtful(failure) => observation(Phase::Pending, false, Some(failure)),
+            Verdict::Hopeless(failure) => observation(Phase::Failed, false, Some(failure)),
+            Verdict::Crashing(failure) => observation(Phase::Failed, false, Some(self.with_log(key, failure).await)),
+        }
+    }
+
+    /// See [`Platform::wait_ready`](crate::platform::Platform::wait_ready).
+    pub(super) async fn watch_until_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure> {
+        let deadline = Instant::now() + timeout;
+        let mut seen = self.see(key).await?;
+        let mut changes: Option<Changes> = None;
+        let mut in_doubt_since = None;
+        // Why nothing is known any more, while a watch is down.
+        let mut blind: Option<Failure> = None;
+        loop {
+            let verdict = seen.judge(key);
+            if !matches!(verdict, Verdict::Doubtful(_)) {
+                in_doubt_since = None;
+            }
+            let (phase, reason, wake) = match verdict {
+                Verdict::Absent => return Err(self.not_found(key)),
+                Verdict::Ready => return Ok(Observation { phase: Phase::Running, ready: true, reason: None }),
+                Verdict::Hopeless(failure) => return Err(failure),
+                Verdict::Crashing(failure) => return Err(self.with_log(key, failure).await),
+                Verdict::Waiting(phase, failure) => (phase, failure, deadline),
+                Verdict::Doubtful(failure) => {
+                    let since = *in_doubt_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= DOUBT && blind.is_none() {
+                        return Err(failure);
+                    }
+                    (Phase::Pending, failure, deadline.min(since + DOUBT))
+                }
+            };
+            if Instant::now() >= deadline {
+                return blind.map_or(Ok(Observation { phase, ready: false, reason: Some(reason) }), Err);
+            }
+            let changes = changes.get_or_insert_with(|| self.changes(key));
+            tokio::select! {
+                () = tokio::time::sleep_until(wake) => {}
+                change = changes.next() => match change {
+                    Some(Change::Failed(error)) => {
+                        let failure = self.explain(key, &error);
+                        if !failure.retryable {
+                            return Err(failure);
+                        }
+                        blind = Some(failure);
+                    }
+                    Some(change) => {
+                        blind = None;
+                        self.take_in(key, &mut seen, change).await?;
+                    }
+                    // Watches go on for ever.
+                    None => return Ok(Observation { phase, ready: false, reason: Some(reason) }),
+                },
+            }
+        }
+    }
+
+    /// The instance as it is now.
+    async fn see(&self, key: &InstanceKey) -> Result<Seen, Failure> {
+        let names = Names::of(key);
+        let namespace = key.namespace.as_str();
+        let (sets, pods) = (self.client.api::<StatefulSet>(namespace), self.client.api::<Pod>(namespace));
+        let pod = names.pod();
+        let (set, pod) = tokio::try_join!(
+            self.client.call(format!("read the StatefulSet of {key}"), sets.get_opt(&names.instance)),
+            self.client.call(format!("read the Pod of {key}"), pods.get_opt(&pod)),
+        )?;
+        let mut seen = Seen { set: ours(set, key), pod: ours(pod, key), ..Seen::default() };
+        if !seen.is_ready() {
+            let (claims, events) = (self.client.api::<PersistentVolumeClaim>(namespace), self.client.api::<Event>(namespace));
+            let params = ListParams::default().fields(WARNINGS);
+            let (claim, events) = tokio::try_join!(
+                self.client.call(format!("read the volume of {key}"), claims.get_opt(&names.data)),
+                self.client.call(format!("read the events of {key}"), events.list(&params)),
+            )?;
+            seen.claim = ours(claim, key);
+            for event in events.items {
+                note(&mut seen, event);
+            }
+            seen.events.sort_by_key(when);
+        }
+        Ok(seen)
+    }
+
+    /// Changes of the pod, and warnings in its namespace.
+    fn changes(&self, key: &InstanceKey) -> Changes {
+        let namespace = key.namespace.as_str();
+        let pod = watcher::Config::default().fields(&format!("metadata.name={}", Names::of(key).pod()));
+        let pods = self.changes_of::<Pod>(namespace, pod, |pod, there| Change::Pod(there.then(|| Box::new(pod))));
+        let warnings = watcher::Config::default().fields(WARNINGS);
+        let events = self.changes_of::<Event>(namespace, warnings, |event, _| Change::Event(Box::new(event)));
+        Box::pin(stream::select(pods, events))
+    }
+
+    fn changes_of<K>(&self, namespace: &str, which: watcher::Config, make: fn(K, bool) -> Change) -> Changes
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + serde::de::DeserializeOwned
+            + Debug
+            + Send
+            + 'static,
+    {
+        // A list and a watch.
+        self.client.count();
+        self.client.count();
+        let changes = watcher::watcher(self.client.api::<K>(namespace), which).default_backoff();
+        Box::pin(changes.map(move |change| match change {
+            Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => make(object, true),
+            Ok(watcher::Event::Delete(object)) => make(object, false),
+            Ok(watcher::Event::Init | watcher::Event::InitDone) => Change::Again,
+            Err(error) => Change::Failed(error),
+        }))
+    }
+
+    async fn take_in(&self, key: &InstanceKey, seen: &mut Seen, change: Change) -> Result<(), Failure> {
+        match change {
+            Change::Pod(Some(pod)) => seen.pod = ours(Some(*pod), key),
+            // What it went with is worth another look.
+            Change::Pod(None) => *seen = self.see(key).await?,
+            Change::Event(event) => {
+                let about = event.involved_object.kind.clone();
+                if note(seen, *event) && about.as_deref() != Some("Pod") {
+                    let (claims, names) = (self.client.api::<PersistentVolumeClaim>(key.namespace.as_str()), Names::of(key));
+                    let claim = self.client.call(format!("read the volume of {key}"), claims.get_opt(&names.data)).await?;
+                    seen.claim = ours(claim, key);
+                }
+            }
+            Change::Again | Change::Failed(_) => {}
+        }
+        Ok(())
+    }
+
+    fn explain(&self, key: &InstanceKey, error: &watcher::Error) -> Failure {
+        let doing = format!("watch the pod of {key}");
+        match error {
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => self.client.failure(&doing, error),
+            watcher::Error::WatchError(status) => self.client.failure(&doing, &kube::Error::Api(status.clone())),
+            _ => Failure::transient(toygres_models::FailureKind::Platform, format!("could not {doing}: {error}")),
+        }
+    }
+
+    /// A crashing server's own last words.
+    async fn with_log(&self, key: &InstanceKey, mut failure: Failure) -> Failure {
+        let lines = match self.log(key, LOG_LINES, true).await {
+            Ok(lines) if !lines.is_empty() => lines,
+            _ => self.log(key, LOG_LINES, false).await.unwrap_or_default(),
+        };
+        let says = |line: &&String| ["FATAL", "PANIC", "error:", "ERROR"].iter().any(|word| line.contains(word));
+        if let Some(headline) = lines.iter().rev().find(says).or(lines.last()) {
+            failure.message = format!("{}: {headline}", failure.message);
+        }
+        failure.evidence.extend(lines);
+        failure
+    }
+
+    /// The end of a server's log; of the last one that ended, if `previous`.
+    pub(super) async fn log(&self, key: &InstanceKey, lines: i64, previous: bool) -> Result<Vec<String>, Failure> {
+        let params = LogParams { tail_lines: Some(lines), previous, ..LogParams::default() };
+        let pods = self.client.api::<Pod>(key.namespace.as_str());
+        let pod = Names::of(key).pod();
+        let text = self.client.call(format!("read the log of {key}"), pods.logs(&pod, &params)).await?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+}
+
+fn ours<K: Resource>(object: Option<K>, key: &InstanceKey) -> Option<K> {
+    object.filter(|object| is_of(object.meta(), key))
+}
+
+fn when(event: &Event) -> Option<String> {
+    let last = event.last_timestamp.as_ref().map(|time| time.0.to_string());
+    last.or_else(|| event.event_time.as_ref().map(|time| time.0.to_string()))
+}
+
+/// Keeps an event if it is about this instance, and not an earlier one of its name.
+fn note(seen: &mut Seen, event: Event) -> bool {
+    let about = event.involved_object.uid.as_ref();
+    let is = |meta: Option<&ObjectMeta>| about.is_some() && meta.and_then(|meta| meta.uid.as_ref()) == about;
+    let ours = is(seen.set.as_ref().map(|set| &set.metadata))
+        || is(seen.pod.as_ref().map(|pod| &pod.metadata))
+        || is(seen.claim.as_ref().map(|claim| &claim.metadata));
+    if ours {
+        seen.events.retain(|known| known.metadata.uid != event.metadata.uid);
+        seen.events.push(event);
+    }
+    ours
+}

@@ -1,0 +1,163 @@
+//! Making an instance: every object is applied each time, so that a cut anywhere is mended by
+//! doing it again.
+
+use std::time::Duration;
+
+use futures::{StreamExt, TryFutureExt, pin_mut};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::watcher::watch_object;
+use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion};
+
+use super::cluster::Cluster;
+use super::config::dns_label;
+use super::identity::{self, Names};
+use super::manifests::Manifests;
+use super::tls::external_address;
+use crate::platform::InstanceSpec;
+
+/// How long a load balancer's address is waited for, so that the first certificate has it. Where it
+/// takes longer, the certificate is made anew when it has come.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is there of an instance already.
+struct Found {
+    service_account: Option<ObjectMeta>,
+    password: Option<ObjectMeta>,
+    tls: Option<ObjectMeta>,
+    config_map: Option<ObjectMeta>,
+    claim: Option<ObjectMeta>,
+    service: Option<ObjectMeta>,
+    policy: Option<ObjectMeta>,
+    budget: Option<ObjectMeta>,
+    set: Option<ObjectMeta>,
+}
+
+impl Cluster {
+    /// See [`Platform::ensure`](crate::platform::Platform::ensure). The caller holds the lock.
+    pub(super) async fn make(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
+        let key = &spec.key;
+        self.check_served(key)?;
+        let label = spec.dns_label.as_deref().map(dns_label).transpose()?;
+        let found = self.find(key).await?;
+        let version = wanted_version(spec, found.set.as_ref())?;
+        let (version, image) = self.config.images.choose(Some(version))?;
+        if found.set.is_some() && found.claim.is_none() {
+            // An empty database under an old name would pass for the lost one.
+            let message = format!(
+                "the PersistentVolumeClaim {} of {key} is gone, and its data with it; put both back from a backup, or delete the instance",
+                Names::of(key).data
+            );
+            return Err(Failure::permanent(FailureKind::StartFailed, message));
+        }
+
+        let manifests = Manifests::new(key);
+        let control = self.client.is_in_cluster().then(|| self.client.default_namespace());
+        let (public, config) = (spec.use_load_balancer, &self.config);
+        let password = async {
+            match &found.password {
+                // Set once, when the instance is made; usually by the secret store, before.
+                Some(_) => Ok(false),
+                None => self.apply(manifests.password(&spec.password)?, None).await.map(|(_, new)| new),
+            }
+        };
+        let is_new = |(_, new): (_, bool)| new;
+        let (service, others) = tokio::join!(
+            self.apply(manifests.service(public, label)?, found.service.as_ref()),
+            futures::future::join_all([
+                boxed(
+                    self.apply(manifests.volume_claim(spec.storage_size, config)?, found.claim.as_ref()).map_ok(|(_, new)| new)
+                ),
+                boxed(self.apply(manifests.config_map()?, found.config_map.as_ref()).map_ok(|(_, new)| new)),
+                boxed(self.apply(manifests.service_account()?, found.service_account.as_ref()).map_ok(|(_, new)| new)),
+                boxed(self.apply(manifests.network_policy(public, control)?, found.policy.as_ref()).map_ok(|(_, new)| new)),
+                boxed(self.apply(manifests.disruption_budget()?, found.budget.as_ref()).map_ok(|(_, new)| new)),
+                boxed(password),
+            ])
+        );
+        let mut created = false;
+        for new in all(others)? {
+            created |= new;
+        }
+        let (mut service, new) = service?;
+        created |= new;
+        if public && external_address(&service).is_none() {
+            service = self.wait_address(key).await.unwrap_or(service);
+        }
+        created |= self.certify(key, &service, found.tls.as_ref()).await?;
+        // Last, so that its pod finds everything that it mounts.
+        created |= is_new(self.apply(manifests.stateful_set(version, image, config)?, found.set.as_ref()).await?);
+        Ok(created)
+    }
+
+    /// Looks for every object that will be made, and refuses if one is somebody else's.
+    async fn find(&self, key: &InstanceKey) -> Result<Found, Failure> {
+        let names = Names::of(key);
+        let (service_account, password, tls, config_map, claim, service, policy, budget, set) = tokio::try_join!(
+            self.ours::<ServiceAccount>(key, &names.postgres),
+            self.ours::<Secret>(key, &names.password),
+            self.ours::<Secret>(key, &names.tls),
+            self.ours::<ConfigMap>(key, &names.config),
+            self.ours::<PersistentVolumeClaim>(key, &names.data),
+            self.ours::<Service>(key, &names.instance),
+            self.ours::<NetworkPolicy>(key, &names.postgres),
+            self.ours::<PodDisruptionBudget>(key, &names.postgres),
+            self.ours::<StatefulSet>(key, &names.instance),
+        )?;
+        Ok(Found { service_account, password, tls, config_map, claim, service, policy, budget, set })
+    }
+
+    async fn wait_address(&self, key: &InstanceKey) -> Option<Service> {
+        let services = self.client.api::<Service>(key.namespace.as_str());
+        self.client.count();
+        let changes = watch_object(services, key.name.as_str());
+        pin_mut!(changes);
+        let wait = async {
+            while let Some(change) = changes.next().await {
+                if let Some(service) = change.ok().flatten().filter(|service| external_address(service).is_some()) {
+                    return Some(service);
+                }
+            }
+            None
+        };
+        tokio::time::timeout(ADDRESS_PATIENCE, wait).await.ok().flatten()
+    }
+}
+
+fn boxed<'a, T>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'a,
+) -> futures::future::BoxFuture<'a, Result<T, Failure>> {
+    Box::pin(work)
+}
+
+/// All results, or the failure that says most: one that trying again can't mend.
+fn all<T>(results: Vec<Result<T, Failure>>) -> Result<Vec<T>, Failure> {
+    let (mut values, mut failure) = (Vec::new(), None::<Failure>);
+    for result in results {
+        match result {
+            Ok(value) => values.push(value),
+            Err(other) if failure.as_ref().is_none_or(|known| known.retryable && !other.retryable) => failure = Some(other),
+            Err(_) => {}
+        }
+    }
+    failure.map_or(Ok(values), Err)
+}
+
+/// The version to make: what is there, if it is what `spec` asks for.
+fn wanted_version(spec: &InstanceSpec, set: Option<&ObjectMeta>) -> Result<PostgresVersion, Failure> {
+    match set.and_then(identity::version_of) {
+        None => Ok(spec.postgres_version),
+        Some(there) if spec.postgres_version.accepts(there) => Ok(there),
+        Some(there) => Err(Failure::permanent(
+            FailureKind::Conflict,
+            format!(
+                "postgres_version: {} is there already with PostgreSQL {there}, and {} was asked for; nothing was changed. \
+                 Choose another name, or delete it first",
+                spec.key, spec.postgres_version
+            ),
+        )),
+    }
+}

@@ -1,0 +1,172 @@
+//! An instance's objects, from the templates in `src/templates/`.
+//!
+//! Every value is written as JSON, which is YAML that can't be anything but a value; unknown names
+//! in a template are errors; the result is parsed into the object's own type.
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, UndefinedBehavior};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value as Json, json};
+use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion, StorageSize};
+
+use super::config::KubernetesConfig;
+use super::identity::{self, Names};
+use crate::platform::certificates::Issued;
+
+macro_rules! template {
+    ($name:literal) => {
+        ($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/templates/", $name)))
+    };
+}
+
+type Template = (&'static str, &'static str);
+
+/// Makes the objects of one instance.
+pub(super) struct Manifests<'a> {
+    key: &'a InstanceKey,
+    names: Names,
+}
+
+fn defect(template: &str, words: &dyn std::fmt::Display) -> Failure {
+    Failure::permanent(FailureKind::Internal, format!("the template {template} can't be rendered: {words}"))
+}
+
+/// Renders text; values in YAML are escaped, those in a server's files aren't.
+fn render((name, source): Template, values: Json) -> Result<String, Failure> {
+    let mut environment = Environment::empty();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_auto_escape_callback(|name| if name.ends_with(".yaml") { AutoEscape::Json } else { AutoEscape::None });
+    let mut syntax = SyntaxConfig::builder();
+    syntax.keep_trailing_newline(true);
+    environment.set_syntax(syntax.build().map_err(|error| defect(name, &error))?);
+    let template = environment.template_from_named_str(name, source).map_err(|error| defect(name, &error))?;
+    template.render(Serde(values)).map_err(|error| defect(name, &error))
+}
+
+/// Encoded as Secrets want it.
+fn base64(bytes: &[u8]) -> ByteString {
+    ByteString(bytes.to_vec())
+}
+
+impl<'a> Manifests<'a> {
+    pub(super) fn new(key: &'a InstanceKey) -> Self {
+        Self { key, names: Names::of(key) }
+    }
+
+    fn text(&self, template: Template, values: Json) -> Result<String, Failure> {
+        let mut all = json!({
+            "names": self.names,
+            "namespace": self.key.namespace,
+            "labels": identity::labels(self.key),
+            "annotations": identity::annotations(self.key),
+            "selector": identity::selector(self.key),
+        });
+        if let (Json::Object(all), Json::Object(values)) = (&mut all, values) {
+            all.extend(values);
+        }
+        render(template, all)
+    }
+
+    fn object<K: DeserializeOwned>(&self, template: Template, values: Json) -> Result<K, Failure> {
+        let text = self.text(template, values)?;
+        // The error would show the line, which may hold a secret.
+        serde_saphyr::from_str(&text).map_err(|_| defect(template.0, &"it isn't the object it should be"))
+    }
+
+    fn annotations(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> impl Serialize {
+        let mut annotations = identity::annotations(self.key);
+        annotations.extend(more);
+        annotations
+    }
+
+    pub(super) fn password(&self, password: &SecretString) -> Result<Secret, Failure> {
+        let values = json!({ "password_base64": base64(password.expose_secret().as_bytes()) });
+        self.object(template!("postgres-password.yaml"), values)
+    }
+
+    pub(super) fn tls(
+        &self,
+        issued: &Issued,
+        notes: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<Secret, Failure> {
+        let values = json!({
+            "annotations": self.annotations(notes),
+            "certificate_base64": base64(issued.chain_pem.as_bytes()),
+            "key_base64": base64(issued.key_pem.as_bytes())});
+        self.object(template!("postgres-tls.yaml"), values)
+    }
+
+    pub(super) fn service_account(&self) -> Result<ServiceAccount, Failure> {
+        self.object(template!("postgres-serviceaccount.yaml"), json!({}))
+    }
+
+    pub(super) fn config_map(&self) -> Result<ConfigMap, Failure> {
+        // cluster_name holds 63 bytes; names are ASCII.
+        let cluster_name: String = self.key.to_string().chars().take(63).collect();
+        let files = json!({
+            "start": render(template!("files/start.sh"), json!({}))?,
+            "probe": render(template!("files/probe.sh"), json!({}))?,
+            "postgresql_conf": render(template!("files/postgresql.conf"), json!({ "cluster_name": cluster_name }))?,
+            "pg_hba_conf": render(template!("files/pg_hba.conf"), json!({}))?,
+        });
+        self.object(template!("postgres-configmap.yaml"), json!({ "files": files }))
+    }
+
+    pub(super) fn volume_claim(&self, size: StorageSize, config: &KubernetesConfig) -> Result<PersistentVolumeClaim, Failure> {
+        let values = json!({ "storage_class": config.storage_class, "storage": format!("{}Gi", size.gb()) });
+        self.object(template!("postgres-pvc.yaml"), values)
+    }
+
+    pub(super) fn service(&self, public: bool, dns_label: Option<&str>) -> Result<Service, Failure> {
+        // https://cloud-provider-azure.sigs.k8s.io/topics/loadbalancer/
+        let azure = dns_label.map(|label| ("service.beta.kubernetes.io/azure-dns-label-name", label.to_owned()));
+        self.object(template!("postgres-service.yaml"), json!({ "public": public, "annotations": self.annotations(azure) }))
+    }
+
+    pub(super) fn network_policy(&self, public: bool, control_namespace: Option<&str>) -> Result<NetworkPolicy, Failure> {
+        self.object(template!("postgres-networkpolicy.yaml"), json!({ "public": public, "control_namespace": control_namespace }))
+    }
+
+    pub(super) fn disruption_budget(&self) -> Result<PodDisruptionBudget, Failure> {
+        self.object(template!("postgres-poddisruptionbudget.yaml"), json!({}))
+    }
+
+    pub(super) fn stateful_set(
+        &self,
+        version: PostgresVersion,
+        image: &str,
+        config: &KubernetesConfig,
+    ) -> Result<StatefulSet, Failure> {
+        let major = version.major();
+        // As the official images have it: from 18 on the volume is one level up, so that pg_upgrade
+        // can link from one major's folder to the next's. Before, a folder in the volume, since a
+        // volume's root may hold what initdb doesn't expect (lost+found).
+        let (volume_path, pgdata) = if major >= 18 {
+            ("/var/lib/postgresql", format!("/var/lib/postgresql/{major}/docker"))
+        } else {
+            ("/var/lib/postgresql/data", "/var/lib/postgresql/data/pgdata".to_owned())
+        };
+        let mut labels = identity::labels(self.key);
+        labels.insert("app.kubernetes.io/version", version.to_string());
+        let values = json!({
+            "labels": labels,
+            "annotations": self.annotations([(identity::POSTGRES_VERSION, version.to_string())]),
+            "image": image,
+            "volume_path": volume_path,
+            "pgdata": pgdata,
+            "user_id": config.user_id,
+            "resources": config.resources});
+        self.object(template!("postgres-statefulset.yaml"), values)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+use std::collections::BTreeMap;
+
+use super::*;
+
+fn key() -> InstanceKey {
+    InstanceKey::parse("default", "demo").unwrap()
+}
+
+/// The typed object as YAML, so that what the types don't know would be missing in the snapshot.
+fn shown<K: Serialize>(object: Result<K, Failure>) -> String {
+    let object = serde_json::to_value(object.unwrap()).unwrap();
+    serde_saphyr::to_string(&object).unwrap()
+}
+
+fn issued() -> Issued {
+    Issued { chain_pem: "certificate".into(), key_pem: "key".into() }
+}
+
+#[test]
+fn the_objects_of_an_instance() {
+    let (key, config) = (key(), KubernetesConfig::default());
+    let manifests = Manifests::new(&key);
+    let image = "docker.io/library/postgres:17";
+    let version: PostgresVersion = "17".parse().unwrap();
+    insta::assert_snapshot!("password", shown(manifests.password(&"p@:/?#%'\"\\ $🐘".to_owned().into())));
+    insta::assert_snapshot!("tls", shown(manifests.tls(&issued(), [("toygres.io/note", "x".to_owned())])));
+    insta::assert_snapshot!("service_account", shown(manifests.service_account()));
+    insta::assert_snapshot!("config_map", shown(manifests.config_map()));
+    insta::assert_snapshot!("volume_claim", shown(manifests.volume_claim(StorageSize::default(), &config)));
+    insta::assert_snapshot!("service_private", shown(manifests.service(false, None)));
+    insta::assert_snapshot!("service_public", shown(manifests.service(true, Some("demo-db"))));
+    insta::assert_snapshot!("network_policy_private", shown(manifests.network_policy(false, Some("toygres"))));
+    insta::assert_snapshot!("network_policy_public", shown(manifests.network_policy(true, None)));
+    insta::assert_snapshot!("disruption_budget", shown(manifests.disruption_budget()));
+    insta::assert_snapshot!("stateful_set", shown(manifests.stateful_set(version, image, &config)));
+}
+
+#[test]
+fn the_volume_is_where_the_official_image_wants_it() {
+    let (key, config) = (key(), KubernetesConfig::default());
+    let place = |version: &str| {
+        let set = Manifests::new(&key).stateful_set(version.parse().unwrap(), "i", &config).unwrap();
+        let container = set.spec.unwrap().template.spec.unwrap().containers.remove(0);
+        let mount = container.volume_mounts.unwrap().remove(0).mount_path;
+        (mount, container.env.unwrap().remove(0).value.unwrap())
+    };
+    assert_eq!(place("18.1"), ("/var/lib/postgresql".into(), "/var/lib/postgresql/18/docker".into()));
+    assert_eq!(place("17"), ("/var/lib/postgresql/data".into(), "/var/lib/postgresql/data/pgdata".into()));
+}
+
+/// What a template says and the object's type doesn't know would get lost in silence.
+#[test]
+fn the_types_know_every_field_of_the_templates() {
+    fn check<K: DeserializeOwned + Serialize>(manifests: &Manifests<'_>, template: Template, values: Json) {
+        let text = manifests.text(template, values).unwrap();
+        let said: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        let kept = serde_json::to_value(serde_saphyr::from_str::<K>(&text).unwrap()).unwrap();
+        // Empty lists mean the same as none.
+        let without_empty =
+            |value: &serde_json::Value| value.to_string().replace(",\"egress\":[]", "").replace("\"egress\":[],", "");
+        assert_eq!(without_empty(&said), without_empty(&kept), "{}", template.0);
+    }
+    let key = key();
+    let manifests = Manifests::new(&key);
+    let config = KubernetesConfig::default();
+    let files = json!({ "start": "", "probe": "", "postgresql_conf": "", "pg_hba_conf": "" });
+    check::<Secret>(&manifests, template!("postgres-password.yaml"), json!({ "password_base64": "eA==" }));
+    check::<Secret>(&manifests, template!("postgres-tls.yaml"), json!({ "certificate_base64": "eA==", "key_base64": "eA==" }));
+    check::<ServiceAccount>(&manifests, template!("postgres-serviceaccount.yaml"), json!({}));
+    check::<ConfigMap>(&manifests, template!("postgres-configmap.yaml"), json!({ "files": files }));
+    check::<PersistentVolumeClaim>(
+        &manifests,
+        template!("postgres-pvc.yaml"),
+        json!({ "storage_class": "fast", "storage": "1Gi" }),
+    );
+    check::<Service>(&manifests, template!("postgres-service.yaml"), json!({ "public": true }));
+    check::<NetworkPolicy>(
+        &manifests,
+        template!("postgres-networkpolicy.yaml"),
+        json!({ "public": false, "control_namespace": "x" }),
+    );
+    check::<PodDisruptionBudget>(&manifests, template!("postgres-poddisruptionbudget.yaml"), json!({}));
+    let values = json!({ "image": "i", "volume_path": "/v", "pgdata": "/v/d", "user_id": 999, "resources": config.resources });
+    check::<StatefulSet>(&manifests, template!("postgres-statefulset.yaml"), values);
+}
+
+/// The types above let only harmless values in; this is the wall behind them.
+#[test]
+fn no_value_can_add_a_field() {
+    let key = key();
+    let manifests = Manifests::new(&key);
+    for evil in [
+        "x\nspec:\n  hostNetwork: true",
+        "\"}, evil: {\"",
+        "{{ 7 * 7 }}",
+        "a: b",
+        "- x",
+        "# x",
+        "*x",
+        "\u{2028}y",
+        "'",
+        "<&>",
+        "no",
+    ] {
+        let service: Service = manifests.service(true, Some(evil)).unwrap();
+        let annotations = service.metadata.annotations.unwrap();
+        assert_eq!(annotations["service.beta.kubernetes.io/azure-dns-label-name"], evil);
+        let claim = KubernetesConfig { storage_class: Some(evil.into()), ..KubernetesConfig::default() };
+        let claim = manifests.volume_claim(StorageSize::default(), &claim).unwrap();
+        assert_eq!(claim.spec.unwrap().storage_class_name.as_deref(), Some(evil));
+        let set = manifests.stateful_set("17".parse().unwrap(), evil, &KubernetesConfig::default()).unwrap();
+        let pod = set.spec.unwrap().template.spec.unwrap();
+        assert_eq!((pod.containers[0].image.as_deref(), pod.host_network), (Some(evil), None));
+    }
+}
+
+#[test]
+fn an_unknown_name_in_a_template_is_an_error() {
+    assert!(render(("x.yaml", "a: {{ missing }}"), json!({})).is_err());
+}
+
+#[test]
+fn the_password_is_in_its_secret_alone() {
+    let key = key();
+    let secret = Manifests::new(&key).password(&"find-me".to_owned().into()).unwrap();
+    let data: BTreeMap<_, _> = secret.data.unwrap();
+    assert_eq!(data["password"].0, b"find-me");
+    assert_eq!(serde_json::to_value(secret.string_data).unwrap(), json!(null));
+}
+
+/// The API server itself, strict about unknown fields, in a dry run.
+#[tokio::test]
+async fn the_api_server_takes_every_object_strictly() {
+    if std::env::var_os("TOYGRES_TEST_KUBERNETES").is_none_or(|value| value != "1") {
+        eprintln!("skipped: set TOYGRES_TEST_KUBERNETES=1 and KUBECONFIG to test on that cluster");
+        return;
+    }
+    let client = crate::k8s_client::K8sClient::connect(&crate::k8s_client::ClusterChoice::default()).await.unwrap();
+    let key = InstanceKey::parse("default", "a-dry-run-only").unwrap();
+    let config = KubernetesConfig::default();
+    let manifests = Manifests::new(&key);
+    let folder = tempfile::tempdir().unwrap();
+    let issued = crate::platform::certificates::CertificateAuthority::open(folder.path()).unwrap().issue(["demo"]).unwrap();
+    macro_rules! dry_run {
+        ($($object:expr),+ $(,)?) => {
+            $(let (_, created) = client.apply("default", &$object.unwrap(), true).await.unwrap();
+            assert!(created);)+
+        };
+    }
+    dry_run!(
+        manifests.password(&"x".to_owned().into()),
+        manifests.tls(&issued, []),
+        manifests.service_account(),
+        manifests.config_map(),
+        manifests.volume_claim(StorageSize::default(), &config),
+        manifests.service(false, None),
+        manifests.service(true, Some("demo-db")),
+        manifests.network_policy(false, Some("toygres")),
+        manifests.network_policy(true, None),
+        manifests.disruption_budget(),
+        manifests.stateful_set("17".parse().unwrap(), "docker.io/library/postgres:17", &config),
+        manifests.stateful_set("18".parse().unwrap(), "docker.io/library/postgres:18", &config),
+    );
+    // Strict means strict.
+    let mut odd = serde_json::to_value(manifests.service_account().unwrap()).unwrap();
+    odd["automountToken"] = false.into();
+    let odd: kube::core::DynamicObject = serde_json::from_value(odd).unwrap();
+    let resource = kube::core::ApiResource::erase::<ServiceAccount>(&());
+    let accounts: kube::Api<kube::core::DynamicObject> = kube::Api::namespaced_with(client.raw(), "default", &resource);
+    let params = kube::api::PatchParams { dry_run: true, ..kube::api::PatchParams::apply("toygres").validation_strict() };
+    let refused = accounts.patch("a-dry-run-only", &params, &kube::api::Patch::Apply(&odd)).await.unwrap_err();
+    assert!(refused.to_string().contains("automountToken"), "{refused}");
+}

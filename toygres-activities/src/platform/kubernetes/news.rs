@@ -1,0 +1,171 @@
+//! What happens to instances without anyone asking for it: servers that end, come back, or don't.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::stream::{SelectAll, StreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
+use kube::runtime::{WatchStreamExt, watcher};
+use toygres_models::InstanceKey;
+
+use super::cluster::Cluster;
+use super::identity;
+use super::judge::{condition, container, ended_how};
+use crate::platform::PlatformEvent;
+
+/// What was last known of a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Known {
+    uid: String,
+    restarts: i32,
+    ready: bool,
+    /// It has been ready, and isn't since then.
+    down: bool,
+    crashing: bool,
+}
+
+/// Watches all pods of toygres's until the platform ends.
+pub(super) async fn watch(cluster: Arc<Cluster>) {
+    let client = &cluster.client;
+    let places: Vec<Api<Pod>> = match cluster.config.namespaces.as_slice() {
+        [] => vec![Api::all(client.raw())],
+        served => served.iter().map(|namespace| client.api(namespace.as_str())).collect(),
+    };
+    let mut changes = SelectAll::new();
+    for pods in places {
+        let config = watcher::Config::default().labels(identity::ALL);
+        changes.push(Box::pin(watcher::watcher(pods, config).default_backoff()));
+    }
+    let mut known: HashMap<InstanceKey, Known> = HashMap::new();
+    loop {
+        let change = tokio::select! {
+            () = cluster.stop.cancelled() => return,
+            change = changes.next() => change,
+        };
+        match change {
+            Some(Ok(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
+                let Some(key) = identity::owner(&pod.metadata) else { continue };
+                // What a verb does to an instance is told by the verb.
+                let quiet = cluster.is_locked(&key) || pod.metadata.deletion_timestamp.is_some();
+                let last = known.entry(key.clone()).or_default();
+                let (next, news) = compare(&key, last, &pod);
+                *last = next;
+                if !quiet {
+                    tell(&cluster, news);
+                }
+            }
+            Some(Ok(watcher::Event::Delete(pod))) => {
+                let Some(key) = identity::owner(&pod.metadata) else { continue };
+                if let Some(last) = known.get_mut(&key).filter(|last| last.ready || last.down)
+                    && !cluster.is_locked(&key)
+                {
+                    let message = format!("the pod of {key} was deleted; its server ended with it");
+                    tell(&cluster, vec![PlatformEvent { key: key.clone(), kind: "server_exited", message, healthy: false }]);
+                    (last.ready, last.down) = (false, true);
+                } else {
+                    known.remove(&key);
+                }
+            }
+            Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => {}
+            Some(Err(error)) => tracing::warn!(error = %error, "the watch of the instances' pods was interrupted"),
+            None => return,
+        }
+    }
+}
+
+fn tell(cluster: &Cluster, news: Vec<PlatformEvent>) {
+    for event in news {
+        // Nobody may be listening.
+        let _ = cluster.events.send(event);
+    }
+}
+
+/// What a pod's new status says that the last one didn't.
+fn compare(key: &InstanceKey, last: &Known, pod: &Pod) -> (Known, Vec<PlatformEvent>) {
+    let status = container(pod);
+    let ready = condition(pod, "Ready").is_some_and(|ready| ready.status == "True");
+    let waiting = status.and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.as_deref());
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let mut next = Known {
+        restarts: status.map_or(0, |status| status.restart_count),
+        crashing: waiting == Some("CrashLoopBackOff"),
+        ready,
+        down: last.down && !ready,
+        uid,
+    };
+    let mut news = Vec::new();
+    let mut tell = |kind, message, healthy| news.push(PlatformEvent { key: key.clone(), kind, message, healthy });
+    let first_look = last.uid.is_empty();
+    let same_pod = last.uid == next.uid;
+    if same_pod && next.restarts > last.restarts {
+        let ended = status.and_then(|status| status.last_state.as_ref()?.terminated.as_ref());
+        let how = ended.map_or_else(|| "unknown".to_owned(), |ended| ended_how(ended.exit_code, ended.reason.as_deref()));
+        tell("server_exited", format!("the server of {key} ended: {how}; the kubelet restarts it"), false);
+        next.down = !ready;
+    }
+    if same_pod && next.crashing && !last.crashing {
+        tell("server_start_failed", format!("the server of {key} ends whenever it is started; see its log"), false);
+        next.down = true;
+    }
+    let came_back = last.down || (same_pod && next.restarts > last.restarts);
+    if !first_look && ready && came_back {
+        tell("server_restarted", format!("the server of {key} answers again"), true);
+    }
+    (next, news)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(uid: &str, restarts: i32, ready: bool, waiting: Option<&str>) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "demo-0", "uid": uid},
+            "status": {
+                "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
+                "containerStatuses": [{
+                    "name": "postgres", "image": "i", "imageID": "", "ready": ready, "restartCount": restarts,
+                    "state": waiting.map_or(json!({}), |reason| json!({"waiting": {"reason": reason}})),
+                    "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+                }],
+            },
+        }))
+        .unwrap()
+    }
+
+    /// The kinds of the news that a series of states makes.
+    fn told(states: &[Pod]) -> Vec<&'static str> {
+        let key = InstanceKey::parse("default", "demo").unwrap();
+        let mut known = Known::default();
+        let mut kinds = Vec::new();
+        for pod in states {
+            let (next, news) = compare(&key, &known, pod);
+            known = next;
+            kinds.extend(news.iter().map(|event| event.kind));
+        }
+        kinds
+    }
+
+    #[test]
+    fn a_life_without_trouble_is_no_news() {
+        assert!(told(&[pod("a", 0, false, None), pod("a", 0, true, None), pod("a", 0, true, None)]).is_empty());
+        assert!(told(&[pod("a", 3, true, None)]).is_empty(), "what happened before the watch");
+    }
+
+    #[test]
+    fn a_server_that_ends_and_comes_back_is_told_twice() {
+        let states = [pod("a", 0, true, None), pod("a", 1, false, None), pod("a", 1, false, None), pod("a", 1, true, None)];
+        assert_eq!(told(&states), ["server_exited", "server_restarted"]);
+        assert_eq!(told(&[pod("a", 0, true, None), pod("a", 1, true, None)]), ["server_exited", "server_restarted"]);
+    }
+
+    #[test]
+    fn a_crash_loop_is_told_once() {
+        let crash = || pod("a", 2, false, Some("CrashLoopBackOff"));
+        let states = [pod("a", 1, true, None), pod("a", 2, false, None), crash(), crash(), pod("a", 3, true, None)];
+        assert_eq!(told(&states), ["server_exited", "server_start_failed", "server_exited", "server_restarted"]);
+    }
+}

@@ -1,0 +1,78 @@
+//! Passwords in Secrets of the instances' own namespaces.
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, Preconditions};
+use secrecy::SecretString;
+use toygres_models::{Failure, FailureKind, InstanceKey};
+
+use super::identity::{Names, is_of};
+use super::manifests::Manifests;
+use crate::k8s_client::K8sClient;
+use crate::secrets::SecretStore;
+
+/// Each password in the Secret `<name>-password`, which the instance's pod mounts.
+#[derive(Clone)]
+pub struct KubernetesSecretStore {
+    client: K8sClient,
+}
+
+impl KubernetesSecretStore {
+    /// A store in that cluster.
+    #[must_use]
+    pub fn new(client: K8sClient) -> Self {
+        Self { client }
+    }
+
+    async fn find(&self, key: &InstanceKey) -> Result<Option<Secret>, Failure> {
+        let secrets = self.client.api::<Secret>(key.namespace.as_str());
+        let name = Names::of(key).password;
+        self.client.call(format!("read the Secret {}/{name}", key.namespace), secrets.get_opt(&name)).await
+    }
+}
+
+#[async_trait]
+impl SecretStore for KubernetesSecretStore {
+    async fn put(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
+        let mut secret = Manifests::new(key).password(password)?;
+        if let Some(found) = self.find(key).await? {
+            if !is_of(&found.metadata, key) {
+                let message = format!(
+                    "the Secret {}/{} is there already, and toygres didn't make it for {key}; it was left as it is",
+                    key.namespace,
+                    Names::of(key).password
+                );
+                return Err(Failure::permanent(FailureKind::Conflict, message));
+            }
+            secret.metadata.uid = found.metadata.uid;
+        }
+        self.client.apply(key.namespace.as_str(), &secret, false).await.map(drop)
+    }
+
+    async fn get(&self, key: &InstanceKey) -> Result<SecretString, Failure> {
+        let found = self.find(key).await?.filter(|found| is_of(&found.metadata, key));
+        let password = found.and_then(|mut found| found.data.as_mut()?.remove("password"));
+        match password.and_then(|password| String::from_utf8(password.0).ok()) {
+            Some(password) => Ok(password.into()),
+            None => Err(Failure::permanent(
+                FailureKind::NotFound,
+                format!("no password is kept for {key}: the Secret {}/{} is missing", key.namespace, Names::of(key).password),
+            )),
+        }
+    }
+
+    async fn remove(&self, key: &InstanceKey) -> Result<(), Failure> {
+        let Some(found) = self.find(key).await?.filter(|found| is_of(&found.metadata, key)) else { return Ok(()) };
+        let secrets = self.client.api::<Secret>(key.namespace.as_str());
+        let name = Names::of(key).password;
+        let preconditions = Preconditions { uid: found.metadata.uid, resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let call = async {
+            match secrets.delete(&name, &params).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                other => other.map(drop),
+            }
+        };
+        self.client.call(format!("delete the Secret {}/{name}", key.namespace), call).await
+    }
+}

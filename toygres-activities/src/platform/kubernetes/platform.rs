@@ -1,0 +1,194 @@
+//! [`Platform`] by pods on a Kubernetes cluster.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::Resource;
+use kube::api::{Api, ListParams};
+use serde::de::DeserializeOwned;
+use tokio::sync::broadcast;
+use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion};
+
+use super::cluster::Cluster;
+use super::config::KubernetesConfig;
+use super::passwords::KubernetesSecretStore;
+use super::{identity, news};
+use crate::k8s_client::K8sClient;
+use crate::platform::certificates::CertificateAuthority;
+use crate::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Platform, PlatformEvent, Reach};
+
+/// Instances as pods. Dropping it ends the watching; servers run on.
+pub struct KubernetesPlatform {
+    cluster: Arc<Cluster>,
+    watching: Once,
+}
+
+impl KubernetesPlatform {
+    /// On the cluster that `config` names. The cluster isn't called yet.
+    ///
+    /// # Errors
+    /// If there is no usable configuration of a client, or the CA can't be read or made.
+    pub async fn connect(config: KubernetesConfig) -> Result<Arc<Self>, Failure> {
+        let client = K8sClient::connect(&config.cluster).await?;
+        let folder = config.ca_dir.clone();
+        let ca = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&folder).map_err(|error| {
+                Failure::permanent(FailureKind::Platform, format!("could not make the folder {}: {error}", folder.display()))
+            })?;
+            CertificateAuthority::open(&folder)
+        });
+        let ca =
+            ca.await.map_err(|error| Failure::transient(FailureKind::Internal, format!("file work was cut off: {error}")))??;
+        Ok(Arc::new(Self { cluster: Arc::new(Cluster::new(client, config, ca)), watching: Once::new() }))
+    }
+
+    /// The place for the passwords of this cluster's instances.
+    #[must_use]
+    pub fn secrets(&self) -> KubernetesSecretStore {
+        KubernetesSecretStore::new(self.cluster.client.clone())
+    }
+
+    /// Its client.
+    #[must_use]
+    pub fn client(&self) -> &K8sClient {
+        &self.cluster.client
+    }
+
+    /// Ends the watching. Servers run on.
+    pub fn shutdown(&self) {
+        self.cluster.stop.cancel();
+    }
+
+    async fn keys_of<K>(&self) -> Result<BTreeSet<InstanceKey>, Failure>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K::DynamicType: Default,
+    {
+        let client = &self.cluster.client;
+        let places: Vec<Api<K>> = match self.cluster.config.namespaces.as_slice() {
+            [] => vec![Api::all(client.raw())],
+            served => served.iter().map(|namespace| client.api(namespace.as_str())).collect(),
+        };
+        let params = ListParams::default().labels(identity::ALL);
+        let mut keys = BTreeSet::new();
+        for place in places {
+            let doing = format!("list the {} of toygres", K::plural(&K::DynamicType::default()));
+            let list = client.call(doing.as_str(), place.list_metadata(&params)).await?;
+            keys.extend(list.items.iter().filter_map(|object| identity::owner(&object.metadata)));
+        }
+        Ok(keys)
+    }
+}
+
+impl Drop for KubernetesPlatform {
+    fn drop(&mut self) {
+        self.cluster.stop.cancel();
+    }
+}
+
+/// Runs work in a task of its own, to its end even if the caller gives up: a request that is on its
+/// way can't be called back, and a lock let go before its answer would protect nothing.
+async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, Failure>> + Send + 'static) -> Result<T, Failure> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Failure::transient(FailureKind::Internal, format!("the work was cut off: {error}"))),
+    }
+}
+
+#[async_trait]
+impl Platform for KubernetesPlatform {
+    fn name(&self) -> &'static str {
+        "kubernetes"
+    }
+
+    async fn versions(&self) -> Result<Vec<OfferedVersion>, Failure> {
+        Ok(self.cluster.config.images.offered())
+    }
+
+    async fn resolve_version(&self, wanted: Option<PostgresVersion>) -> Result<PostgresVersion, Failure> {
+        self.cluster.config.images.choose(wanted).map(|(version, _)| version)
+    }
+
+    async fn ensure(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
+        let (cluster, spec) = (self.cluster.clone(), spec.clone());
+        detached(async move {
+            let _guard = cluster.lock(&spec.key).await;
+            cluster.make(&spec).await
+        })
+        .await
+    }
+
+    async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
+        self.cluster.look(key).await
+    }
+
+    async fn wait_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure> {
+        self.cluster.watch_until_ready(key, timeout).await
+    }
+
+    async fn endpoint(&self, key: &InstanceKey) -> Result<Endpoint, Failure> {
+        self.cluster.locate(key).await
+    }
+
+    async fn reach(&self, host: &str, _port: u16) -> Result<Option<Reach>, Failure> {
+        self.cluster.find_way(host).await
+    }
+
+    async fn remove(&self, key: &InstanceKey) -> Result<bool, Failure> {
+        let (cluster, key) = (self.cluster.clone(), key.clone());
+        detached(async move {
+            let _guard = cluster.lock(&key).await;
+            cluster.unmake(&key).await
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<InstanceKey>, Failure> {
+        // Of each kind that `ensure` makes. A password alone is no instance.
+        let (sets, claims, services, pods, configs, accounts, policies, budgets) = tokio::try_join!(
+            self.keys_of::<StatefulSet>(),
+            self.keys_of::<PersistentVolumeClaim>(),
+            self.keys_of::<Service>(),
+            self.keys_of::<Pod>(),
+            self.keys_of::<ConfigMap>(),
+            self.keys_of::<ServiceAccount>(),
+            self.keys_of::<NetworkPolicy>(),
+            self.keys_of::<PodDisruptionBudget>(),
+        )?;
+        let all = [sets, claims, services, pods, configs, accounts, policies, budgets];
+        let keys: BTreeSet<_> = all.into_iter().flatten().collect();
+        Ok(keys.into_iter().collect())
+    }
+
+    async fn logs(&self, key: &InstanceKey, tail_lines: usize) -> Result<Vec<String>, Failure> {
+        let lines = i64::try_from(tail_lines).unwrap_or(i64::MAX);
+        match self.cluster.log(key, lines, false).await {
+            Err(failure) if !failure.retryable => match self.cluster.look(key).await? {
+                None => Err(self.cluster.not_found(key)),
+                // Nothing has run yet, or its pod is gone for a moment.
+                Some(_) if matches!(failure.kind, FailureKind::NotFound) => Ok(Vec::new()),
+                Some(seen) if failure.message.contains("waiting to start") => {
+                    Ok(seen.reason.map(|reason| reason.evidence).unwrap_or_default())
+                }
+                Some(_) => Err(failure),
+            },
+            other => other,
+        }
+    }
+
+    fn events(&self) -> broadcast::Receiver<PlatformEvent> {
+        let receiver = self.cluster.events.subscribe();
+        self.watching.call_once(|| {
+            tokio::spawn(news::watch(self.cluster.clone()));
+        });
+        receiver
+    }
+}

@@ -1,0 +1,194 @@
+//! Removing an instance: whatever is left of it, found by its labels, in the order Service,
+//! StatefulSet, volume, the rest; and waiting, by watch, until each is gone.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::{StreamExt, pin_mut};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use kube::api::{DeleteParams, ListParams, Preconditions, PropagationPolicy, WatchEvent, WatchParams};
+use kube::core::PartialObjectMeta;
+use serde::de::DeserializeOwned;
+use toygres_models::{Failure, FailureKind, InstanceKey};
+
+use super::cluster::Cluster;
+use super::identity::{self, is_of};
+
+/// How long the last clean stop of a server may take.
+const STOP_SECONDS: u32 = 30;
+/// How long one removal waits; the next one goes on where it ended.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// How long one watch lasts at most, in seconds.
+const WATCH_SECONDS: u32 = 60;
+
+/// The objects of one kind that are an instance's, and what remains to be waited for.
+struct Left<K> {
+    found: Vec<ObjectMeta>,
+    version: Option<String>,
+    kind: std::marker::PhantomData<K>,
+}
+
+impl Cluster {
+    /// See [`Platform::remove`](crate::platform::Platform::remove). The caller holds the lock.
+    pub(super) async fn unmake(&self, key: &InstanceKey) -> Result<bool, Failure> {
+        let (services, sets, pods, claims, budgets, policies, configs, accounts, secrets) = tokio::try_join!(
+            self.left::<Service>(key),
+            self.left::<StatefulSet>(key),
+            self.left::<Pod>(key),
+            self.left::<PersistentVolumeClaim>(key),
+            self.left::<PodDisruptionBudget>(key),
+            self.left::<NetworkPolicy>(key),
+            self.left::<ConfigMap>(key),
+            self.left::<ServiceAccount>(key),
+            self.left::<Secret>(key),
+        )?;
+        let existed = !(services.found.is_empty()
+            && sets.found.is_empty()
+            && pods.found.is_empty()
+            && claims.found.is_empty()
+            && budgets.found.is_empty()
+            && policies.found.is_empty()
+            && configs.found.is_empty()
+            && accounts.found.is_empty()
+            && secrets.found.is_empty());
+        let plain = DeleteParams::default();
+        let foreground = DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
+        let stop = DeleteParams { grace_period_seconds: Some(STOP_SECONDS), ..DeleteParams::default() };
+        let services = self.delete(key, services, &plain).await?;
+        let sets = self.delete(key, sets, &foreground).await?;
+        // The garbage collector would do it a moment later; a set that is being deleted makes no more.
+        let pods = self.delete(key, pods, &stop).await?;
+        // Stays until no pod uses it.
+        let claims = self.delete(key, claims, &plain).await?;
+        let (budgets, policies, configs, accounts, secrets) = tokio::try_join!(
+            self.delete(key, budgets, &plain),
+            self.delete(key, policies, &plain),
+            self.delete(key, configs, &plain),
+            self.delete(key, accounts, &plain),
+            self.delete(key, secrets, &plain),
+        )?;
+        let waits = async {
+            tokio::try_join!(
+                self.wait_gone(key, services),
+                self.wait_gone(key, sets),
+                self.wait_gone(key, pods),
+                self.wait_gone(key, claims),
+                self.wait_gone(key, budgets),
+                self.wait_gone(key, policies),
+                self.wait_gone(key, configs),
+                self.wait_gone(key, accounts),
+                self.wait_gone(key, secrets),
+            )
+        };
+        match tokio::time::timeout(PATIENCE, waits).await {
+            Ok(waited) => waited.map(|_| existed),
+            Err(_) => Err(self.still_there(key).await),
+        }
+    }
+
+    async fn left<K>(&self, key: &InstanceKey) -> Result<Left<K>, Failure>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K::DynamicType: Default,
+    {
+        let doing = format!("list the {} of {key}", K::plural(&K::DynamicType::default()));
+        let params = ListParams::default().labels(&identity::selects(key));
+        let api = self.client.api::<K>(key.namespace.as_str());
+        let list = self.client.call(doing.as_str(), api.list_metadata(&params)).await?;
+        let found = list.items.into_iter().map(|object| object.metadata).filter(|meta| is_of(meta, key)).collect();
+        Ok(Left { found, version: list.metadata.resource_version, kind: std::marker::PhantomData })
+    }
+
+    /// Has them deleted; what is left are those that take their time: by a finalizer, or since they
+    /// end gracefully.
+    async fn delete<K>(&self, key: &InstanceKey, left: Left<K>, params: &DeleteParams) -> Result<Left<K>, Failure>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K::DynamicType: Default,
+    {
+        let api = self.client.api::<K>(key.namespace.as_str());
+        let mut remaining = Vec::new();
+        for meta in left.found {
+            let name = meta.name.clone().unwrap_or_default();
+            let doing = format!("delete the {} {}/{name}", K::kind(&K::DynamicType::default()), key.namespace);
+            let preconditions = Preconditions { uid: meta.uid.clone(), resource_version: None };
+            let params = DeleteParams { preconditions: Some(preconditions), ..params.clone() };
+            let call = async {
+                match api.delete(&name, &params).await {
+                    Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+                    Err(error) => Err(error),
+                    Ok(answer) => Ok(answer.left()),
+                }
+            };
+            let Some(deleted) = self.client.call(doing.as_str(), call).await? else { continue };
+            let deleted = deleted.meta();
+            let takes_time = deleted.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty())
+                || deleted.deletion_grace_period_seconds.is_some_and(|seconds| seconds > 0);
+            if takes_time {
+                remaining.push(meta);
+            }
+        }
+        Ok(Left { found: remaining, ..left })
+    }
+
+    /// Watches from the moment of the list on until each of them is gone.
+    async fn wait_gone<K>(&self, key: &InstanceKey, mut left: Left<K>) -> Result<(), Failure>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K::DynamicType: Default,
+    {
+        let api = self.client.api::<K>(key.namespace.as_str());
+        loop {
+            let mut uids: BTreeSet<_> = left.found.iter().filter_map(|meta| meta.uid.clone()).collect();
+            if uids.is_empty() {
+                return Ok(());
+            }
+            let params = WatchParams::default().labels(&identity::selects(key)).timeout(WATCH_SECONDS);
+            let version = left.version.clone().unwrap_or_default();
+            let doing = format!("watch the {} of {key}", K::plural(&K::DynamicType::default()));
+            let changes = self.client.call(doing.as_str(), api.watch_metadata(&params, &version)).await?;
+            pin_mut!(changes);
+            while let Some(Ok(change)) = changes.next().await {
+                if let WatchEvent::Deleted(PartialObjectMeta { metadata, .. }) = change {
+                    uids.retain(|uid| metadata.uid.as_ref() != Some(uid));
+                    if uids.is_empty() {
+                        return Ok(());
+                    }
+                }
+            }
+            // The watch dropped or was too old: what is left is listed anew.
+            let known = uids;
+            left = self.left::<K>(key).await?;
+            left.found.retain(|meta| meta.uid.as_ref().is_some_and(|uid| known.contains(uid)));
+        }
+    }
+
+    /// Why a removal takes so long: what is left, and what holds it.
+    async fn still_there(&self, key: &InstanceKey) -> Failure {
+        fn describe<K: Resource>(left: Result<Left<K>, Failure>) -> Vec<String>
+        where
+            K::DynamicType: Default,
+        {
+            let kind = K::kind(&K::DynamicType::default()).into_owned();
+            let line = |meta: ObjectMeta| {
+                let held = meta.finalizers.filter(|finalizers| !finalizers.is_empty());
+                let held = held.map(|finalizers| format!(", held by {}", finalizers.join(", "))).unwrap_or_default();
+                format!("{kind} {}{held}", meta.name.unwrap_or_default())
+            };
+            left.map(|left| left.found.into_iter().map(line).collect()).unwrap_or_default()
+        }
+        let mut evidence = describe(self.left::<Service>(key).await);
+        evidence.extend(describe(self.left::<StatefulSet>(key).await));
+        evidence.extend(describe(self.left::<Pod>(key).await));
+        evidence.extend(describe(self.left::<PersistentVolumeClaim>(key).await));
+        let message = format!("{key} is still being removed after {} s: {}", PATIENCE.as_secs(), evidence.join("; "));
+        Failure::transient(FailureKind::TimedOut, message).with_evidence(evidence)
+    }
+}

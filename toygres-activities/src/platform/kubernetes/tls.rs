@@ -1,0 +1,130 @@
+//! The server's certificate: for all the names that the instance is reached by, made anew when one
+//! is missing, when half of its life is over, or when the CA is another one.
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::api::core::v1::{Node, Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, ListParams};
+use toygres_models::{Failure, InstanceKey};
+
+use super::cluster::Cluster;
+use super::identity::Names;
+use super::manifests::Manifests;
+use crate::platform::certificates::RENEW_AFTER;
+
+const FOR_NAMES: &str = "toygres.io/certificate-names";
+const RENEW_AT: &str = "toygres.io/certificate-renew-at";
+const SIGNED_BY: &str = "toygres.io/certificate-authority";
+pub(super) const AZURE_LABEL: &str = "service.beta.kubernetes.io/azure-dns-label-name";
+
+/// The name of an instance inside the cluster.
+pub(super) fn internal_name(key: &InstanceKey, domain: &str) -> String {
+    format!("{}.{}.svc.{domain}", key.name, key.namespace)
+}
+
+/// The address that a load balancer gave: an IP or a host name.
+pub(super) fn external_address(service: &Service) -> Option<String> {
+    let ingress = service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?.first()?;
+    ingress.ip.clone().or_else(|| ingress.hostname.clone())
+}
+
+impl Cluster {
+    /// `<label>.<region>.cloudapp.azure.com`, where a label was asked for and the nodes say where
+    /// they are.
+    pub(super) async fn public_name(&self, service: &Service) -> Result<Option<String>, Failure> {
+        let label = service.metadata.annotations.as_ref().and_then(|annotations| annotations.get(AZURE_LABEL));
+        let Some(label) = label else { return Ok(None) };
+        let nodes: Api<Node> = Api::all(self.client.raw());
+        let nodes = self.client.call("read the nodes' region", nodes.list_metadata(&ListParams::default().limit(1))).await?;
+        let labels = nodes.items.first().and_then(|node| node.metadata.labels.as_ref());
+        let region = labels.and_then(|labels| labels.get("topology.kubernetes.io/region"));
+        Ok(region.map(|region| format!("{label}.{region}.cloudapp.azure.com")))
+    }
+
+    /// All names by which a client may reach the instance.
+    async fn names(&self, key: &InstanceKey, service: &Service) -> Result<Vec<String>, Failure> {
+        let (name, namespace) = (&key.name, &key.namespace);
+        let mut names = vec![
+            name.to_string(),
+            format!("{name}.{namespace}"),
+            format!("{name}.{namespace}.svc"),
+            internal_name(key, &self.config.cluster_domain),
+            // For whoever comes by port-forward.
+            "localhost".to_owned(),
+            "127.0.0.1".to_owned(),
+            "::1".to_owned(),
+        ];
+        let addresses = service.spec.as_ref().and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
+        names.extend(addresses.into_iter().filter(|address| address != "None"));
+        names.extend(external_address(service));
+        names.extend(self.public_name(service).await?);
+        Ok(names)
+    }
+
+    /// Gives the instance a certificate where `found` isn't one that will do. `true` if the Secret
+    /// was made by that.
+    pub(super) async fn certify(
+        &self,
+        key: &InstanceKey,
+        service: &Service,
+        found: Option<&ObjectMeta>,
+    ) -> Result<bool, Failure> {
+        let names = self.names(key, service).await?;
+        let signer = self.signer();
+        if found.is_some_and(|found| will_do(found, &names, &signer, Utc::now())) {
+            return Ok(false);
+        }
+        let issued = self.ca.issue(names.iter().map(String::as_str))?;
+        let notes = [(FOR_NAMES, names.join(",")), (RENEW_AT, (Utc::now() + RENEW_AFTER).to_rfc3339()), (SIGNED_BY, signer)];
+        let (_, created) = self.apply(Manifests::new(key).tls(&issued, notes)?, found).await?;
+        Ok(created)
+    }
+
+    /// Like [`certify`](Self::certify), for an instance that is there.
+    pub(super) async fn recertify(&self, key: &InstanceKey, service: &Service) -> Result<(), Failure> {
+        let found = self.ours::<Secret>(key, &Names::of(key).tls).await?;
+        self.certify(key, service, found.as_ref()).await.map(drop)
+    }
+
+    /// Tells one CA from another: the end of its certificate, which is its signature's.
+    fn signer(&self) -> String {
+        let body: String = self.ca.certificate_pem().lines().filter(|line| !line.starts_with('-')).collect();
+        body.chars().rev().take(32).collect()
+    }
+}
+
+fn will_do(found: &ObjectMeta, names: &[String], signer: &str, now: DateTime<Utc>) -> bool {
+    let note = |name: &str| found.annotations.as_ref().and_then(|annotations| annotations.get(name)).map(String::as_str);
+    let known: Vec<_> = note(FOR_NAMES).unwrap_or_default().split(',').collect();
+    let renew_at = note(RENEW_AT).and_then(|text| DateTime::parse_from_rfc3339(text).ok());
+    let young = renew_at.is_some_and(|renew_at| now < renew_at);
+    young && note(SIGNED_BY) == Some(signer) && names.iter().all(|name| known.contains(&name.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_does_while_it_is_young_ours_and_for_all_names() {
+        let now = Utc::now();
+        let meta = |names: &str, days: i64| ObjectMeta {
+            annotations: Some(
+                [
+                    (FOR_NAMES, names.to_owned()),
+                    (RENEW_AT, (now + chrono::Duration::days(days)).to_rfc3339()),
+                    (SIGNED_BY, "ca".to_owned()),
+                ]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into(),
+            ),
+            ..ObjectMeta::default()
+        };
+        let names = ["demo".to_owned(), "10.0.0.1".to_owned()];
+        assert!(will_do(&meta("x,demo,10.0.0.1", 1), &names, "ca", now));
+        assert!(!will_do(&meta("demo", 1), &names, "ca", now), "an address has come since");
+        assert!(!will_do(&meta("demo,10.0.0.1", -1), &names, "ca", now));
+        assert!(!will_do(&meta("demo,10.0.0.1", 1), &names, "another ca", now));
+        assert!(!will_do(&ObjectMeta::default(), &names, "ca", now));
+    }
+}

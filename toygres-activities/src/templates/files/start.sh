@@ -1,0 +1,27 @@
+#!/bin/sh
+# The container's first process: makes the data directory, whole or not at all, then becomes the
+# server. (The images' own entrypoint leaves the password in the server's environment, and half a
+# data directory when it is killed, which the next start takes for a whole one.)
+set -eu
+umask 077
+
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
+    # Fails if there is anything in it: nothing is ever made over what somebody may miss.
+    [ ! -e "$PGDATA" ] || rmdir "$PGDATA"
+    rm -rf "$PGDATA.new"
+    mkdir -p "$(dirname "$PGDATA")"
+    trap 'kill "$!"; wait "$!"; exit 1' INT TERM
+    initdb --pgdata="$PGDATA.new" --username=postgres --pwfile=/etc/toygres/password/password \
+        --auth-local=peer --auth-host=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8 \
+        --data-checksums --no-sync &
+    wait "$!"
+    trap - INT TERM
+    printf "\n# Written by toygres; ALTER SYSTEM wins over it.\ninclude '/etc/toygres/config/postgresql.conf'\n" \
+        >>"$PGDATA.new/postgresql.conf"
+    mv "$PGDATA.new" "$PGDATA"
+    # Everything at once, in place of initdb's file by file.
+    sync -f "$PGDATA"
+fi
+
+readlink /etc/toygres/config/..data /etc/toygres/tls/..data >/tmp/loaded
+exec postgres

@@ -1,0 +1,249 @@
+//! A Kubernetes cluster as a subject: a namespace of its own for each test, under the restricted
+//! security profile. Only where it is asked for, so that nobody's cluster is touched by accident.
+
+use std::process::Command;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, broadcast};
+use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform};
+use toygres_activities::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Platform, PlatformEvent, Reach};
+use toygres_models::{Failure, InstanceKey, PostgresVersion};
+
+use super::{READY, Subject, key};
+
+/// Pods are heavy; more at once than that only wait for each other.
+static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(4)));
+
+/// The namespaced kinds of which nothing may be left.
+const KINDS: &str = "statefulsets,pods,services,endpoints,endpointslices,persistentvolumeclaims,configmaps,secrets,\
+                     serviceaccounts,networkpolicies,poddisruptionbudgets,controllerrevisions,leases,deployments,jobs";
+
+pub struct Kubernetes {
+    pub platform: Arc<KubernetesPlatform>,
+    pub config: KubernetesConfig,
+    pub namespace: String,
+    version: PostgresVersion,
+    renamed: Arc<InNamespace>,
+    _ca: tempfile::TempDir,
+    _turn: OwnedSemaphorePermit,
+}
+
+/// Whether a cluster may be used; says so where not.
+pub fn is_wanted() -> bool {
+    let wanted = std::env::var_os("TOYGRES_TEST_KUBERNETES").is_some_and(|value| value == "1");
+    if !wanted {
+        assert!(std::env::var_os("TOYGRES_TEST_KUBERNETES_REQUIRED").is_none(), "TOYGRES_TEST_KUBERNETES=1 is missing");
+        eprintln!("skipped: set TOYGRES_TEST_KUBERNETES=1 and KUBECONFIG to test on that cluster");
+    }
+    wanted
+}
+
+pub fn kubectl(arguments: &[&str]) -> String {
+    let output = Command::new("kubectl").args(arguments).output().expect("kubectl is needed for tests on Kubernetes");
+    assert!(output.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Applies a manifest, as somebody else than toygres would.
+pub fn kubectl_apply(manifest: &str) {
+    use std::io::Write;
+    let mut child = Command::new("kubectl").args(["apply", "-f", "-"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// Which minor an image really has, by its own word, so that the configuration is the truth.
+async fn real_version(namespace: &str, major: &str) -> PostgresVersion {
+    static KNOWN: LazyLock<std::sync::Mutex<std::collections::HashMap<String, Arc<OnceCell<PostgresVersion>>>>> =
+        LazyLock::new(std::sync::Mutex::default);
+    let cell = KNOWN.lock().unwrap().entry(major.to_owned()).or_default().clone();
+    let ask = || async {
+        let image = format!("--image=docker.io/library/postgres:{major}");
+        kubectl(&["-n", namespace, "run", "ask", &image, "--restart=Never", "--command", "--", "postgres", "--version"]);
+        kubectl(&["-n", namespace, "wait", "pod/ask", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s"]);
+        let words = kubectl(&["-n", namespace, "logs", "ask"]);
+        kubectl(&["-n", namespace, "delete", "pod", "ask", "--now", "--wait"]);
+        // postgres (PostgreSQL) 17.6 (Debian 17.6-0+deb13u1)
+        words.split_whitespace().nth(2).unwrap().parse().unwrap()
+    };
+    *cell.get_or_init(ask).await
+}
+
+impl Kubernetes {
+    /// `None` where no cluster was given.
+    pub async fn new(major: &str) -> Option<Self> {
+        Self::with(major, |config| config).await
+    }
+
+    /// With another configuration.
+    pub async fn with(major: &str, change: impl FnOnce(KubernetesConfig) -> KubernetesConfig) -> Option<Self> {
+        if !is_wanted() {
+            return None;
+        }
+        let turn = TURNS.clone().acquire_owned().await.unwrap();
+        let namespace = format!("toygres-test-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+        kubectl(&["create", "namespace", &namespace]);
+        let version = real_version(&namespace, major).await;
+        kubectl(&["label", "namespace", &namespace, "pod-security.kubernetes.io/enforce=restricted"]);
+        let ca = tempfile::tempdir().unwrap();
+        let images = Images::parse(None, Some(&format!("{version}={major}"))).unwrap();
+        let config = KubernetesConfig {
+            namespaces: vec![namespace.parse().unwrap()],
+            images,
+            ca_dir: ca.path().to_owned(),
+            ..KubernetesConfig::default()
+        };
+        let config = change(config);
+        let platform = KubernetesPlatform::connect(config.clone()).await.unwrap();
+        let renamed = Arc::new(InNamespace { inner: platform.clone(), namespace: namespace.clone() });
+        Some(Self { platform, config, namespace, version, renamed, _ca: ca, _turn: turn })
+    }
+
+    /// The instance's key as the platform knows it.
+    pub fn real_key(&self, name: &str) -> InstanceKey {
+        self.renamed.real(&key(name))
+    }
+
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        kubectl(&[&["-n", &self.namespace], arguments].concat())
+    }
+
+    fn describe(&self) {
+        eprintln!("--- namespace {}", self.namespace);
+        for arguments in [
+            vec!["get", "statefulsets,pods,services,persistentvolumeclaims,secrets", "-o", "wide"],
+            vec!["describe", "pods"],
+            vec!["get", "events", "--sort-by=.lastTimestamp"],
+            vec!["logs", "-l", "app.kubernetes.io/managed-by=toygres", "--tail=40", "--prefix"],
+        ] {
+            let output = Command::new("kubectl").args(["-n", &self.namespace]).args(&arguments).output().unwrap();
+            eprintln!("--- kubectl {}\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stdout));
+        }
+    }
+
+    /// What is left in the namespace, besides what every namespace has, and of its volumes.
+    fn remains(&self) -> Vec<String> {
+        let own = ["configmap/kube-root-ca.crt", "serviceaccount/default"];
+        let objects = self.kubectl(&["get", KINDS, "-o", "name"]);
+        let mut found: Vec<_> = objects.lines().filter(|line| !own.contains(line)).map(str::to_owned).collect();
+        let volumes = kubectl(&[
+            "get",
+            "persistentvolumes",
+            "-o",
+            "jsonpath={range .items[*]}{.spec.claimRef.namespace}/{.metadata.name}{\"\\n\"}{end}",
+        ]);
+        found.extend(volumes.lines().filter(|line| line.starts_with(&format!("{}/", self.namespace))).map(str::to_owned));
+        found
+    }
+}
+
+impl Drop for Kubernetes {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.describe();
+        }
+        self.platform.shutdown();
+        let _ = Command::new("kubectl").args(["delete", "namespace", &self.namespace, "--wait=false"]).output();
+    }
+}
+
+#[async_trait]
+impl Subject for Kubernetes {
+    fn platform(&self) -> Arc<dyn Platform> {
+        self.renamed.clone()
+    }
+
+    fn version(&self) -> PostgresVersion {
+        self.version
+    }
+
+    async fn settle(&self, name: &str) {
+        let seen = self.platform.wait_ready(&self.real_key(name), READY).await.unwrap_or_else(|failure| panic!("{failure:#?}"));
+        assert!(seen.ready, "{seen:#?}");
+    }
+
+    /// StatefulSets, whose pods may still be on their way, or pods without one.
+    fn servers(&self) -> usize {
+        let count = |kind: &str| self.kubectl(&["get", kind, "-o", "name"]).lines().count();
+        count("statefulsets").max(count("pods"))
+    }
+
+    /// Endpoint slices and volumes go a moment later, by the cluster's own controllers.
+    fn leftovers(&self) -> Vec<String> {
+        let begun = Instant::now();
+        loop {
+            let found = self.remains();
+            if found.is_empty() || begun.elapsed() > Duration::from_secs(10) {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+/// A platform whose instances are in another namespace than they seem to be: the checks use one
+/// name for all, and here each test has its own.
+pub struct InNamespace {
+    inner: Arc<KubernetesPlatform>,
+    namespace: String,
+}
+
+impl InNamespace {
+    fn real(&self, key: &InstanceKey) -> InstanceKey {
+        InstanceKey::parse(&self.namespace, key.name.as_str()).unwrap()
+    }
+}
+
+#[async_trait]
+impl Platform for InNamespace {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    async fn versions(&self) -> Result<Vec<OfferedVersion>, Failure> {
+        self.inner.versions().await
+    }
+
+    async fn resolve_version(&self, wanted: Option<PostgresVersion>) -> Result<PostgresVersion, Failure> {
+        self.inner.resolve_version(wanted).await
+    }
+
+    async fn ensure(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
+        self.inner.ensure(&InstanceSpec { key: self.real(&spec.key), ..spec.clone() }).await
+    }
+
+    async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
+        self.inner.observe(&self.real(key)).await
+    }
+
+    async fn wait_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure> {
+        self.inner.wait_ready(&self.real(key), timeout).await
+    }
+
+    async fn endpoint(&self, key: &InstanceKey) -> Result<Endpoint, Failure> {
+        self.inner.endpoint(&self.real(key)).await
+    }
+
+    async fn reach(&self, host: &str, port: u16) -> Result<Option<Reach>, Failure> {
+        self.inner.reach(host, port).await
+    }
+
+    async fn remove(&self, key: &InstanceKey) -> Result<bool, Failure> {
+        self.inner.remove(&self.real(key)).await
+    }
+
+    async fn list(&self) -> Result<Vec<InstanceKey>, Failure> {
+        let keys = self.inner.list().await?;
+        Ok(keys.iter().map(|found| key(found.name.as_str())).collect())
+    }
+
+    async fn logs(&self, key: &InstanceKey, tail_lines: usize) -> Result<Vec<String>, Failure> {
+        self.inner.logs(&self.real(key), tail_lines).await
+    }
+
+    fn events(&self) -> broadcast::Receiver<PlatformEvent> {
+        self.inner.events()
+    }
+}
