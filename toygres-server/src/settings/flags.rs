@@ -89,7 +89,7 @@ pub struct SettingFlags {
     pub port_range: Option<OsString>,
 
     /// How many data directories to keep prepared, 0 to 32; each has about 40 MB
-    /// [default: 2] [env: TOYGRES_POOL_SIZE]
+    /// [default: 8] [env: TOYGRES_POOL_SIZE]
     #[arg(long, global = true, value_name = "NUMBER", hide_short_help = true, help_heading = SETTINGS)]
     pub pool_size: Option<OsString>,
 

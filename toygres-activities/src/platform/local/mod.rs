@@ -96,8 +96,8 @@ impl Default for LocalConfig {
 impl LocalConfig {
     /// Below the range from which the system takes ports for outgoing connections.
     pub const DEFAULT_PORT_RANGE: RangeInclusive<u16> = 20_000..=29_999;
-    /// Enough for a create now and then.
-    pub const DEFAULT_POOL_SIZE: usize = 2;
+    /// Enough for a burst of creates; each directory takes 40 MB.
+    pub const DEFAULT_POOL_SIZE: usize = 8;
 
     /// From `TOYGRES_STATE_DIR`, `TOYGRES_CACHE_DIR`, `TOYGRES_PORT_RANGE`, `TOYGRES_POOL_SIZE` and
     /// `TOYGRES_RUN_AS_USER`; the default for each that is unset or empty.
