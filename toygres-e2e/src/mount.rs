@@ -4,22 +4,28 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
 
-/// A memory disk; unmounted when dropped.
+use crate::place::temporary_folder;
+
+/// A memory disk; unmounted when dropped, so whatever works on it has to be dropped before.
 #[derive(Debug)]
 pub struct MemoryDisk {
     path: PathBuf,
+    _folder: TempDir,
 }
 
 impl MemoryDisk {
-    /// Mounts one of that size on a folder, which is made.
+    /// Mounts one of that size.
     ///
     /// # Errors
     /// If the system doesn't permit it.
-    pub fn mount(path: &Path, megabytes: u32) -> Result<Self> {
-        std::fs::create_dir_all(path)?;
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={megabytes}m,mode=0711"), "tmpfs"]).arg(path))?;
-        Ok(Self { path: path.to_owned() })
+    pub fn mount(megabytes: u32) -> Result<Self> {
+        let folder = temporary_folder()?;
+        let path = folder.path().join("disk");
+        std::fs::create_dir(&path)?;
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={megabytes}m,mode=0711"), "tmpfs"]).arg(&path))?;
+        Ok(Self { path, _folder: folder })
     }
 
     /// Where it is mounted.

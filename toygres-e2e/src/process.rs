@@ -9,6 +9,10 @@ use sysinfo::{Pid, Process, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate
 
 use crate::wait::{SOON, wait_until};
 
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// After five seconds of looking, harder means are taken.
+const LOOKS: u32 = 250;
+
 /// All processes as they are at this moment.
 #[must_use]
 pub fn all() -> System {
@@ -38,6 +42,11 @@ fn cwd(process: &Process) -> Option<PathBuf> {
 fn runs(process: &Process, program: &str) -> bool {
     let name = process.exe().and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or_default();
     name.strip_suffix(" (deleted)").unwrap_or(name) == program
+}
+
+/// Whether it is what initdb runs, and no server.
+fn makes_a_directory(process: &Process) -> bool {
+    process.cmd().iter().any(|word| ["--boot", "--check", "--single"].iter().any(|mode| word == *mode))
 }
 
 /// The PostgreSQL servers on a data directory: their first processes, not their children.
@@ -92,9 +101,13 @@ pub fn servers_on(state_dir: &Path) -> Vec<u32> {
 /// Processes that work in `folder`, whatever they run.
 #[must_use]
 pub fn working_below(folder: &Path) -> Vec<u32> {
+    below(folder, |_| true)
+}
+
+fn below(folder: &Path, is_meant: impl Fn(&Process) -> bool) -> Vec<u32> {
     let system = all();
-    let found =
-        system.processes().values().filter(|process| lives(process) && cwd(process).is_some_and(|cwd| cwd.starts_with(folder)));
+    let works_there = |process: &Process| lives(process) && cwd(process).is_some_and(|cwd| cwd.starts_with(folder));
+    let found = system.processes().values().filter(|process| works_there(process) && is_meant(process));
     found.map(|process| process.pid().as_u32()).collect()
 }
 
@@ -138,23 +151,34 @@ pub async fn wait_gone(pid: u32) -> Result<()> {
     wait_until(&format!("the end of process {pid}"), SOON, || !is_alive(pid)).await
 }
 
-/// Ends everything that works on or in a folder: `toygres` first, so that it restarts nothing.
+/// Ends everything that works on or in a folder. Shared memory belongs to no folder: whoever has
+/// some is given the time to give it back.
 pub fn end_all(state_dir: &Path) {
-    let end = |list: &dyn Fn() -> Vec<u32>, signal: Signal, looks: u32| {
-        for _ in 0..looks {
-            let pids = list();
-            if pids.is_empty() {
-                return;
-            }
-            for pid in pids {
-                // What can't be ended shows in the next look.
-                let _ = send(pid, signal);
-            }
-            std::thread::sleep(Duration::from_millis(20));
+    // First toygres, so that it restarts nothing.
+    end_each(|| toygres_on(state_dir), Signal::Kill);
+    // Without initdb, what it runs has nothing more to read, and ends by itself.
+    end_each(|| below(state_dir, |process| runs(process, "initdb")), Signal::Kill);
+    for _ in 0..LOOKS {
+        if below(state_dir, |process| runs(process, "postgres") && makes_a_directory(process)).is_empty() {
+            break;
         }
-    };
-    end(&|| toygres_on(state_dir), Signal::Kill, 500);
-    // An immediate shutdown, unlike a kill, gives its shared memory back.
-    end(&|| postmasters_below(state_dir), Signal::Quit, 250);
-    end(&|| working_below(state_dir), Signal::Kill, 250);
+        std::thread::sleep(LOOK_AGAIN_AFTER);
+    }
+    // An immediate shutdown.
+    end_each(|| postmasters_below(state_dir), Signal::Quit);
+    end_each(|| working_below(state_dir), Signal::Kill);
+}
+
+fn end_each(list: impl Fn() -> Vec<u32>, signal: Signal) {
+    for _ in 0..LOOKS {
+        let pids = list();
+        if pids.is_empty() {
+            return;
+        }
+        for pid in pids {
+            // What can't be ended shows in the next look.
+            let _ = send(pid, signal);
+        }
+        std::thread::sleep(LOOK_AGAIN_AFTER);
+    }
 }

@@ -121,11 +121,11 @@ async fn a_state_directory_that_can_not_be_used_is_told() {
 
 #[tokio::test]
 async fn a_read_only_disk_is_told() {
-    let toygres = Toygres::new().unwrap();
-    let disk = match MemoryDisk::mount(&toygres.folder().join("disk"), 16) {
+    let disk = match MemoryDisk::mount(16) {
         Ok(disk) => disk,
         Err(error) => return required_or_skip(&format!("no disk can be mounted: {error:#}")).unwrap(),
     };
+    let toygres = Toygres::new().unwrap();
     let state_dir = disk.path().join("state");
     std::fs::create_dir(&state_dir).unwrap();
     disk.make_read_only().unwrap();
@@ -136,11 +136,11 @@ async fn a_read_only_disk_is_told() {
 
 #[tokio::test]
 async fn a_full_disk_fails_a_create_with_the_reason_and_a_delete_clears_it() {
-    let toygres = Toygres::new().unwrap();
-    let disk = match MemoryDisk::mount(&toygres.folder().join("disk"), 400) {
+    let disk = match MemoryDisk::mount(400) {
         Ok(disk) => disk,
         Err(error) => return required_or_skip(&format!("no disk can be mounted: {error:#}")).unwrap(),
     };
+    let toygres = Toygres::new().unwrap();
     let toygres = toygres.with("TOYGRES_STATE_DIR", disk.path().join("state")).with("TOYGRES_POOL_SIZE", "0");
     toygres.ok(&["create", "first"]).await.unwrap();
     // Room for a part of a data directory.
@@ -155,8 +155,6 @@ async fn a_full_disk_fails_a_create_with_the_reason_and_a_delete_clears_it() {
     std::fs::remove_file(filler).unwrap();
     toygres.ok(&["create", "demo"]).await.unwrap();
     toygres.api().unwrap().log_in("first").await.unwrap();
-    drop(toygres);
-    drop(disk);
 }
 
 /// Writes a file that leaves that many megabytes of a disk.
@@ -174,19 +172,17 @@ fn fill(disk: &std::path::Path, filler: &std::path::Path, megabytes: u64) -> any
 
 #[tokio::test]
 async fn a_first_start_on_a_full_disk_is_told_and_works_when_there_is_room() {
-    let toygres = Toygres::new().unwrap();
-    let disk = match MemoryDisk::mount(&toygres.folder().join("disk"), 12) {
+    let disk = match MemoryDisk::mount(12) {
         Ok(disk) => disk,
         Err(error) => return required_or_skip(&format!("no disk can be mounted: {error:#}")).unwrap(),
     };
+    let toygres = Toygres::new().unwrap();
     let toygres = toygres.with("TOYGRES_STATE_DIR", disk.path().join("state"));
     let run = toygres.fails(1, &["create", "demo"]).await.unwrap();
     assert!(run.stderr.contains("No space left") || run.stderr.contains("full"), "the reason is missing: {run}");
     assert!(process::working_below(toygres.state_dir()).is_empty(), "something of the failed start still runs");
     disk.resize(600).unwrap();
     toygres.ok(&["create", "demo"]).await.unwrap();
-    drop(toygres);
-    drop(disk);
 }
 
 #[tokio::test]
