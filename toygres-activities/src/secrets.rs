@@ -47,6 +47,25 @@ impl FileSecretStore {
         Self { folder: folder.into() }
     }
 
+    /// The instances whose passwords are kept.
+    ///
+    /// # Errors
+    /// If the folder can't be read.
+    pub async fn keys(&self) -> Result<Vec<InstanceKey>, Failure> {
+        let folder = self.folder.clone();
+        blocking(move || {
+            let mut keys = Vec::new();
+            for namespace in names_in(&folder)? {
+                for name in names_in(&folder.join(&namespace))? {
+                    // Anything else, such as a half-written file, has a name that no instance may have.
+                    keys.extend(InstanceKey::parse(&namespace, &name));
+                }
+            }
+            Ok(keys)
+        })
+        .await
+    }
+
     fn path(&self, key: &InstanceKey) -> PathBuf {
         // Names can't hold a separator or dots: see their types.
         self.folder.join(key.namespace.as_str()).join(key.name.as_str())
@@ -55,6 +74,16 @@ impl FileSecretStore {
 
 fn failed(action: &str, path: &Path, error: &std::io::Error) -> Failure {
     Failure::transient(FailureKind::Platform, format!("could not {action} the secret file {}: {error}", path.display()))
+}
+
+/// The names in a folder; none if it isn't there.
+fn names_in(folder: &Path) -> Result<Vec<String>, Failure> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("list", folder, &error)),
+    };
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
@@ -120,11 +149,13 @@ mod tests {
             secrets.put(&key, &password.into()).await.unwrap();
             assert_eq!(secrets.get(&key).await.unwrap().expose_secret(), password);
         }
+        assert_eq!(secrets.keys().await.unwrap(), std::slice::from_ref(&key));
         let path = secrets.path(&key);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
         secrets.remove(&key).await.unwrap();
         secrets.remove(&key).await.unwrap();
         assert!(!path.exists());
+        assert!(secrets.keys().await.unwrap().is_empty());
     }
 }

@@ -40,7 +40,7 @@ pub enum Moment {
     Begin,
     /// When it is about to be noted as done: all of it is done.
     End,
-    /// When its instance's new state is about to be written.
+    /// When its instance's new state is about to be written; of a new instance, at the commit.
     Record,
 }
 
@@ -77,6 +77,8 @@ const HOLD_UP: &str = "
     CREATE TRIGGER e2e_hold_up BEFORE INSERT OR UPDATE ON toygres.operation_steps
         FOR EACH ROW EXECUTE FUNCTION public.e2e_hold_up_step();
     CREATE TRIGGER e2e_hold_up BEFORE UPDATE ON toygres.instances
+        FOR EACH ROW EXECUTE FUNCTION public.e2e_hold_up_record();
+    CREATE CONSTRAINT TRIGGER e2e_hold_up_commit AFTER INSERT ON toygres.instances DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW EXECUTE FUNCTION public.e2e_hold_up_record();";
 
 /// Makes an instance's operation stop at a moment of a step until [`let_go`]. For

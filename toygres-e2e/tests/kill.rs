@@ -277,3 +277,26 @@ async fn what_was_written_down_and_never_started_is_started_by_the_next_server()
     expect_made(&toygres, &api, "fresh").await.unwrap();
     toygres.expect_nothing_of("old").await.unwrap();
 }
+
+#[tokio::test]
+async fn of_a_request_that_was_cut_off_before_its_commit_nothing_is_left() {
+    let toygres = Toygres::new().unwrap();
+    let api = toygres.serve().await.unwrap();
+    let control = toygres.control().await.unwrap();
+    hold_up(&control, "demo", "creating", Moment::Record).await.unwrap();
+    let request = tokio::spawn(async move { api.post_instance(&json!({ "name": "demo", "password": "the-first-one" })).await });
+    wait_held_up(&control, 1).await.unwrap();
+    toygres.kill_server().await.unwrap();
+    request.await.unwrap().unwrap_err();
+    let_go(&control).await.unwrap();
+    toygres.ok(&["server", "start"]).await.unwrap();
+    let api = toygres.api().unwrap();
+    assert!(api.items("/v1/operations").await.unwrap().is_empty(), "an operation that nobody was told of");
+    let gone = async || toygres.expect_nothing_made_of("demo").map(Some);
+    eventually("the secret of an instance that never was to be gone", SOON, gone).await.unwrap();
+    // Under its name another one can be made.
+    let created = api.post_instance(&json!({ "name": "demo", "password": "the-second-one" })).await.unwrap().expect(202).unwrap();
+    api.wait_success(created["id"].as_str().unwrap()).await.unwrap();
+    assert!(api.uri("demo").await.unwrap().contains(":the-second-one@"));
+    expect_made(&toygres, &api, "demo").await.unwrap();
+}

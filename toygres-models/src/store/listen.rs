@@ -51,6 +51,8 @@ impl Store {
                             let _ = sender.send(id);
                         }
                     }
+                    // The server is stopping.
+                    Err(sqlx::Error::PoolClosed) => return,
                     Err(error) => {
                         tracing::warn!(%error, "listening for changes of operations was cut off; connecting again");
                         tokio::time::sleep(std::time::Duration::from_secs(1)).await;

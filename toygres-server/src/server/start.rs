@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use duroxide::providers::Provider;
@@ -17,6 +18,7 @@ use toygres_activities::platform::local::{LocalHost, LocalPlatform};
 use toygres_activities::registry::create_activity_registry_with;
 use toygres_activities::secrets::{FileSecretStore, SecretStore};
 use toygres_models::Store;
+use toygres_models::store::StoreError;
 
 use super::ControlPlane;
 use super::platform_events::record_forever;
@@ -30,6 +32,9 @@ use crate::settings::Settings;
 const WORKFLOW_SCHEMA: &str = "duroxide";
 /// Connections of the metadata store's pool.
 const STORE_CONNECTIONS: u32 = 16;
+
+/// How long the metadata store's statements may take to end when the server stops.
+const POOL_CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What has to be stopped.
 pub struct Parts {
@@ -70,7 +75,9 @@ async fn start_on(
     let (store, provider) = tokio::try_join!(connect_store(&database_url), connect_provider(&database_url))?;
 
     let platform = LocalPlatform::new(host.clone(), Arc::new(StorePorts(store.clone())));
-    let secrets: Arc<dyn SecretStore> = Arc::new(FileSecretStore::new(settings.state_dir.join("secrets")));
+    let secrets = FileSecretStore::new(settings.state_dir.join("secrets"));
+    forget_orphans(&secrets, &store).await?;
+    let secrets: Arc<dyn SecretStore> = Arc::new(secrets);
     let events = platform.events();
     say("taking up the instances");
     platform.supervise().await?;
@@ -115,9 +122,28 @@ impl Parts {
         }
         state.workflows.shutdown().await;
         self.platform.shutdown().await;
-        state.store.pool().close().await;
+        // A statement at work, or waiting for a lock, must not keep the server from stopping.
+        if tokio::time::timeout(POOL_CLOSE_LIMIT, state.store.pool().close()).await.is_err() {
+            tracing::warn!("a statement is still at work in the metadata store; stopping without its answer");
+        }
         stop_own_database(settings, &self.host).await;
     }
+}
+
+/// Forgets the passwords of creations that were cut off before they were written down. Nobody else
+/// works on the state directory, and requests aren't served yet.
+async fn forget_orphans(secrets: &FileSecretStore, store: &Store) -> anyhow::Result<()> {
+    for key in secrets.keys().await? {
+        match store.instance(&key).await {
+            Ok(_) => {}
+            Err(StoreError::InstanceNotFound(_)) => {
+                tracing::info!(instance.name = %key, "forgetting the password of an instance that never came to be");
+                secrets.remove(&key).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 async fn connect_store(url: &SecretString) -> anyhow::Result<Store> {

@@ -96,12 +96,17 @@ impl Account {
         if let Some(ids) = find(OWN_USER) {
             return made(OWN_USER, ids, "toygres's own system user");
         }
-        if missing == Missing::Create
-            && create_own_user().await
-            && let Some(ids) = find(OWN_USER)
-        {
-            tracing::info!(user.name = OWN_USER, "created a system user for the servers");
-            return made(OWN_USER, ids, "toygres's own system user, just created");
+        if missing == Missing::Create {
+            let created = create_own_user().await;
+            // Another toygres may be creating it at this moment: then useradd refused, or the user
+            // isn't to be seen yet.
+            for _ in 0..20 {
+                if let Some(ids) = find(OWN_USER) {
+                    tracing::info!(user.name = OWN_USER, created, "the servers' system user is there");
+                    return made(OWN_USER, ids, "toygres's own system user, just created");
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
         }
         if let Some(ids) = find("postgres") {
             return made("postgres", ids, "the machine's PostgreSQL user, as there is none of toygres's own");
