@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, broadcast};
 use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform};
 use toygres_activities::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Platform, PlatformEvent, Reach};
-use toygres_models::{Failure, InstanceKey, PostgresVersion};
+use toygres_models::{Failure, InstanceKey, InstanceOptions, Invalid, PlatformName, PostgresVersion};
 
 use super::{READY, Subject, key};
 
@@ -198,8 +198,12 @@ impl InNamespace {
 
 #[async_trait]
 impl Platform for InNamespace {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> PlatformName {
         self.inner.name()
+    }
+
+    fn check(&self, key: &InstanceKey, options: &InstanceOptions) -> Result<(), Invalid> {
+        self.inner.check(&self.real(key), options)
     }
 
     async fn versions(&self) -> Result<Vec<OfferedVersion>, Failure> {
@@ -241,6 +245,10 @@ impl Platform for InNamespace {
 
     async fn logs(&self, key: &InstanceKey, tail_lines: usize) -> Result<Vec<String>, Failure> {
         self.inner.logs(&self.real(key), tail_lines).await
+    }
+
+    fn shutdown(&self) {
+        self.inner.shutdown();
     }
 
     fn events(&self) -> broadcast::Receiver<PlatformEvent> {

@@ -14,8 +14,8 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
 use kube::api::{Api, ListParams};
 use serde::de::DeserializeOwned;
-use tokio::sync::broadcast;
-use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion};
+use tokio::sync::{OnceCell, broadcast};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceOptions, Invalid, PlatformName, PostgresVersion};
 
 use super::cluster::Cluster;
 use super::config::KubernetesConfig;
@@ -29,6 +29,7 @@ use crate::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Platf
 pub struct KubernetesPlatform {
     cluster: Arc<Cluster>,
     watching: Once,
+    cluster_id: OnceCell<Option<String>>,
 }
 
 impl KubernetesPlatform {
@@ -47,7 +48,11 @@ impl KubernetesPlatform {
         });
         let ca =
             ca.await.map_err(|error| Failure::transient(FailureKind::Internal, format!("file work was cut off: {error}")))??;
-        Ok(Arc::new(Self { cluster: Arc::new(Cluster::new(client, config, ca)), watching: Once::new() }))
+        Ok(Arc::new(Self {
+            cluster: Arc::new(Cluster::new(client, config, ca)),
+            watching: Once::new(),
+            cluster_id: OnceCell::new(),
+        }))
     }
 
     /// The place for the passwords of this cluster's instances.
@@ -60,11 +65,6 @@ impl KubernetesPlatform {
     #[must_use]
     pub fn client(&self) -> &K8sClient {
         &self.cluster.client
-    }
-
-    /// Ends the watching. Servers run on.
-    pub fn shutdown(&self) {
-        self.cluster.stop.cancel();
     }
 
     async fn keys_of<K>(&self) -> Result<BTreeSet<InstanceKey>, Failure>
@@ -105,8 +105,16 @@ async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, Failur
 
 #[async_trait]
 impl Platform for KubernetesPlatform {
-    fn name(&self) -> &'static str {
-        "kubernetes"
+    fn name(&self) -> PlatformName {
+        PlatformName::Kubernetes
+    }
+
+    async fn cluster_id(&self) -> Result<Option<String>, Failure> {
+        self.cluster_id.get_or_try_init(|| self.cluster.client.cluster_id()).await.cloned()
+    }
+
+    fn check(&self, key: &InstanceKey, _options: &InstanceOptions) -> Result<(), Invalid> {
+        self.cluster.check_served(key)
     }
 
     async fn versions(&self) -> Result<Vec<OfferedVersion>, Failure> {
@@ -182,6 +190,10 @@ impl Platform for KubernetesPlatform {
             },
             other => other,
         }
+    }
+
+    fn shutdown(&self) {
+        self.cluster.stop.cancel();
     }
 
     fn events(&self) -> broadcast::Receiver<PlatformEvent> {
