@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use toygres_models::{Failure, FailureKind, Invalid, Namespace};
 
 use super::images::Images;
+use super::own_secret::OwnSecret;
 use crate::k8s_client::ClusterChoice;
 use crate::platform::local::LocalConfig;
 
@@ -28,6 +29,9 @@ pub struct KubernetesConfig {
     pub cluster_domain: String,
     /// The folder with `ca.crt` and `ca.key`, which are made if they aren't there.
     pub ca_dir: PathBuf,
+    /// The Secret in the client's own namespace that holds the CA (see
+    /// [`OwnSecret`](super::OwnSecret)); only `ca.crt` is then put into [`ca_dir`](Self::ca_dir).
+    pub own_secret: Option<String>,
 }
 
 /// What a server may use: quantities as Kubernetes writes them.
@@ -116,6 +120,7 @@ impl Default for KubernetesConfig {
             user_id: 999,
             cluster_domain: "cluster.local".to_owned(),
             ca_dir: LocalConfig::default_state_dir(),
+            own_secret: None,
         }
     }
 }
@@ -123,7 +128,7 @@ impl Default for KubernetesConfig {
 impl KubernetesConfig {
     /// From `TOYGRES_KUBE_CONTEXT`, `TOYGRES_KUBE_NAMESPACES`, `TOYGRES_IMAGE_REPOSITORY`,
     /// `TOYGRES_IMAGES`, `TOYGRES_STORAGE_CLASS`, `TOYGRES_CPU`, `TOYGRES_MEMORY`,
-    /// `TOYGRES_IMAGE_USER_ID`, `TOYGRES_CLUSTER_DOMAIN`, and `TOYGRES_CA_DIR` or
+    /// `TOYGRES_IMAGE_USER_ID`, `TOYGRES_CLUSTER_DOMAIN`, `TOYGRES_KUBE_SECRET`, and `TOYGRES_CA_DIR` or
     /// `TOYGRES_STATE_DIR`; the default for each that is unset or empty. `KUBECONFIG` is read when
     /// the client is made.
     ///
@@ -152,6 +157,10 @@ impl KubernetesConfig {
         }
         if let Some(domain) = set("TOYGRES_CLUSTER_DOMAIN") {
             config.cluster_domain = dns_name("cluster_domain", &domain).map_err(in_variable("TOYGRES_CLUSTER_DOMAIN"))?;
+        }
+        if let Some(name) = set("TOYGRES_KUBE_SECRET") {
+            OwnSecret::check_name(&name).map_err(in_variable("TOYGRES_KUBE_SECRET"))?;
+            config.own_secret = Some(name);
         }
         config.ca_dir = set("TOYGRES_CA_DIR").or_else(|| set("TOYGRES_STATE_DIR")).map_or(config.ca_dir, PathBuf::from);
         Ok(config)

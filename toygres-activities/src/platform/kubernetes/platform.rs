@@ -19,6 +19,7 @@ use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion};
 
 use super::cluster::Cluster;
 use super::config::KubernetesConfig;
+use super::own_secret::{OwnSecret, in_files, make_folder};
 use super::passwords::KubernetesSecretStore;
 use super::{identity, news};
 use crate::k8s_client::K8sClient;
@@ -32,21 +33,24 @@ pub struct KubernetesPlatform {
 }
 
 impl KubernetesPlatform {
-    /// On the cluster that `config` names. The cluster isn't called yet.
+    /// On the cluster that `config` names. The cluster is called only for the Secret with the CA,
+    /// where the configuration names one.
     ///
     /// # Errors
     /// If there is no usable configuration of a client, or the CA can't be read or made.
     pub async fn connect(config: KubernetesConfig) -> Result<Arc<Self>, Failure> {
         let client = K8sClient::connect(&config.cluster).await?;
-        let folder = config.ca_dir.clone();
-        let ca = tokio::task::spawn_blocking(move || {
-            std::fs::create_dir_all(&folder).map_err(|error| {
-                Failure::permanent(FailureKind::Platform, format!("could not make the folder {}: {error}", folder.display()))
-            })?;
-            CertificateAuthority::open(&folder)
-        });
-        let ca =
-            ca.await.map_err(|error| Failure::transient(FailureKind::Internal, format!("file work was cut off: {error}")))??;
+        let ca = match &config.own_secret {
+            Some(name) => OwnSecret::open(&client, client.default_namespace(), name, &config.ca_dir).await?.ca,
+            None => {
+                let folder = config.ca_dir.clone();
+                in_files(move || {
+                    make_folder(&folder)?;
+                    CertificateAuthority::open(&folder)
+                })
+                .await?
+            }
+        };
         Ok(Arc::new(Self { cluster: Arc::new(Cluster::new(client, config, ca)), watching: Once::new() }))
     }
 
