@@ -56,8 +56,6 @@ pub struct Settings {
     pub platforms: Vec<PlatformName>,
     /// The platform that commands mean, if one was given.
     pub platform: Option<PlatformName>,
-    /// The Secret that holds a server's token and CA, where it runs in a cluster.
-    pub kube_secret: Option<String>,
     /// The settings of the Kubernetes platform, checked.
     pub kubernetes: KubernetesConfig,
     /// The same as they were given, for another process.
@@ -116,7 +114,6 @@ impl Settings {
             allow_plaintext: sources.parse("allow_plaintext", parse_bool)?.unwrap_or_default(),
             platforms: sources.parse("platforms", parse_platforms)?.unwrap_or_else(|| PlatformName::ALL.into()),
             platform: sources.parse("platform", |text| text.parse().map_err(problem))?,
-            kube_secret: sources.parse("kube_secret", parse_object_name)?,
             kubernetes,
             kubernetes_texts,
             url: sources.parse("url", parse_url)?,
@@ -174,7 +171,6 @@ impl Settings {
         values.extend(self.listen.map(|listen| ("listen", listen.to_string().into())));
         values.extend(self.token.as_ref().map(|token| ("token", secret(token))));
         values.extend(self.run_as_user.as_ref().map(|user| ("run_as_user", user.into())));
-        values.extend(self.kube_secret.as_ref().map(|name| ("kube_secret", name.into())));
         values.extend(self.kubernetes_texts.iter().map(|(key, text)| (*key, text.into())));
         values.extend(self.config_file.as_ref().map(|file| ("config", file.into())));
         let mut environment: Vec<_> = values.into_iter().map(|(key, value)| (source::variable(key), value)).collect();
@@ -343,11 +339,6 @@ fn parse_platforms(text: &str) -> Result<Vec<PlatformName>, String> {
         platforms.push(name);
     }
     Ok(platforms)
-}
-
-/// A Secret's name, as Kubernetes wants it.
-fn parse_object_name(text: &str) -> Result<String, String> {
-    text.parse::<toygres_models::StorageClass>().map(String::from).map_err(problem)
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use toygres_models::{ClusterDomain, Cpu, Failure, FailureKind, Invalid, Memory, Namespace, StorageClass};
 
 use super::images::Images;
+use super::own_secret::OwnSecret;
 use crate::k8s_client::ClusterChoice;
 use crate::platform::local::LocalConfig;
 
@@ -28,6 +29,9 @@ pub struct KubernetesConfig {
     pub cluster_domain: String,
     /// The folder with `ca.crt` and `ca.key`, which are made if they aren't there.
     pub ca_dir: PathBuf,
+    /// The Secret in the client's own namespace that holds the CA (see
+    /// [`OwnSecret`](super::OwnSecret)); only `ca.crt` is then put into [`ca_dir`](Self::ca_dir).
+    pub own_secret: Option<String>,
 }
 
 /// What a server may use: quantities as Kubernetes writes them.
@@ -76,13 +80,14 @@ impl Default for KubernetesConfig {
             user_id: 999,
             cluster_domain: "cluster.local".to_owned(),
             ca_dir: LocalConfig::default_state_dir(),
+            own_secret: None,
         }
     }
 }
 
 impl KubernetesConfig {
     /// The settings that it is made of: as keys here, as `TOYGRES_…` in the environment.
-    pub const KEYS: [&str; 9] = [
+    pub const KEYS: [&str; 10] = [
         "kube_context",
         "kube_namespaces",
         "image_repository",
@@ -92,6 +97,7 @@ impl KubernetesConfig {
         "memory",
         "image_user_id",
         "cluster_domain",
+        "kube_secret",
     ];
 
     /// From the settings in [`KEYS`](Self::KEYS), as `get` gives them; the default for each that it
@@ -119,12 +125,16 @@ impl KubernetesConfig {
         if let Some(domain) = get("cluster_domain") {
             config.cluster_domain = domain.parse::<ClusterDomain>()?.into();
         }
+        if let Some(name) = get("kube_secret") {
+            OwnSecret::check_name(&name)?;
+            config.own_secret = Some(name);
+        }
         Ok(config)
     }
 
     /// From `TOYGRES_KUBE_CONTEXT`, `TOYGRES_KUBE_NAMESPACES`, `TOYGRES_IMAGE_REPOSITORY`,
     /// `TOYGRES_IMAGES`, `TOYGRES_STORAGE_CLASS`, `TOYGRES_CPU`, `TOYGRES_MEMORY`,
-    /// `TOYGRES_IMAGE_USER_ID`, `TOYGRES_CLUSTER_DOMAIN`, and `TOYGRES_CA_DIR` or
+    /// `TOYGRES_IMAGE_USER_ID`, `TOYGRES_CLUSTER_DOMAIN`, `TOYGRES_KUBE_SECRET`, and `TOYGRES_CA_DIR` or
     /// `TOYGRES_STATE_DIR`; the default for each that is unset or empty.
     ///
     /// # Errors
@@ -163,6 +173,7 @@ mod tests {
             ("image_user_id", "0"),
             ("image_user_id", "x"),
             ("cluster_domain", "a..b"),
+            ("kube_secret", "A b"),
         ] {
             assert_eq!(config(key, value).unwrap_err().field, key, "{value:?} was accepted");
         }

@@ -13,12 +13,14 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
 use kube::api::{Api, ListParams};
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OnceCell, broadcast};
 use toygres_models::{Failure, FailureKind, InstanceKey, InstanceOptions, Invalid, PlatformName, PostgresVersion};
 
 use super::cluster::Cluster;
 use super::config::KubernetesConfig;
+use super::own_secret::{OwnSecret, in_files, make_folder};
 use super::passwords::KubernetesSecretStore;
 use super::{identity, news};
 use crate::k8s_client::K8sClient;
@@ -28,37 +30,47 @@ use crate::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Platf
 /// Instances as pods. Dropping it ends the watching; servers run on.
 pub struct KubernetesPlatform {
     cluster: Arc<Cluster>,
+    token: Option<SecretString>,
     watching: Once,
     cluster_id: OnceCell<Option<String>>,
 }
 
 impl KubernetesPlatform {
-    /// On the cluster that `config` names. The cluster isn't called yet.
+    /// On the cluster that `config` names. The cluster is called only for the Secret with the CA,
+    /// where the configuration names one.
     ///
     /// # Errors
     /// If there is no usable configuration of a client, or the CA can't be read or made.
     pub async fn connect(config: KubernetesConfig) -> Result<Arc<Self>, Failure> {
         let client = K8sClient::connect(&config.cluster).await?;
-        let folder = config.ca_dir.clone();
-        let ca = tokio::task::spawn_blocking(move || {
-            std::fs::create_dir_all(&folder).map_err(|error| {
-                Failure::permanent(FailureKind::Platform, format!("could not make the folder {}: {error}", folder.display()))
-            })?;
-            CertificateAuthority::open(&folder)
-        });
-        let ca =
-            ca.await.map_err(|error| Failure::transient(FailureKind::Internal, format!("file work was cut off: {error}")))??;
-        Ok(Arc::new(Self {
-            cluster: Arc::new(Cluster::new(client, config, ca)),
-            watching: Once::new(),
-            cluster_id: OnceCell::new(),
-        }))
+        let (ca, token) = match &config.own_secret {
+            Some(name) => {
+                let own = OwnSecret::open(&client, client.default_namespace(), name, &config.ca_dir).await?;
+                (own.ca, Some(own.token))
+            }
+            None => {
+                let folder = config.ca_dir.clone();
+                let opened = in_files(move || {
+                    make_folder(&folder)?;
+                    CertificateAuthority::open(&folder)
+                });
+                (opened.await?, None)
+            }
+        };
+        let cluster = Arc::new(Cluster::new(client, config, ca));
+        Ok(Arc::new(Self { cluster, token, watching: Once::new(), cluster_id: OnceCell::new() }))
     }
 
     /// The place for the passwords of this cluster's instances.
     #[must_use]
     pub fn secrets(&self) -> KubernetesSecretStore {
         KubernetesSecretStore::new(self.cluster.client.clone())
+    }
+
+    /// The token that the Secret with the CA holds, where the configuration names one.
+    #[must_use]
+    pub fn token(&self) -> Option<&SecretString> {
+        self.token.as_ref()
     }
 
     /// Its client.
