@@ -26,13 +26,15 @@
 //!   [`reach`](super::Platform::reach) goes through the API server.
 //!
 //! The modules, from the ground up: `config` and `images` (what may be chosen), `identity` (names,
-//! labels, whose an object is), `manifests` (templates to objects), `cluster` (what the verbs
-//! share), `tls` and `passwords` (the two Secrets), `make`, `remove`, `judge` (what the cluster's
-//! words mean), `look` (reading and watching), `forward`, `endpoint`, `news` (events), and on top
-//! `platform`.
+//! labels, whose an object is), `manifests` (templates to objects), `objects` (making and changing
+//! what is ours), `own_secret` (what a server's replicas share), `cluster` (what the verbs share),
+//! `tls` and `passwords` (the two Secrets), `make`, `remove`, `judge` (what the cluster's words
+//! mean), `look` (reading and watching), `forward`, `endpoint`, `news` (events), `control` (the
+//! server's own database), and on top `platform`.
 
 mod cluster;
 mod config;
+mod control;
 mod endpoint;
 mod forward;
 mod identity;
@@ -42,6 +44,7 @@ mod look;
 mod make;
 mod manifests;
 mod news;
+mod objects;
 mod own_secret;
 mod passwords;
 mod platform;

@@ -46,8 +46,12 @@ pub(super) async fn watch(cluster: Arc<Cluster>) {
         match change {
             Some(Ok(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
                 let Some(key) = identity::owner(&pod.metadata) else { continue };
+                // Its end is told when it has come.
+                if pod.metadata.deletion_timestamp.is_some() {
+                    continue;
+                }
                 // What a verb does to an instance is told by the verb.
-                let quiet = cluster.is_locked(&key) || pod.metadata.deletion_timestamp.is_some();
+                let quiet = cluster.is_locked(&key);
                 let last = known.entry(key.clone()).or_default();
                 let (next, news) = compare(&key, last, &pod);
                 *last = next;

@@ -13,9 +13,10 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
 use kube::api::{Api, ListParams};
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
-use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion};
+use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion, StorageSize};
 
 use super::cluster::Cluster;
 use super::config::KubernetesConfig;
@@ -64,6 +65,17 @@ impl KubernetesPlatform {
     #[must_use]
     pub fn client(&self) -> &K8sClient {
         &self.cluster.client
+    }
+
+    /// The server's own database, started where it isn't: the URI of an instance in the client's own
+    /// namespace, password included. Several servers that do so at once get the same one. It is no
+    /// user's instance: no other verb shows it.
+    ///
+    /// # Errors
+    /// If it can't be made, or doesn't answer within two minutes.
+    pub async fn start_control(&self, storage_size: StorageSize) -> Result<SecretString, Failure> {
+        let cluster = self.cluster.clone();
+        detached(async move { cluster.control(storage_size).await }).await
     }
 
     /// Ends the watching. Servers run on.
@@ -123,6 +135,7 @@ impl Platform for KubernetesPlatform {
 
     async fn ensure(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
         let (cluster, spec) = (self.cluster.clone(), spec.clone());
+        cluster.check_served(&spec.key)?;
         detached(async move {
             let _guard = cluster.lock(&spec.key).await;
             cluster.make(&spec).await

@@ -76,13 +76,13 @@ impl Cluster {
         }
         let issued = self.ca.issue(names.iter().map(String::as_str))?;
         let notes = [(FOR_NAMES, names.join(",")), (RENEW_AT, (Utc::now() + RENEW_AFTER).to_rfc3339()), (SIGNED_BY, signer)];
-        let (_, created) = self.apply(Manifests::new(key).tls(&issued, notes)?, found).await?;
+        let (_, created) = self.client.put_ours(key, Manifests::new(key).tls(&issued, notes)?, found).await?;
         Ok(created)
     }
 
     /// Like [`certify`](Self::certify), for an instance that is there.
     pub(super) async fn recertify(&self, key: &InstanceKey, service: &Service) -> Result<(), Failure> {
-        let found = self.ours::<Secret>(key, &Names::of(key).tls).await?;
+        let found = self.client.ours::<Secret>(key, &Names::of(key).tls).await?;
         self.certify(key, service, found.as_ref()).await.map(drop)
     }
 
