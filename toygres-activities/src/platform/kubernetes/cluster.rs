@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use k8s_openapi::NamespaceResourceScope;
+use kube::Resource;
+use kube::api::Api;
 use tokio::sync::{OwnedMutexGuard, broadcast};
 use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, InstanceKey, Invalid};
@@ -64,6 +67,18 @@ impl Cluster {
         }
         let list = served.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         Err(Invalid::new("namespace", format!("{} is not served here; served are {list}", key.namespace)).into())
+    }
+
+    /// Where instances may be: in the namespaces that are served, or in all at once.
+    pub(super) fn places<K>(&self) -> Vec<Api<K>>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        match self.config.namespaces.as_slice() {
+            [] => vec![Api::all(self.client.raw())],
+            served => served.iter().map(|namespace| self.client.api(namespace.as_str())).collect(),
+        }
     }
 
     pub(super) fn not_found(&self, key: &InstanceKey) -> Failure {

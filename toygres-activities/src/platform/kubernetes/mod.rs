@@ -29,8 +29,8 @@
 //! labels, whose an object is), `manifests` (templates to objects), `objects` (making and changing
 //! what is ours), `own_secret` (what a server's replicas share), `cluster` (what the verbs share),
 //! `tls` and `passwords` (the two Secrets), `make`, `remove`, `judge` (what the cluster's words
-//! mean), `look` (reading and watching), `forward`, `endpoint`, `news` (events), `control` (the
-//! server's own database), and on top `platform`.
+//! mean), `look` (reading and watching), `forward`, `endpoint`, `news` (events), `renewal` (of
+//! certificates), `control` (the server's own database), and on top `platform`.
 
 mod cluster;
 mod config;
@@ -49,6 +49,7 @@ mod own_secret;
 mod passwords;
 mod platform;
 mod remove;
+mod renewal;
 mod tls;
 
 pub use config::{KubernetesConfig, Resources};

@@ -93,11 +93,16 @@ impl Cluster {
     }
 }
 
+/// When a certificate is to be made anew.
+pub(super) fn renew_at(meta: &ObjectMeta) -> Option<DateTime<Utc>> {
+    let note = meta.annotations.as_ref()?.get(RENEW_AT)?;
+    DateTime::parse_from_rfc3339(note).ok().map(Into::into)
+}
+
 fn will_do(found: &ObjectMeta, names: &[String], signer: &str, now: DateTime<Utc>) -> bool {
     let note = |name: &str| found.annotations.as_ref().and_then(|annotations| annotations.get(name)).map(String::as_str);
     let known: Vec<_> = note(FOR_NAMES).unwrap_or_default().split(',').collect();
-    let renew_at = note(RENEW_AT).and_then(|text| DateTime::parse_from_rfc3339(text).ok());
-    let young = renew_at.is_some_and(|renew_at| now < renew_at);
+    let young = renew_at(found).is_some_and(|renew_at| now < renew_at);
     young && note(SIGNED_BY) == Some(signer) && names.iter().all(|name| known.contains(&name.as_str()))
 }
 
