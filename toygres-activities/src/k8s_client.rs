@@ -168,27 +168,59 @@ impl K8sClient {
         K: Resource<Scope = NamespaceResourceScope> + Serialize + DeserializeOwned,
         K::DynamicType: Default,
     {
-        let kind = K::kind(&K::DynamicType::default()).into_owned();
-        let name = object.meta().name.clone().unwrap_or_default();
         let mut params = PatchParams::apply(FIELD_MANAGER).force().validation_strict();
         params.dry_run = dry_run;
-        let path = K::url_path(&K::DynamicType::default(), Some(namespace));
+        let name = object.meta().name.clone().unwrap_or_default();
+        self.call(applying::<K>(namespace, &name), self.send_apply(namespace, &name, object, &params)).await
+    }
+
+    /// Server-side apply of an object that isn't there yet. `None` if there is one of its name, which
+    /// isn't touched.
+    ///
+    /// # Errors
+    /// See [`failure`](Self::failure).
+    pub(crate) async fn create<K>(&self, namespace: &str, mut object: K) -> Result<Option<K>, Failure>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Serialize + DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        // The API server demands this version of an object that is there, which none ever had, and
+        // overlooks it where there is none. A plain create would own the fields in another way than
+        // later applies, which could then remove none of them.
+        object.meta_mut().resource_version = Some("1".to_owned());
+        let name = object.meta().name.clone().unwrap_or_default();
+        let params = PatchParams::apply(FIELD_MANAGER).validation_strict();
         let call = async {
-            let request =
-                kube::core::Request::new(path).patch(&name, &params, &Patch::Apply(object)).map_err(kube::Error::BuildRequest)?;
-            let response = self.client.send(request.map(Body::from)).await?;
-            let code = response.status();
-            let body = response.into_body().collect().await?.to_bytes();
-            if code.is_success() {
-                let applied = serde_json::from_slice(&body).map_err(kube::Error::SerdeError)?;
-                // Only the status code tells a created object from a changed one.
-                return Ok((applied, code.as_u16() == 201));
+            match self.send_apply(namespace, &name, &object, &params).await {
+                Ok((created, true)) => Ok(Some(created)),
+                Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+                Ok((_, false)) => Ok(None),
+                Err(error) => Err(error),
             }
-            let status = serde_json::from_slice::<Status>(&body)
-                .unwrap_or_else(|_| Status::failure(String::from_utf8_lossy(&body).trim(), "").with_code(code.as_u16()));
-            Err(kube::Error::Api(status.boxed()))
         };
-        self.call(format!("apply the {kind} {namespace}/{name}"), call).await
+        self.call(applying::<K>(namespace, &name), call).await
+    }
+
+    /// `true` if the object was made by it.
+    async fn send_apply<K>(&self, namespace: &str, name: &str, object: &K, params: &PatchParams) -> kube::Result<(K, bool)>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Serialize + DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        let path = K::url_path(&K::DynamicType::default(), Some(namespace));
+        let request =
+            kube::core::Request::new(path).patch(name, params, &Patch::Apply(object)).map_err(kube::Error::BuildRequest)?;
+        let response = self.client.send(request.map(Body::from)).await?;
+        let code = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        if code.is_success() {
+            let applied = serde_json::from_slice(&body).map_err(kube::Error::SerdeError)?;
+            // Only the status code tells a created object from a changed one.
+            return Ok((applied, code.as_u16() == 201));
+        }
+        let status = serde_json::from_slice::<Status>(&body)
+            .unwrap_or_else(|_| Status::failure(String::from_utf8_lossy(&body).trim(), "").with_code(code.as_u16()));
+        Err(kube::Error::Api(status.boxed()))
     }
 
     /// What a failed call means. `doing` completes "could not …".
@@ -250,6 +282,13 @@ impl K8sClient {
             _ => Failure::transient(FailureKind::Platform, plain),
         }
     }
+}
+
+fn applying<K: Resource>(namespace: &str, name: &str) -> String
+where
+    K::DynamicType: Default,
+{
+    format!("apply the {} {namespace}/{name}", K::kind(&K::DynamicType::default()))
 }
 
 /// An error with its causes, each said once.

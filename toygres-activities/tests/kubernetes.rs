@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgSslMode;
 use support::kubernetes::{Kubernetes, kubectl, kubectl_apply};
 use support::{PASSWORD, READY, Subject, ask, checks, connect, key, spec};
-use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform, Resources};
+use toygres_activities::platform::kubernetes::{Forward, Images, KubernetesConfig, KubernetesPlatform, Resources};
 use toygres_activities::platform::{Phase, Platform};
 use toygres_models::FailureKind;
 
@@ -72,7 +72,13 @@ async fn fails(subject: &Kubernetes, name: &str) -> (toygres_models::Failure, Du
 }
 
 async fn clear(subject: &Kubernetes, name: &str) {
-    subject.platform().remove(&key(name)).await.unwrap();
+    clear_all(subject, &[name]).await;
+}
+
+async fn clear_all(subject: &Kubernetes, names: &[&str]) {
+    for name in names {
+        subject.platform().remove(&key(name)).await.unwrap();
+    }
     assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]));
 }
 
@@ -317,6 +323,56 @@ async fn a_running_server_takes_a_new_certificate() {
     }
     eprintln!("the new certificate was served after {:.1?}", begun.elapsed());
     assert_eq!(subject.kubectl(&["get", "pod", "demo-0", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]), "0");
+}
+
+/// The serial number of the certificate that the server presents.
+async fn presented(subject: &Kubernetes, name: &str) -> String {
+    let way = Forward::open(subject.platform.client(), &subject.real_key(name), 0).await.unwrap();
+    let script = format!(
+        "openssl s_client -starttls postgres -connect {} </dev/null 2>/dev/null | openssl x509 -noout -serial",
+        way.address()
+    );
+    let shown = tokio::process::Command::new("sh").args(["-c", &script]).output().await.unwrap();
+    let serial = String::from_utf8(shown.stdout).unwrap();
+    assert!(serial.starts_with("serial="), "{serial:?}");
+    serial
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_due_is_renewed_without_anyone_asking() {
+    let Some(subject) = subject().await else { return };
+    for name in ["demo", "other"] {
+        subject.platform().ensure(&spec(&subject, name)).await.unwrap();
+        subject.settle(name).await;
+    }
+    assert_eq!(subject.platform.renew_certificates().await.unwrap(), 0, "none is due");
+    let (first, other) = (presented(&subject, "demo").await, presented(&subject, "other").await);
+    let past = "toygres.io/certificate-renew-at=2020-01-01T00:00:00Z";
+    subject.kubectl(&["annotate", "secret", "demo-tls", past, "--overwrite"]);
+    // Two servers at once.
+    let second = platform_with(&subject, |_| {}).await;
+    let (one, two) = futures::join!(subject.platform.renew_certificates(), second.renew_certificates());
+    assert!((1..=2).contains(&(one.unwrap() + two.unwrap())));
+    assert_eq!(subject.platform.renew_certificates().await.unwrap(), 0, "it is done");
+    // The kubelet takes up to a minute or so to bring a Secret to its pod.
+    let begun = Instant::now();
+    while presented(&subject, "demo").await == first {
+        assert!(begun.elapsed() < Duration::from_secs(180));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    eprintln!("the renewed certificate was served after {:.1?}", begun.elapsed());
+    ask(&subject, "demo", "SELECT 'x'").await;
+    assert_eq!(presented(&subject, "other").await, other, "not due, not renewed");
+
+    // By itself, from the moment on that somebody listens.
+    subject.kubectl(&["annotate", "secret", "demo-tls", past, "--overwrite"]);
+    let _events = second.events();
+    support::eventually("it is renewed", || async {
+        !subject.kubectl(&["get", "secret", "demo-tls", "-o", "jsonpath={.metadata.annotations}"]).contains("2020-01-01")
+    })
+    .await;
+    second.shutdown();
+    clear_all(&subject, &["demo", "other"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

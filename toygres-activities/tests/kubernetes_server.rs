@@ -1,5 +1,5 @@
 //! What the Kubernetes platform does for a server that runs in the cluster: the Secret that its
-//! replicas share. Runs where `TOYGRES_TEST_KUBERNETES=1` and KUBECONFIG say so.
+//! replicas share, and its own database. Runs where `TOYGRES_TEST_KUBERNETES=1` and KUBECONFIG say so.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
@@ -7,11 +7,14 @@
 mod support;
 
 use secrecy::ExposeSecret;
-use support::Subject;
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use support::kubernetes::{Kubernetes, kubectl_apply};
+use support::{Subject, spec};
 use toygres_activities::k8s_client::K8sClient;
-use toygres_activities::platform::kubernetes::{KubernetesConfig, KubernetesPlatform, OwnSecret};
-use toygres_models::FailureKind;
+use toygres_activities::platform::Platform;
+use toygres_activities::platform::kubernetes::{Forward, Images, KubernetesConfig, KubernetesPlatform, OwnSecret};
+use toygres_models::{FailureKind, InstanceKey, InstanceName};
 
 async fn subject() -> Option<Kubernetes> {
     Kubernetes::new("17").await
@@ -86,4 +89,67 @@ async fn a_half_filled_secret_is_completed_and_an_unusable_one_is_left_alone() {
 
     let failure = OwnSecret::open(&client, "no-such-namespace", "mine", folder.path()).await.err().unwrap();
     assert!(failure.kind == FailureKind::NotFound && failure.message.contains("no-such-namespace"), "{failure}");
+}
+
+/// Asks the server's own database, from outside the cluster, as its URI says.
+async fn asks(subject: &Kubernetes, uri: &secrecy::SecretString, question: &str) -> String {
+    let options: PgConnectOptions = uri.expose_secret().parse().unwrap();
+    let key = InstanceKey { name: InstanceName::own("database").unwrap(), ..subject.real_key("demo") };
+    assert_eq!(options.get_host(), format!("{}.{}.svc.cluster.local", key.name, key.namespace));
+    let way = Forward::open(subject.platform.client(), &key, 0).await.unwrap();
+    let options = options.host("127.0.0.1").port(way.address().port());
+    let mut connection = PgConnection::connect_with(&options).await.unwrap();
+    let answer = sqlx::query_scalar(question).fetch_one(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_start_at_once_share_one_database() {
+    let Some(subject) = subject().await else { return };
+    let newer = Images::parse(None, Some("18")).unwrap();
+    let config = KubernetesConfig {
+        cluster: subject.own_cluster(),
+        own_secret: Some("toygres".into()),
+        ca_dir: subject.folder.path().join("own"),
+        namespaces: vec!["served".parse().unwrap()],
+        ..subject.config.clone()
+    };
+    let (first, second) =
+        futures::join!(KubernetesPlatform::connect(config.clone()), KubernetesPlatform::connect(config.clone()));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    let size = toygres_models::StorageSize::default();
+    let (one, other) = futures::join!(first.start_control(size), second.start_control(size));
+    let uri = one.unwrap();
+    assert_eq!(uri.expose_secret(), other.unwrap().expose_secret());
+    assert!(uri.expose_secret().contains("sslmode=verify-full") && uri.expose_secret().contains("ca.crt"));
+    asks(&subject, &uri, "SELECT 'x'").await;
+    let version = asks(&subject, &uri, "SHOW server_version").await;
+    assert!(version.starts_with("17."), "{version}");
+
+    // It is no user's instance.
+    assert!(first.list().await.unwrap().is_empty() && subject.platform.list().await.unwrap().is_empty());
+    let mut events = subject.platform.events();
+    subject.kubectl(&["exec", "toygres-database-0", "--", "sh", "-c", "kill -QUIT 1"]);
+    subject.platform().ensure(&spec(&subject, "demo")).await.unwrap();
+    subject.settle("demo").await;
+    subject.kubectl(&["exec", "demo-0", "--", "sh", "-c", "kill -QUIT 1"]);
+    let told = tokio::time::timeout(std::time::Duration::from_secs(30), events.recv()).await.unwrap().unwrap();
+    assert_eq!(told.key, subject.real_key("demo"));
+    let failure = InstanceKey::parse(&subject.namespace, "toygres-database").unwrap_err();
+    assert!(failure.to_string().contains("reserved"), "{failure}");
+
+    // A later start finds it, whatever else is configured by then; another major it never becomes.
+    let both = Images::parse(None, Some("18,17")).unwrap();
+    let later = KubernetesPlatform::connect(KubernetesConfig { images: both, ..config.clone() }).await.unwrap();
+    assert_eq!(later.start_control(size).await.unwrap().expose_secret(), uri.expose_secret());
+    let failure = KubernetesPlatform::connect(KubernetesConfig { images: newer, ..config }).await.unwrap();
+    let failure = failure.start_control(size).await.unwrap_err();
+    assert!(!failure.retryable && failure.message.contains("no image for PostgreSQL 17"), "{failure}");
+    assert_eq!(asks(&subject, &uri, "SHOW server_version").await, version);
+
+    // A password that is lost is never replaced by one that the database doesn't know.
+    subject.kubectl(&["delete", "secret", "toygres-database-password"]);
+    let failure = later.start_control(size).await.unwrap_err();
+    assert!(!failure.retryable && failure.message.contains("toygres-database-password"), "{failure}");
 }

@@ -109,6 +109,18 @@ name_type!(
     validate
 );
 
+impl InstanceName {
+    /// `toygres-<purpose>`: a name of toygres's own, which no user can take.
+    ///
+    /// # Errors
+    /// If that can't be a name.
+    pub fn own(purpose: &str) -> Result<Self, Invalid> {
+        let name = format!("toygres-{purpose}");
+        validate("name", &name)?;
+        Ok(Self(name))
+    }
+}
+
 impl Default for Namespace {
     fn default() -> Self {
         Self("default".into())
@@ -154,6 +166,14 @@ mod tests {
         }
         assert!("a".repeat(50).parse::<InstanceName>().is_ok());
         assert!("toygres".parse::<Namespace>().is_ok());
+    }
+
+    #[test]
+    fn a_name_of_toygres_s_own_is_no_users() {
+        let own = InstanceName::own("database").unwrap();
+        assert_eq!(own.as_str(), "toygres-database");
+        assert!(own.as_str().parse::<InstanceName>().is_err());
+        assert!(InstanceName::own("").is_err() && InstanceName::own("a/b").is_err());
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! A Kubernetes cluster as a subject: a namespace of its own for each test, under the restricted
 //! security profile. Only where it is asked for, so that nobody's cluster is touched by accident.
 
+pub mod proxy;
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use serde_json::Value;
+use proxy::Proxy;
+use serde_json::{Value, json};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, broadcast};
 use toygres_activities::k8s_client::ClusterChoice;
 use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform};
@@ -127,6 +130,14 @@ impl Kubernetes {
     /// The cluster, with the test's namespace as the client's own.
     pub fn own_cluster(&self) -> ClusterChoice {
         kubeconfig(self.folder.path(), |config| config["contexts"][0]["context"]["namespace"] = self.namespace.clone().into())
+    }
+
+    /// The cluster by way of a proxy to the API without TLS.
+    pub fn by_way_of(&self, proxy: &Proxy) -> ClusterChoice {
+        kubeconfig(self.folder.path(), |config| {
+            config["clusters"][0]["cluster"] = json!({"server": format!("http://{}", proxy.address)});
+            config["users"][0]["user"] = json!({});
+        })
     }
 
     fn describe(&self) {

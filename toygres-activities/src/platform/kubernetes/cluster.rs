@@ -1,19 +1,16 @@
 //! What the verbs of the platform share: a client, a configuration, a CA, and a lock for each instance.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use kube::api::Api;
 use tokio::sync::{OwnedMutexGuard, broadcast};
 use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, InstanceKey, Invalid};
 
 use super::config::KubernetesConfig;
-use super::identity;
 use crate::k8s_client::K8sClient;
 use crate::platform::PlatformEvent;
 use crate::platform::certificates::CertificateAuthority;
@@ -25,6 +22,8 @@ pub(super) struct Cluster {
     pub(super) config: KubernetesConfig,
     pub(super) ca: CertificateAuthority,
     pub(super) events: broadcast::Sender<PlatformEvent>,
+    /// The server's own database, once it was started here.
+    pub(super) control: OnceLock<InstanceKey>,
     /// Cancelled when the platform ends.
     pub(super) stop: CancellationToken,
     locks: Mutex<HashMap<InstanceKey, Arc<tokio::sync::Mutex<()>>>>,
@@ -37,6 +36,7 @@ impl Cluster {
             config,
             ca,
             events: broadcast::Sender::new(EVENTS_KEPT),
+            control: OnceLock::new(),
             stop: CancellationToken::new(),
             locks: Mutex::default(),
         }
@@ -69,48 +69,16 @@ impl Cluster {
         Err(Invalid::new("namespace", format!("{} is not served here; served are {list}", key.namespace)))
     }
 
-    /// The metadata of an object, if it is there and ours.
-    ///
-    /// # Errors
-    /// A conflict if it is somebody else's; busy while it is being deleted.
-    pub(super) async fn ours<K>(&self, key: &InstanceKey, name: &str) -> Result<Option<ObjectMeta>, Failure>
+    /// Where instances may be: in the namespaces that are served, or in all at once.
+    pub(super) fn places<K>(&self) -> Vec<Api<K>>
     where
-        K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+        K: Resource<Scope = NamespaceResourceScope>,
         K::DynamicType: Default,
     {
-        let kind = K::kind(&K::DynamicType::default()).into_owned();
-        let api = self.client.api::<K>(key.namespace.as_str());
-        let doing = format!("look for the {kind} {}/{name}", key.namespace);
-        let Some(found) = self.client.call(doing.as_str(), api.get_metadata_opt(name)).await? else { return Ok(None) };
-        if !identity::is_of(&found.metadata, key) {
-            return Err(Failure::permanent(
-                FailureKind::Conflict,
-                format!(
-                    "the {kind} {}/{name} is there already, and toygres didn't make it for {key}; it was left as it is. \
-                     Choose another name, or remove it first",
-                    key.namespace
-                ),
-            ));
+        match self.config.namespaces.as_slice() {
+            [] => vec![Api::all(self.client.raw())],
+            served => served.iter().map(|namespace| self.client.api(namespace.as_str())).collect(),
         }
-        if found.metadata.deletion_timestamp.is_some() {
-            return Err(Failure::transient(
-                FailureKind::Platform,
-                format!("the {kind} {}/{name} is still being deleted", key.namespace),
-            ));
-        }
-        Ok(Some(found.metadata))
-    }
-
-    /// Applies an object. `true` if it was made by that. Where `found`, only to that very object.
-    pub(super) async fn apply<K>(&self, mut object: K, found: Option<&ObjectMeta>) -> Result<(K, bool), Failure>
-    where
-        K: Resource<Scope = NamespaceResourceScope> + Serialize + DeserializeOwned,
-        K::DynamicType: Default,
-    {
-        // A precondition: another object under the name, or none any more, is a conflict.
-        object.meta_mut().uid = found.and_then(|found| found.uid.clone());
-        let namespace = object.meta().namespace.clone().unwrap_or_default();
-        self.client.apply(&namespace, &object, false).await
     }
 
     pub(super) fn not_found(&self, key: &InstanceKey) -> Failure {

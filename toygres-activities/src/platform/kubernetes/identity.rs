@@ -74,16 +74,22 @@ pub(super) fn selects(key: &InstanceKey) -> String {
     format!("{ALL},{INSTANCE_LABEL}={}", key.name)
 }
 
-/// Whose an object is, if it is toygres's.
-pub(super) fn owner(meta: &ObjectMeta) -> Option<InstanceKey> {
+fn note(meta: &ObjectMeta) -> Option<&str> {
     let managed = meta.labels.as_ref()?.get(MANAGED_BY)? == "toygres";
-    let (namespace, name) = meta.annotations.as_ref()?.get(INSTANCE)?.split_once('/')?;
-    let key = InstanceKey::parse(namespace, name).ok()?;
-    (managed && meta.namespace.as_deref() == Some(namespace)).then_some(key)
+    meta.annotations.as_ref()?.get(INSTANCE).map(String::as_str).filter(|_| managed)
 }
 
+/// Whose an object is, if it is a user's instance's.
+pub(super) fn owner(meta: &ObjectMeta) -> Option<InstanceKey> {
+    let (namespace, name) = note(meta)?.split_once('/')?;
+    // No name of toygres's own is one that a user may take.
+    let key = InstanceKey::parse(namespace, name).ok()?;
+    is_of(meta, &key).then_some(key)
+}
+
+/// Whether an object is that instance's, be it a user's or toygres's own.
 pub(super) fn is_of(meta: &ObjectMeta, key: &InstanceKey) -> bool {
-    owner(meta).as_ref() == Some(key)
+    note(meta) == Some(key.to_string().as_str()) && meta.namespace.as_deref() == Some(key.namespace.as_str())
 }
 
 /// The version that a StatefulSet was made for.
@@ -93,6 +99,8 @@ pub(super) fn version_of(meta: &ObjectMeta) -> Option<PostgresVersion> {
 
 #[cfg(test)]
 mod tests {
+    use toygres_models::InstanceName;
+
     use super::*;
 
     fn meta(namespace: &str, managed_by: &str, instance: &str) -> ObjectMeta {
@@ -112,6 +120,14 @@ mod tests {
         assert!(!is_of(&meta("default", "toygres", "default/other"), &key));
         assert!(!is_of(&meta("other", "toygres", "default/demo"), &key), "copied into another namespace");
         assert!(!is_of(&ObjectMeta::default(), &key));
+        assert_eq!(owner(&meta("default", "toygres", "default/demo")), Some(key));
+    }
+
+    #[test]
+    fn toygres_s_own_database_is_no_users_instance() {
+        let own = InstanceKey { namespace: "default".parse().unwrap(), name: InstanceName::own("database").unwrap() };
+        let meta = meta("default", "toygres", "default/toygres-database");
+        assert!(is_of(&meta, &own) && owner(&meta).is_none());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{StreamExt, TryFutureExt, pin_mut};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service, ServiceAccount};
@@ -15,6 +16,7 @@ use toygres_models::{DnsLabel, Failure, FailureKind, InstanceKey, PostgresVersio
 use super::cluster::Cluster;
 use super::identity::{self, Names};
 use super::manifests::Manifests;
+use super::objects::Creation;
 use super::tls::external_address;
 use crate::platform::InstanceSpec;
 
@@ -39,11 +41,13 @@ impl Cluster {
     /// See [`Platform::ensure`](crate::platform::Platform::ensure). The caller holds the lock.
     pub(super) async fn make(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
         let key = &spec.key;
-        self.check_served(key)?;
         let label = spec.dns_label.as_deref().map(str::parse::<DnsLabel>).transpose()?;
         let found = self.find(key).await?;
         let version = wanted_version(spec, found.set.as_ref())?;
-        let (version, image) = self.config.images.choose(Some(version))?;
+        let images = &self.config.images;
+        // A minor that no image is configured for any more is replaced by the next that was asked for.
+        let chosen = images.choose(Some(version));
+        let (version, image) = chosen.or_else(|gone| images.choose(Some(spec.postgres_version)).map_err(|_| gone))?;
         if found.set.is_some() && found.claim.is_none() {
             // An empty database under an old name would pass for the lost one.
             let message = format!(
@@ -62,22 +66,22 @@ impl Cluster {
             match &found.password {
                 // Set once, when the instance is made; usually by the secret store, before.
                 Some(_) => Ok(false),
-                None => self.apply(manifests.password(&spec.password)?, None).await.map(|(_, new)| new),
+                None => {
+                    let made = self.client.create_ours(key, manifests.password(&spec.password)?).await?;
+                    Ok(matches!(made, Creation::Made(_)))
+                }
             }
         };
-        let is_new = |(_, new): (_, bool)| new;
+        let client = &self.client;
         let (service, others) = tokio::join!(
-            self.apply(manifests.service(public, label.as_ref().map(DnsLabel::as_str))?, found.service.as_ref()),
+            client.put_ours(key, manifests.service(public, label.as_ref().map(DnsLabel::as_str))?, found.service.as_ref()),
             futures::future::join_all([
-                boxed(
-                    self.apply(manifests.volume_claim(spec.storage_size, storage_class)?, found.claim.as_ref())
-                        .map_ok(|(_, new)| new)
-                ),
-                boxed(self.apply(manifests.config_map()?, found.config_map.as_ref()).map_ok(|(_, new)| new)),
-                boxed(self.apply(manifests.service_account()?, found.service_account.as_ref()).map_ok(|(_, new)| new)),
-                boxed(self.apply(manifests.network_policy(public, control)?, found.policy.as_ref()).map_ok(|(_, new)| new)),
-                boxed(self.apply(manifests.disruption_budget()?, found.budget.as_ref()).map_ok(|(_, new)| new)),
-                boxed(password),
+                made(client.put_ours(key, manifests.volume_claim(spec.storage_size, storage_class)?, found.claim.as_ref())),
+                made(client.put_ours(key, manifests.config_map()?, found.config_map.as_ref())),
+                made(client.put_ours(key, manifests.service_account()?, found.service_account.as_ref())),
+                made(client.put_ours(key, manifests.network_policy(public, control)?, found.policy.as_ref())),
+                made(client.put_ours(key, manifests.disruption_budget()?, found.budget.as_ref())),
+                Box::pin(password),
             ])
         );
         let mut created = false;
@@ -91,8 +95,15 @@ impl Cluster {
         }
         created |= self.certify(key, &service, found.tls.as_ref()).await?;
         // Last, so that its pod finds everything that it mounts.
-        created |=
-            is_new(self.apply(manifests.stateful_set(version, image, &resources, config.user_id)?, found.set.as_ref()).await?);
+        let set = manifests.stateful_set(version, image, &resources, config.user_id)?;
+        created |= match &found.set {
+            Some(found) => client.put_ours(key, set, Some(found)).await?.1,
+            None => match client.create_ours(key, set).await? {
+                Creation::Made(_) => true,
+                // Somebody else's attempt was quicker. Its version stays.
+                Creation::Found(found) => wanted_version(spec, Some(&found)).map(|_| false)?,
+            },
+        };
         Ok(created)
     }
 
@@ -100,15 +111,15 @@ impl Cluster {
     async fn find(&self, key: &InstanceKey) -> Result<Found, Failure> {
         let names = Names::of(key);
         let (service_account, password, tls, config_map, claim, service, policy, budget, set) = tokio::try_join!(
-            self.ours::<ServiceAccount>(key, &names.postgres),
-            self.ours::<Secret>(key, &names.password),
-            self.ours::<Secret>(key, &names.tls),
-            self.ours::<ConfigMap>(key, &names.config),
-            self.ours::<PersistentVolumeClaim>(key, &names.data),
-            self.ours::<Service>(key, &names.instance),
-            self.ours::<NetworkPolicy>(key, &names.postgres),
-            self.ours::<PodDisruptionBudget>(key, &names.postgres),
-            self.ours::<StatefulSet>(key, &names.instance),
+            self.client.ours::<ServiceAccount>(key, &names.postgres),
+            self.client.ours::<Secret>(key, &names.password),
+            self.client.ours::<Secret>(key, &names.tls),
+            self.client.ours::<ConfigMap>(key, &names.config),
+            self.client.ours::<PersistentVolumeClaim>(key, &names.data),
+            self.client.ours::<Service>(key, &names.instance),
+            self.client.ours::<NetworkPolicy>(key, &names.postgres),
+            self.client.ours::<PodDisruptionBudget>(key, &names.postgres),
+            self.client.ours::<StatefulSet>(key, &names.instance),
         )?;
         Ok(Found { service_account, password, tls, config_map, claim, service, policy, budget, set })
     }
@@ -130,10 +141,9 @@ impl Cluster {
     }
 }
 
-fn boxed<'a, T>(
-    work: impl Future<Output = Result<T, Failure>> + Send + 'a,
-) -> futures::future::BoxFuture<'a, Result<T, Failure>> {
-    Box::pin(work)
+/// Whether an object was made.
+fn made<'a, K>(work: impl Future<Output = Result<(K, bool), Failure>> + Send + 'a) -> BoxFuture<'a, Result<bool, Failure>> {
+    Box::pin(work.map_ok(|(_, new)| new))
 }
 
 /// All results, or the failure that says most: one that trying again can't mend.

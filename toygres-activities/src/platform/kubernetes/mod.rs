@@ -26,13 +26,16 @@
 //!   [`reach`](super::Platform::reach) goes through the API server.
 //!
 //! The modules, from the ground up: `config` and `images` (what may be chosen), `identity` (names,
-//! labels, whose an object is), `manifests` (templates to objects), `cluster` (what the verbs
-//! share), `tls` and `passwords` (the two Secrets), `make`, `remove`, `judge` (what the cluster's
-//! words mean), `look` (reading and watching), `forward`, `endpoint`, `news` (events), `diagnose`, and on top
+//! labels, whose an object is), `manifests` (templates to objects), `objects` (making and changing
+//! what is ours), `own_secret` (what a server's replicas share), `cluster` (what the verbs share),
+//! `tls` and `passwords` (the two Secrets), `make`, `remove`, `judge` (what the cluster's words
+//! mean), `look` (reading and watching), `forward`, `endpoint`, `news` (events), `renewal` (of
+//! certificates), `control` (the server's own database), `diagnose`, and on top
 //! `platform`.
 
 mod cluster;
 mod config;
+mod control;
 mod diagnose;
 mod endpoint;
 mod forward;
@@ -43,10 +46,12 @@ mod look;
 mod make;
 mod manifests;
 mod news;
+mod objects;
 mod own_secret;
 mod passwords;
 mod platform;
 mod remove;
+mod renewal;
 mod tls;
 
 pub use config::{KubernetesConfig, Resources};

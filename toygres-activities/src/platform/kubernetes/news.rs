@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use futures::stream::{SelectAll, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use toygres_models::InstanceKey;
 
@@ -27,13 +26,8 @@ struct Known {
 
 /// Watches all pods of toygres's until the platform ends.
 pub(super) async fn watch(cluster: Arc<Cluster>) {
-    let client = &cluster.client;
-    let places: Vec<Api<Pod>> = match cluster.config.namespaces.as_slice() {
-        [] => vec![Api::all(client.raw())],
-        served => served.iter().map(|namespace| client.api(namespace.as_str())).collect(),
-    };
     let mut changes = SelectAll::new();
-    for pods in places {
+    for pods in cluster.places::<Pod>() {
         let config = watcher::Config::default().labels(identity::ALL);
         changes.push(Box::pin(watcher::watcher(pods, config).default_backoff()));
     }
@@ -46,8 +40,12 @@ pub(super) async fn watch(cluster: Arc<Cluster>) {
         match change {
             Some(Ok(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
                 let Some(key) = identity::owner(&pod.metadata) else { continue };
+                // Its end is told when it has come.
+                if pod.metadata.deletion_timestamp.is_some() {
+                    continue;
+                }
                 // What a verb does to an instance is told by the verb.
-                let quiet = cluster.is_locked(&key) || pod.metadata.deletion_timestamp.is_some();
+                let quiet = cluster.is_locked(&key);
                 let last = known.entry(key.clone()).or_default();
                 let (next, news) = compare(&key, last, &pod);
                 *last = next;

@@ -4,10 +4,11 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, Preconditions};
 use secrecy::SecretString;
-use toygres_models::{Failure, FailureKind, InstanceKey};
+use toygres_models::{Failure, FailureKind, InstanceKey, Password};
 
 use super::identity::{Names, is_of};
 use super::manifests::Manifests;
+use super::objects::Creation;
 use crate::k8s_client::K8sClient;
 use crate::secrets::SecretStore;
 
@@ -24,6 +25,16 @@ impl KubernetesSecretStore {
         Self { client }
     }
 
+    /// The password that is kept; a fresh one that is kept from now on, where there is none. Whoever
+    /// else does that at the same time gets the same.
+    pub(super) async fn get_or_generate(&self, key: &InstanceKey) -> Result<SecretString, Failure> {
+        let password = Password::generate();
+        match self.client.create_ours(key, Manifests::new(key).password(&password)?).await? {
+            Creation::Made(_) => Ok(password),
+            Creation::Found(_) => self.get(key).await,
+        }
+    }
+
     async fn find(&self, key: &InstanceKey) -> Result<Option<Secret>, Failure> {
         let secrets = self.client.api::<Secret>(key.namespace.as_str());
         let name = Names::of(key).password;
@@ -34,19 +45,9 @@ impl KubernetesSecretStore {
 #[async_trait]
 impl SecretStore for KubernetesSecretStore {
     async fn put(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
-        let mut secret = Manifests::new(key).password(password)?;
-        if let Some(found) = self.find(key).await? {
-            if !is_of(&found.metadata, key) {
-                let message = format!(
-                    "the Secret {}/{} is there already, and toygres didn't make it for {key}; it was left as it is",
-                    key.namespace,
-                    Names::of(key).password
-                );
-                return Err(Failure::permanent(FailureKind::Conflict, message));
-            }
-            secret.metadata.uid = found.metadata.uid;
-        }
-        self.client.apply(key.namespace.as_str(), &secret, false).await.map(drop)
+        let secret = Manifests::new(key).password(password)?;
+        let found = self.client.ours::<Secret>(key, &Names::of(key).password).await?;
+        self.client.put_ours(key, secret, found.as_ref()).await.map(drop)
     }
 
     async fn get(&self, key: &InstanceKey) -> Result<SecretString, Failure> {

@@ -12,17 +12,17 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service,
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
-use kube::api::{Api, ListParams};
+use kube::api::ListParams;
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OnceCell, broadcast};
-use toygres_models::{Failure, FailureKind, InstanceKey, InstanceOptions, Invalid, PlatformName, PostgresVersion};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceOptions, Invalid, PlatformName, PostgresVersion, StorageSize};
 
 use super::cluster::Cluster;
 use super::config::KubernetesConfig;
 use super::own_secret::{OwnSecret, in_files, make_folder};
 use super::passwords::KubernetesSecretStore;
-use super::{identity, news};
+use super::{identity, news, renewal};
 use crate::k8s_client::K8sClient;
 use crate::platform::certificates::CertificateAuthority;
 use crate::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Platform, PlatformEvent, Reach};
@@ -31,6 +31,7 @@ use crate::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Platf
 pub struct KubernetesPlatform {
     cluster: Arc<Cluster>,
     token: Option<SecretString>,
+    /// What goes on in the background from the first subscription on.
     watching: Once,
     cluster_id: OnceCell<Option<String>>,
 }
@@ -79,21 +80,37 @@ impl KubernetesPlatform {
         &self.cluster.client
     }
 
+    /// The server's own database, started where it isn't: the URI of an instance in the client's own
+    /// namespace, password included. Several servers that do so at once get the same one. It is no
+    /// user's instance: no other verb shows it.
+    ///
+    /// # Errors
+    /// If it can't be made, or doesn't answer within two minutes.
+    pub async fn start_control(&self, storage_size: StorageSize) -> Result<SecretString, Failure> {
+        let cluster = self.cluster.clone();
+        detached(async move { cluster.control(storage_size).await }).await
+    }
+
+    /// Renews the certificates that are due, as is done every hour by itself once somebody listens to
+    /// [`events`](Platform::events). How many that were.
+    ///
+    /// # Errors
+    /// If they can't be listed. What fails for one instance is logged.
+    pub async fn renew_certificates(&self) -> Result<usize, Failure> {
+        let cluster = self.cluster.clone();
+        detached(async move { cluster.renew_all().await }).await
+    }
+
     async fn keys_of<K>(&self) -> Result<BTreeSet<InstanceKey>, Failure>
     where
         K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
         K::DynamicType: Default,
     {
-        let client = &self.cluster.client;
-        let places: Vec<Api<K>> = match self.cluster.config.namespaces.as_slice() {
-            [] => vec![Api::all(client.raw())],
-            served => served.iter().map(|namespace| client.api(namespace.as_str())).collect(),
-        };
         let params = ListParams::default().labels(identity::ALL);
         let mut keys = BTreeSet::new();
-        for place in places {
+        for place in self.cluster.places::<K>() {
             let doing = format!("list the {} of toygres", K::plural(&K::DynamicType::default()));
-            let list = client.call(doing.as_str(), place.list_metadata(&params)).await?;
+            let list = self.cluster.client.call(doing.as_str(), place.list_metadata(&params)).await?;
             keys.extend(list.items.iter().filter_map(|object| identity::owner(&object.metadata)));
         }
         Ok(keys)
@@ -139,6 +156,7 @@ impl Platform for KubernetesPlatform {
 
     async fn ensure(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
         let (cluster, spec) = (self.cluster.clone(), spec.clone());
+        cluster.check_served(&spec.key)?;
         detached(async move {
             let _guard = cluster.lock(&spec.key).await;
             cluster.make(&spec).await
@@ -212,6 +230,7 @@ impl Platform for KubernetesPlatform {
         let receiver = self.cluster.events.subscribe();
         self.watching.call_once(|| {
             tokio::spawn(news::watch(self.cluster.clone()));
+            tokio::spawn(renewal::keep_renewing(self.cluster.clone()));
         });
         receiver
     }

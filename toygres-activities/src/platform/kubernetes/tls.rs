@@ -76,13 +76,13 @@ impl Cluster {
         }
         let issued = self.ca.issue(names.iter().map(String::as_str))?;
         let notes = [(FOR_NAMES, names.join(",")), (RENEW_AT, (Utc::now() + RENEW_AFTER).to_rfc3339()), (SIGNED_BY, signer)];
-        let (_, created) = self.apply(Manifests::new(key).tls(&issued, notes)?, found).await?;
+        let (_, created) = self.client.put_ours(key, Manifests::new(key).tls(&issued, notes)?, found).await?;
         Ok(created)
     }
 
     /// Like [`certify`](Self::certify), for an instance that is there.
     pub(super) async fn recertify(&self, key: &InstanceKey, service: &Service) -> Result<(), Failure> {
-        let found = self.ours::<Secret>(key, &Names::of(key).tls).await?;
+        let found = self.client.ours::<Secret>(key, &Names::of(key).tls).await?;
         self.certify(key, service, found.as_ref()).await.map(drop)
     }
 
@@ -93,11 +93,16 @@ impl Cluster {
     }
 }
 
+/// When a certificate is to be made anew.
+pub(super) fn renew_at(meta: &ObjectMeta) -> Option<DateTime<Utc>> {
+    let note = meta.annotations.as_ref()?.get(RENEW_AT)?;
+    DateTime::parse_from_rfc3339(note).ok().map(Into::into)
+}
+
 fn will_do(found: &ObjectMeta, names: &[String], signer: &str, now: DateTime<Utc>) -> bool {
     let note = |name: &str| found.annotations.as_ref().and_then(|annotations| annotations.get(name)).map(String::as_str);
     let known: Vec<_> = note(FOR_NAMES).unwrap_or_default().split(',').collect();
-    let renew_at = note(RENEW_AT).and_then(|text| DateTime::parse_from_rfc3339(text).ok());
-    let young = renew_at.is_some_and(|renew_at| now < renew_at);
+    let young = renew_at(found).is_some_and(|renew_at| now < renew_at);
     young && note(SIGNED_BY) == Some(signer) && names.iter().all(|name| known.contains(&name.as_str()))
 }
 

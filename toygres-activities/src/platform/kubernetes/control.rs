@@ -1,0 +1,80 @@
+//! The database of the server itself, where the server keeps its records: an instance like any
+//! other, in the server's own namespace, under a name that no user can take.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use secrecy::SecretString;
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceName, StorageSize};
+
+use super::cluster::Cluster;
+use super::identity::{self, Names};
+use super::passwords::KubernetesSecretStore;
+use crate::platform::InstanceSpec;
+
+/// How long its first start, or its recovery, may take before the start of toygres gives up waiting.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+impl Cluster {
+    fn control_key(&self) -> Result<InstanceKey, Failure> {
+        Ok(InstanceKey { namespace: self.client.default_namespace().parse()?, name: InstanceName::own("database")? })
+    }
+
+    /// See [`KubernetesPlatform::start_control`](super::KubernetesPlatform::start_control).
+    pub(super) async fn control(&self, storage_size: StorageSize) -> Result<SecretString, Failure> {
+        let key = self.control_key()?;
+        let password = {
+            let _guard = self.lock(&key).await;
+            let password = self.control_password(&key).await?;
+            let set = self.client.ours::<StatefulSet>(&key, &Names::of(&key).instance).await?;
+            // Its data is one major's: another one couldn't read it. Any minor can.
+            let major = set.as_ref().and_then(identity::version_of).map(|there| there.major().to_string().parse()).transpose()?;
+            let spec = InstanceSpec {
+                key: key.clone(),
+                postgres_version: self.config.images.choose(major)?.0,
+                storage_size,
+                password: password.clone(),
+                use_load_balancer: false,
+                dns_label: None,
+                cpu: None,
+                memory: None,
+                storage_class: None,
+            };
+            self.make(&InstanceSpec { postgres_version: major.unwrap_or(spec.postgres_version), ..spec }).await?;
+            password
+        };
+        // From now on its certificate is renewed with the others.
+        let _ = self.control.set(key.clone());
+        let seen = self.watch_until_ready(&key, START_TIMEOUT).await?;
+        if !seen.ready {
+            let (reason, evidence) = seen.reason.map(|reason| (format!(": {reason}"), reason.evidence)).unwrap_or_default();
+            let seconds = START_TIMEOUT.as_secs();
+            let message =
+                format!("toygres's own database {key} was not ready within {seconds} s; it goes on, try again later{reason}");
+            return Err(Failure::transient(FailureKind::TimedOut, message).with_evidence(evidence));
+        }
+        Ok(self.locate(&key).await?.uri.with_secret(&password))
+    }
+
+    /// The first of several servers makes it, and the others take that one.
+    async fn control_password(&self, key: &InstanceKey) -> Result<SecretString, Failure> {
+        let names = Names::of(key);
+        // In this order: the Secret is always made before the volume.
+        let claim = self.client.ours::<PersistentVolumeClaim>(key, &names.data).await?;
+        let secret = self.client.ours::<Secret>(key, &names.password).await?;
+        if claim.is_some() && secret.is_none() {
+            let message = format!(
+                "the Secret {}/{} is gone, and with it the password of toygres's own database; nothing was changed. Put it back \
+                 from a backup; without one, set a new password in the pod {}, where psql needs none, and make the Secret anew \
+                 with it and with the labels and annotations of {}",
+                key.namespace,
+                names.password,
+                names.pod(),
+                names.tls
+            );
+            return Err(Failure::permanent(FailureKind::NotFound, message));
+        }
+        KubernetesSecretStore::new(self.client.clone()).get_or_generate(key).await
+    }
+}

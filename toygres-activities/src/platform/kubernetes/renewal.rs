@@ -1,0 +1,80 @@
+//! Renewing certificates without anyone asking for it: long before they expire, whether or not
+//! anybody looks at the instance.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::api::core::v1::{Secret, Service};
+use kube::api::ListParams;
+use tokio::time::MissedTickBehavior;
+use toygres_models::{Failure, InstanceKey};
+
+use super::cluster::Cluster;
+use super::identity::{self, Names};
+use super::tls::renew_at;
+
+/// A certificate is due months before it expires, so an hour more or less is nothing.
+const PERIOD: Duration = Duration::from_secs(60 * 60);
+/// Of toygres's Secrets, those with a certificate.
+const CERTIFICATES: &str = "type=kubernetes.io/tls";
+
+/// Goes over all instances now, and then every hour until the platform ends.
+pub(super) async fn keep_renewing(cluster: Arc<Cluster>) {
+    let mut ticks = tokio::time::interval(PERIOD);
+    // After a suspension of the machine, once is enough.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cluster.stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(failure) = cluster.renew_all().await {
+            tracing::warn!(error = %failure, "could not look for certificates that are due; the next look is in an hour");
+        }
+    }
+}
+
+impl Cluster {
+    /// Renews what is due; how many that were. Another server may do the same: the certificate of
+    /// whichever comes last is served.
+    pub(super) async fn renew_all(&self) -> Result<usize, Failure> {
+        let now = Utc::now();
+        let params = ListParams::default().labels(identity::ALL).fields(CERTIFICATES);
+        let mut due = Vec::new();
+        for secrets in self.places::<Secret>() {
+            let list = self.client.call("list the certificates of toygres", secrets.list_metadata(&params)).await?;
+            let metas = list.items.iter().map(|object| &object.metadata);
+            due.extend(metas.filter(|meta| is_due(renew_at(meta), now)).filter_map(identity::owner));
+        }
+        // It is no user's, and may be in a namespace that isn't served.
+        due.extend(self.control.get().cloned());
+        let mut renewed = 0;
+        for key in due {
+            match self.renew(&key, now).await {
+                Ok(done) => renewed += usize::from(done),
+                Err(failure) => {
+                    tracing::warn!(instance.key = %key, error = %failure, "could not renew a certificate; the next attempt is in an hour");
+                }
+            }
+        }
+        Ok(renewed)
+    }
+
+    async fn renew(&self, key: &InstanceKey, now: DateTime<Utc>) -> Result<bool, Failure> {
+        let _guard = self.lock(key).await;
+        // Looked at again under the lock: an instance that was removed meanwhile gets none.
+        let found = self.client.ours::<Secret>(key, &Names::of(key).tls).await?;
+        let Some(found) = found.filter(|found| is_due(renew_at(found), now)) else { return Ok(false) };
+        let services = self.client.api::<Service>(key.namespace.as_str());
+        let service = self.client.call(format!("read the Service of {key}"), services.get_opt(key.name.as_str())).await?;
+        let Some(service) = service.filter(|service| identity::is_of(&service.metadata, key)) else { return Ok(false) };
+        self.certify(key, &service, Some(&found)).await?;
+        tracing::info!(instance.key = %key, "renewed the certificate");
+        Ok(true)
+    }
+}
+
+fn is_due(renew_at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {
+    renew_at.is_none_or(|renew_at| renew_at <= now)
+}

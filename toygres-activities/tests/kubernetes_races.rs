@@ -1,0 +1,108 @@
+//! What the Kubernetes platform does when others are at work at the same time. Runs where
+//! `TOYGRES_TEST_KUBERNETES=1` and KUBECONFIG say so.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+
+#[macro_use]
+mod support;
+
+use support::kubernetes::proxy::Proxy;
+use support::kubernetes::{Kubernetes, kubectl_apply};
+use support::{Subject, ask, spec};
+use toygres_activities::platform::kubernetes::{KubernetesConfig, KubernetesPlatform};
+use toygres_activities::platform::{InstanceSpec, Platform};
+use toygres_models::FailureKind;
+
+/// The objects that a creation makes: kind, plural, path and name, and a stranger's manifest.
+const OBJECTS: &[(&str, &str, &str, &str, &str)] = &[
+    ("Service", "services", "api/v1", "demo", "spec: {ports: [{port: 80}]}"),
+    (
+        "PersistentVolumeClaim",
+        "persistentvolumeclaims",
+        "api/v1",
+        "demo-data",
+        "spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}",
+    ),
+    ("ConfigMap", "configmaps", "api/v1", "demo-config", "data: {theirs: x}"),
+    ("Secret", "secrets", "api/v1", "demo-password", "stringData: {theirs: x}"),
+    ("Secret", "secrets", "api/v1", "demo-tls", "stringData: {theirs: x}"),
+    ("ServiceAccount", "serviceaccounts", "api/v1", "demo-postgres", ""),
+    (
+        "NetworkPolicy",
+        "networkpolicies",
+        "apis/networking.k8s.io/v1",
+        "demo-postgres",
+        "spec: {podSelector: {matchLabels: {a: b}}}",
+    ),
+    (
+        "PodDisruptionBudget",
+        "poddisruptionbudgets",
+        "apis/policy/v1",
+        "demo-postgres",
+        "spec: {minAvailable: 1, selector: {matchLabels: {a: b}}}",
+    ),
+    (
+        "StatefulSet",
+        "statefulsets",
+        "apis/apps/v1",
+        "demo",
+        "spec: {replicas: 0, serviceName: x, selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: c}]}}}",
+    ),
+];
+
+async fn by_way_of(subject: &Kubernetes, proxy: &Proxy) -> std::sync::Arc<KubernetesPlatform> {
+    let config = KubernetesConfig { cluster: subject.by_way_of(proxy), ..subject.config.clone() };
+    KubernetesPlatform::connect(config).await.unwrap()
+}
+
+fn request(subject: &Kubernetes, path: &str, plural: &str, name: &str) -> String {
+    format!("PATCH /{path}/namespaces/{}/{plural}/{name}?", subject.namespace)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_a_stranger_makes_between_the_look_and_the_creation_is_left_alone() {
+    let Some(subject) = Kubernetes::new("17").await else { return };
+    let proxy = Proxy::plain().await;
+    let platform = by_way_of(&subject, &proxy).await;
+    let wanted = InstanceSpec { key: subject.real_key("demo"), ..spec(&subject, "demo") };
+    for (kind, plural, path, name, manifest) in OBJECTS {
+        let version = path.trim_start_matches("api/").trim_start_matches("apis/");
+        let namespace = &subject.namespace;
+        let theirs =
+            format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\n{manifest}\n");
+        proxy.before(&request(&subject, path, plural, name), move || kubectl_apply(&theirs));
+        let failure = platform.ensure(&wanted).await.unwrap_err();
+        assert!(!proxy.is_armed(), "{kind} {name} was never made");
+        assert_eq!((failure.kind, failure.retryable), (FailureKind::Conflict, false), "{failure}");
+        assert!(failure.message.contains(&format!("{kind} {namespace}/{name} ")), "{failure}");
+        let shown = |path: &str| subject.kubectl(&["get", plural, name, "-o", &format!("jsonpath={path}")]);
+        let managers = shown("{.metadata.labels}{.metadata.managedFields[*].manager}");
+        assert!(!managers.contains("toygres"), "{managers}");
+        let uid = shown("{.metadata.uid}");
+        assert!(platform.remove(&wanted.key).await.unwrap());
+        assert_eq!(shown("{.metadata.uid}"), uid, "it was removed");
+        subject.kubectl(&["delete", plural, name, "--wait=true"]);
+        assert_eq!(subject.leftovers(), Vec::<String>::new());
+    }
+}
+
+/// Two servers, or an activity and its own repeat: whoever is overtaken takes what is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_is_overtaken_by_its_own_repeat_takes_what_is_there() {
+    let Some(subject) = Kubernetes::new("17").await else { return };
+    let proxy = Proxy::plain().await;
+    let platform = by_way_of(&subject, &proxy).await;
+    let wanted = InstanceSpec { key: subject.real_key("demo"), ..spec(&subject, "demo") };
+    for (_, plural, path, name, _) in OBJECTS {
+        let (other, runtime, same) = (subject.platform.clone(), tokio::runtime::Handle::current(), wanted.clone());
+        proxy.before(&request(&subject, path, plural, name), move || {
+            runtime.block_on(other.ensure(&same)).unwrap();
+        });
+        platform.ensure(&wanted).await.unwrap();
+        assert!(!proxy.is_armed(), "{plural} {name} was never made");
+        ask(&subject, "demo", "SELECT 'x'").await;
+        assert!(!platform.ensure(&wanted).await.unwrap());
+        platform.remove(&wanted.key).await.unwrap();
+        assert_eq!(subject.leftovers(), Vec::<String>::new());
+    }
+}
