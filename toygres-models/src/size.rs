@@ -15,6 +15,9 @@ pub const MAX_STORAGE_SIZE_GB: i64 = 65_536;
 pub struct StorageSize(i32);
 
 impl StorageSize {
+    /// One GB.
+    pub const SMALLEST: Self = Self(1);
+
     /// The size in GB.
     #[must_use]
     pub fn gb(self) -> i32 {

@@ -26,6 +26,11 @@ impl<'a> Progress<'a> {
         Self { ui, began: Instant::now(), line: None, said: String::new() }
     }
 
+    /// Whether one line is drawn again and again.
+    pub fn is_live(&self) -> bool {
+        self.ui.live
+    }
+
     /// Tells what is being done; it takes the place of what was told before.
     pub fn busy(&mut self, message: &str) {
         if self.ui.live {

@@ -162,7 +162,9 @@ impl<'a> Steps<'a> {
                     self.progress.step_tried(&step.name, step.attempts, &error.message);
                     self.tried = Some((index, step.attempts));
                 }
-                format!("attempt {}: {}", step.attempts, error.message)
+                // Where lines stay, it was just said, or is said at the end.
+                let attempt = || format!("attempt {}: {}", step.attempts, error.message);
+                self.progress.is_live().then(attempt).unwrap_or_default()
             }
             None => operation.progress.clone().unwrap_or_default(),
         };

@@ -19,7 +19,7 @@ use toygres_activities::registry::create_activity_registry_with;
 use toygres_activities::secrets::{FileSecretStore, SecretStore};
 use toygres_activities::{Context, Place, Platforms};
 use toygres_models::store::StoreError;
-use toygres_models::{PlatformName, Store};
+use toygres_models::{PlatformName, StorageSize, Store};
 
 use super::platform_events::Recorders;
 use super::ports::StorePorts;
@@ -34,6 +34,8 @@ const WORKFLOW_SCHEMA: &str = "duroxide";
 /// Connections of the metadata store's pool.
 const STORE_CONNECTIONS: u32 = 16;
 
+/// Of the control database, where it is in the cluster; it can be grown, and needs some kilobytes for an operation.
+const CONTROL_STORAGE: StorageSize = StorageSize::SMALLEST;
 /// How often a platform that has instances and can't be opened is tried again.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the metadata store's statements may take to end when the server stops.
@@ -62,23 +64,33 @@ pub async fn start(settings: &Settings, say: impl Fn(&str)) -> anyhow::Result<Co
 }
 
 async fn start_on(host: Option<Arc<LocalHost>>, settings: &Settings, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
-    let token = match &settings.token {
-        Some(token) => token.clone(),
-        None => state_files::token(settings.state())?,
+    // Opened now where the server's own things are in the cluster, later otherwise.
+    let is_needed = settings.kubernetes.own_secret.is_some() || (host.is_none() && settings.database_url.is_none());
+    let cluster = match is_needed {
+        true => Some(KubernetesPlatform::connect(settings.kubernetes.clone()).await?),
+        false => None,
     };
-    let database_url = match (&settings.database_url, &host) {
-        (Some(url), _) => url.clone(),
-        (None, Some(host)) => {
+    let token = match (&settings.token, cluster.as_ref().and_then(|cluster| cluster.token())) {
+        (Some(token), _) | (None, Some(token)) => token.clone(),
+        (None, None) => state_files::token(settings.state())?,
+    };
+    let database_url = match (&settings.database_url, &host, &cluster) {
+        (Some(url), ..) => url.clone(),
+        (None, Some(host), _) => {
             say("starting the control database");
             start_own_database(host).await?
         }
-        (None, None) => anyhow::bail!("a server without the local platform needs a database: give --database-url"),
+        (None, None, Some(cluster)) => {
+            say("starting the control database in the cluster");
+            cluster.start_control(CONTROL_STORAGE).await.context("the control database could not be started")?
+        }
+        (None, None, None) => anyhow::bail!("no platform is served: give --platforms"),
     };
     say("bringing the metadata store up to date");
     let (store, provider) = tokio::try_join!(connect_store(&database_url), connect_provider(&database_url))?;
 
     let recorders = Recorders::new(store.clone());
-    let platforms = serve_platforms(settings, host.as_ref(), &store, &recorders).await?;
+    let platforms = serve_platforms(settings, host.as_ref(), cluster, &store, &recorders).await?;
     if settings.platforms.contains(&PlatformName::Local) {
         say("taking up the instances");
         platforms.get(PlatformName::Local).await?;
@@ -128,6 +140,7 @@ async fn stop_own_database(host: Option<&LocalHost>) {
 async fn serve_platforms(
     settings: &Settings,
     host: Option<&Arc<LocalHost>>,
+    cluster: Option<Arc<KubernetesPlatform>>,
     store: &Store,
     recorders: &Recorders,
 ) -> anyhow::Result<Platforms> {
@@ -152,11 +165,14 @@ async fn serve_platforms(
             }
             (PlatformName::Local, None) => platforms,
             (PlatformName::Kubernetes, _) => {
-                let config = settings.kubernetes.clone();
+                let (config, cluster) = (settings.kubernetes.clone(), cluster.clone());
                 platforms.with(name, move || {
-                    let (config, recorders) = (config.clone(), recorders.clone());
+                    let (config, cluster, recorders) = (config.clone(), cluster.clone(), recorders.clone());
                     async move {
-                        let platform = KubernetesPlatform::connect(config).await?;
+                        let platform = match cluster {
+                            Some(cluster) => cluster,
+                            None => KubernetesPlatform::connect(config).await?,
+                        };
                         recorders.begin(platform.clone(), platform.events());
                         Ok(Place { secrets: Arc::new(platform.secrets()), platform })
                     }
