@@ -1,4 +1,4 @@
-//! What activities work with: a platform, a place for passwords, a metadata store.
+//! What activities work with: platforms, places for passwords, a metadata store.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,24 +8,30 @@ use std::sync::Arc;
 use duroxide::ActivityContext;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::OnceCell;
-use toygres_models::{Failure, FailureKind, InstanceKey, InstanceState, OperationKind, Store};
+use toygres_models::store::Instance;
+use toygres_models::{Failure, FailureKind, InstanceState, Invalid, OperationKind, PlatformName, Store};
 use uuid::Uuid;
 
-use crate::platform::Platform;
 use crate::platform::kubernetes::{KubernetesConfig, KubernetesPlatform};
 use crate::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform};
-use crate::secrets::{FileSecretStore, SecretStore};
+use crate::platforms::{Place, Platforms};
+use crate::secrets::FileSecretStore;
 
 /// What activities work with. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
-    /// Where instances run.
-    pub platform: Arc<dyn Platform>,
-    /// Where their passwords rest.
-    pub secrets: Arc<dyn SecretStore>,
+    /// Where instances run, and their passwords rest.
+    pub platforms: Platforms,
     /// Where operations and instances are on record. Only update-metadata needs it; with it, the
-    /// other activities note their steps there.
+    /// other activities note their steps there, and work on the platform that the record names.
     pub store: Option<Store>,
+}
+
+/// What the store knows of the operation that an activity belongs to.
+pub(crate) struct Order {
+    kind: OperationKind,
+    /// The instance that it is about.
+    pub(crate) instance: Instance,
 }
 
 impl Context {
@@ -38,18 +44,18 @@ impl Context {
     /// If a variable can't be understood, the platform can't be used, or the database can't be
     /// reached.
     pub async fn from_environment() -> Result<Self, Failure> {
-        let (platform, secrets): (Arc<dyn Platform>, Arc<dyn SecretStore>) = match platform_name()?.as_str() {
-            "kubernetes" => {
+        let place = match platform_name()? {
+            PlatformName::Kubernetes => {
                 let platform = KubernetesPlatform::connect(KubernetesConfig::from_environment()?).await?;
                 let secrets = Arc::new(platform.secrets());
-                (platform, secrets)
+                Place { platform, secrets }
             }
-            _ => {
+            PlatformName::Local => {
                 let config = LocalConfig::from_environment()?;
                 let secrets = Arc::new(FileSecretStore::new(config.state_dir.join("secrets")));
                 let host = LocalHost::open(config).await?;
                 let ports = Arc::new(DirectoryPorts::new(&host));
-                (LocalPlatform::new(host, ports), secrets)
+                Place { platform: LocalPlatform::new(host, ports), secrets }
             }
         };
         let store = match std::env::var("DATABASE_URL") {
@@ -62,7 +68,7 @@ impl Context {
             }
             Err(_) => None,
         };
-        Ok(Self { platform, secrets, store })
+        Ok(Self { platforms: Platforms::one(place), store })
     }
 
     /// The operation that an activity belongs to, where its workflow's id is one and a store is
@@ -72,28 +78,40 @@ impl Context {
         self.store.as_ref().map(|store| (store, id))
     }
 
+    /// What is on record of the operation that an activity belongs to.
+    pub(crate) async fn order(&self, ctx: &ActivityContext) -> Result<Option<Order>, Failure> {
+        let Some((store, id)) = self.operation(ctx) else { return Ok(None) };
+        Ok(store.instance_of(id).await?.map(|(kind, instance)| Order { kind, instance }))
+    }
+
+    /// Where an activity does its work: on the platform that the instance is recorded on, or on the
+    /// default one where there is no record.
+    pub(crate) async fn place(&self, order: Option<&Order>) -> Result<Place, Failure> {
+        match order {
+            Some(order) => self.platforms.of(&order.instance).await,
+            None => self.platforms.get(self.platforms.default_name()).await,
+        }
+    }
+}
+
+impl Order {
     /// Fails if a delete has overtaken the creation that the activity belongs to.
-    pub(crate) async fn still_wanted(&self, ctx: &ActivityContext, key: &InstanceKey) -> Result<(), Failure> {
-        let Some((store, id)) = self.operation(ctx) else { return Ok(()) };
-        match store.instance_state(id).await? {
-            Some((OperationKind::Create, InstanceState::Deleting | InstanceState::Deleted)) => {
-                Err(Failure::permanent(FailureKind::Superseded, format!("{key} is being deleted; its creation was given up")))
-            }
+    pub(crate) fn still_wanted(&self) -> Result<(), Failure> {
+        match (self.kind, self.instance.state) {
+            (OperationKind::Create, InstanceState::Deleting | InstanceState::Deleted) => Err(Failure::permanent(
+                FailureKind::Superseded,
+                format!("{}/{} is being deleted; its creation was given up", self.instance.namespace, self.instance.name),
+            )),
             _ => Ok(()),
         }
     }
 }
 
-/// `local` or `kubernetes`.
-fn platform_name() -> Result<String, Failure> {
-    match std::env::var("TOYGRES_PLATFORM") {
-        Ok(name) if ["local", "kubernetes"].contains(&name.as_str()) => Ok(name),
-        Ok(name) if !name.is_empty() => Err(Failure::permanent(
-            FailureKind::InvalidInput,
-            format!("TOYGRES_PLATFORM={name:?} can't be used; give local or kubernetes"),
-        )),
-        _ => Ok("local".to_owned()),
-    }
+fn platform_name() -> Result<PlatformName, Failure> {
+    let set = std::env::var("TOYGRES_PLATFORM").ok().filter(|name| !name.is_empty());
+    let refuse =
+        |invalid: Invalid| Failure::permanent(FailureKind::InvalidInput, format!("TOYGRES_PLATFORM: {}", invalid.problem));
+    set.map_or(Ok(PlatformName::default()), |name| name.parse().map_err(refuse))
 }
 
 type MakeContext = dyn Fn() -> Pin<Box<dyn Future<Output = Result<Context, Failure>> + Send>> + Send + Sync;

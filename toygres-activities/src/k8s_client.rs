@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, Patch, PatchParams};
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -90,6 +91,12 @@ impl K8sClient {
         self.origin.in_cluster
     }
 
+    /// What the credentials were taken from, for a person.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.origin.source
+    }
+
     /// The namespace that the configuration names; in a pod, the pod's.
     #[must_use]
     pub fn default_namespace(&self) -> &str {
@@ -100,6 +107,26 @@ impl K8sClient {
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Which cluster this is: the uid of its namespace `kube-system`, as is customary. `None` where
+    /// the credentials don't let one know; in a pod nobody asks, since its cluster never changes.
+    ///
+    /// # Errors
+    /// If the API server can't be asked.
+    pub async fn cluster_id(&self) -> Result<Option<String>, Failure> {
+        if self.is_in_cluster() {
+            return Ok(None);
+        }
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let call = async {
+            match namespaces.get_metadata("kube-system").await {
+                Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => Ok(None),
+                Err(error) => Err(error),
+                Ok(namespace) => Ok(namespace.metadata.uid),
+            }
+        };
+        self.call("find out which cluster this is", call).await
     }
 
     /// Counts a call that doesn't go through [`call`](Self::call).

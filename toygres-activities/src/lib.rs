@@ -45,6 +45,7 @@ pub mod context;
 pub mod k8s_client;
 pub mod names;
 pub mod platform;
+pub mod platforms;
 pub mod registry;
 pub mod secrets;
 pub mod types;
@@ -59,4 +60,5 @@ mod activities {
 }
 
 pub use context::Context;
+pub use platforms::{Place, Platforms};
 pub use types::*;

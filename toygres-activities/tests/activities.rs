@@ -12,13 +12,13 @@ use duroxide::runtime::registry::ActivityRegistry;
 use duroxide::runtime::{OrchestrationStatus, Runtime};
 use duroxide::{ActivityContext, Client, ClientError, OrchestrationContext, OrchestrationRegistry};
 use serde_json::{Value, json};
-use toygres_activities::Context;
 use toygres_activities::names::activities::{
     DELETE_POSTGRES, DEPLOY_POSTGRES, GET_CONNECTION_STRINGS, TEST_CONNECTION, UPDATE_METADATA, WAIT_FOR_READY,
 };
 use toygres_activities::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform};
 use toygres_activities::registry::{create_activity_registry, create_activity_registry_with};
 use toygres_activities::secrets::FileSecretStore;
+use toygres_activities::{Context, Place, Platforms};
 use toygres_models::{Failure, FailureKind};
 
 /// Among others a ligature and a no-break space, which SCRAM's SASLprep replaces.
@@ -34,7 +34,8 @@ async fn context(folder: &Path) -> Context {
     let secrets = Arc::new(FileSecretStore::new(config.state_dir.join("secrets")));
     let host = LocalHost::open(config).await.unwrap();
     let ports = Arc::new(DirectoryPorts::new(&host));
-    Context { platform: LocalPlatform::new(host, ports), secrets, store: None }
+    let place = Place { platform: LocalPlatform::new(host, ports), secrets };
+    Context { platforms: Platforms::one(place), store: None }
 }
 
 /// The in-memory store says that it is locked now and then, which passes.

@@ -110,7 +110,7 @@ async fn what_a_dead_server_left_running_is_ended_before_the_next_start() {
         });
         tokio::time::sleep(Duration::from_millis(300)).await;
         if attempt == "remove" {
-            local.platform.shutdown().await;
+            local.platform.shutdown();
         }
         let killed = local.postmaster("demo");
         kill(killed);
@@ -137,7 +137,7 @@ async fn servers_outlive_the_platform_and_are_found_again() {
     local.platform.ensure(&spec(&local, "demo")).await.unwrap();
     local.platform.ensure(&spec(&local, "other")).await.unwrap();
     let before = local.postmaster("demo");
-    local.platform.shutdown().await;
+    local.platform.shutdown();
     kill(local.postmaster("other"));
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(local.servers(), 1, "nobody restarts after the shutdown");
@@ -185,7 +185,7 @@ async fn a_server_whose_folder_was_removed_is_ended_with_its_instance() {
     for name in ["known", "adopted"] {
         local.platform.ensure(&spec(&local, name)).await.unwrap();
     }
-    local.platform.shutdown().await;
+    local.platform.shutdown();
     std::fs::remove_dir_all(local.home("known").parent().unwrap()).unwrap();
     assert_eq!(local.servers(), 2);
     assert!(local.platform.remove(&key("known")).await.unwrap());
@@ -208,7 +208,7 @@ async fn a_postmaster_pid_of_nobody_or_of_a_stranger_does_not_block_a_start() {
     let own = std::fs::read_to_string(&pid_file).unwrap();
     let foreign = own.replacen(own.lines().next().unwrap(), &stranger.id().unwrap().to_string(), 1);
     for content in ["", "garbage\n", &foreign] {
-        local.platform.shutdown().await;
+        local.platform.shutdown();
         kill(local.postmaster("demo"));
         eventually("it is dead", || async { local.servers() == 0 }).await;
         std::fs::write(&pid_file, content).unwrap();
@@ -245,7 +245,7 @@ async fn a_promised_port_is_waited_for() {
     let local = local().await;
     local.platform.ensure(&spec(&local, "demo")).await.unwrap();
     let port = local.platform.endpoint(&key("demo")).await.unwrap().uri.port;
-    local.platform.shutdown().await;
+    local.platform.shutdown();
     kill(local.postmaster("demo"));
     eventually("it is dead", || async { local.servers() == 0 }).await;
     let stranger = TcpListener::bind(("127.0.0.1", port)).unwrap();
@@ -343,7 +343,7 @@ async fn the_pool_makes_creation_quick_and_wastes_nothing() {
     platform.ensure(&wanted).await.unwrap();
     println!("created from the pool in {} ms", begun.elapsed().as_millis());
     assert_eq!(host.pooled_directories(), 1);
-    platform.shutdown().await;
+    platform.shutdown();
     // What is left is used by the next toygres.
     let next = LocalHost::open(config).await.unwrap();
     next.warm_pool();
@@ -457,7 +457,7 @@ async fn a_full_and_a_read_only_disk_are_named_as_such() {
     mount.remount("size=300m");
     assert!(platform.ensure(&wanted).await.unwrap());
     // No file system becomes read-only while somebody writes on it.
-    platform.shutdown().await;
+    platform.shutdown();
     kill(postmasters(&config.state_dir)[0].pid);
     eventually("nothing writes", || async { processes(&config.state_dir, |_| true).is_empty() }).await;
     mount.remount("ro");
@@ -507,7 +507,7 @@ async fn timings() {
         removed.push(begun.elapsed().as_millis());
     }
     println!("remove {removed:?}");
-    platform.shutdown().await;
+    platform.shutdown();
     let mut cold = vec![];
     for n in 0..4 {
         let folder = reachable_folder();
@@ -559,6 +559,9 @@ async fn a_process_to_be_killed() {
         password: PASSWORD.to_owned().into(),
         use_load_balancer: false,
         dns_label: None,
+        cpu: None,
+        memory: None,
+        storage_class: None,
     };
     platform.ensure(&wanted).await.unwrap();
 }
@@ -604,7 +607,7 @@ async fn a_process_killed_while_it_removes_leaves_what_the_next_one_finishes() {
     for pause_ms in [10, 15, 20, 25, 30, 40, 50, 60, 80, 120] {
         let first = local.restarted().await;
         first.ensure(&spec(&local, "demo")).await.unwrap();
-        first.shutdown().await;
+        first.shutdown();
         killed_after("remove", &local.config, Duration::from_millis(pause_ms));
         let again = local.restarted().await;
         again.supervise().await.unwrap();

@@ -182,7 +182,7 @@ async fn no_room_no_storage_class_and_no_quota_fail_in_seconds() {
     let mut wanted = spec(&subject, "demo");
     wanted.key = real.clone();
     let big = platform_with(&subject, |config| {
-        config.resources = Resources::guaranteed(Some("5000"), None).unwrap();
+        config.resources = Resources::default().with(Some(&"5000".parse().unwrap()), None);
     });
     big.await.ensure(&wanted).await.unwrap();
     let (failure, took) = fails(&subject, "demo").await;
@@ -190,7 +190,7 @@ async fn no_room_no_storage_class_and_no_quota_fail_in_seconds() {
     assert!(took < Duration::from_secs(15), "{took:?}");
     clear(&subject, "demo").await;
 
-    let classless = platform_with(&subject, |config| *config = config.clone().with_storage_class("no-such-class").unwrap()).await;
+    let classless = platform_with(&subject, |config| config.storage_class = Some("no-such-class".into())).await;
     classless.ensure(&wanted).await.unwrap();
     let (failure, took) = fails(&subject, "demo").await;
     assert!(failure.message.contains("no-such-class"), "{failure}");

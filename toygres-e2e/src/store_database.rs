@@ -88,11 +88,11 @@ pub fn key(namespace: &str, name: &str) -> InstanceKey {
 pub fn new_instance(namespace: &str, name: &str) -> NewInstance {
     NewInstance {
         key: key(namespace, name),
-        platform: "local".into(),
+        platform: toygres_models::PlatformName::Local,
         postgres_version: "15.1".parse().unwrap(),
         storage_size: StorageSize::default(),
-        use_load_balancer: false,
-        dns_label: None,
+        options: toygres_models::InstanceOptions::default(),
+        cluster_id: None,
         cause: "a test".into(),
     }
 }
@@ -103,7 +103,7 @@ pub fn update(instance_id: Uuid, name: &str, state: InstanceState) -> MetadataUp
     MetadataUpdate {
         instance_id,
         instance_name: name.into(),
-        platform: "local".into(),
+        platform: toygres_models::PlatformName::Local,
         state,
         health_status: None,
         ip_connection_string: None,

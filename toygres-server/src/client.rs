@@ -19,7 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use toygres_activities::platform::OfferedVersion;
 use toygres_models::store::{Event, Instance, Operation};
-use toygres_models::{InstanceKey, InstanceName, Namespace};
+use toygres_models::{InstanceKey, InstanceName, Namespace, PlatformName};
 use url::Url;
 use uuid::Uuid;
 
@@ -222,9 +222,10 @@ impl Client {
         self.decode(&body)
     }
 
-    /// The PostgreSQL versions to be had, newest first.
-    pub async fn versions(&self) -> Result<Page<OfferedVersion>, ClientError> {
-        self.get(self.url(&["v1", "versions"], &[])?).await
+    /// The PostgreSQL versions to be had on a platform, newest first.
+    pub async fn versions(&self, platform: Option<PlatformName>) -> Result<Page<OfferedVersion>, ClientError> {
+        let platform = ("platform", platform.map(|platform| platform.to_string()));
+        self.get(self.url(&["v1", "versions"], &[platform])?).await
     }
 
     /// Whether a server is there at all. Sends no token, so a stranger may be asked.

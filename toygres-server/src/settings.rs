@@ -16,8 +16,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
+use toygres_activities::platform::kubernetes::KubernetesConfig;
 use toygres_activities::platform::local::LocalConfig;
-use toygres_models::Namespace;
+use toygres_models::{Invalid, Namespace, PlatformName};
 use url::Url;
 
 pub use flags::{OutputFormat, SettingFlags};
@@ -35,6 +36,9 @@ pub const DEFAULT_POOL_SIZE: usize = LocalConfig::DEFAULT_POOL_SIZE;
 /// A prepared data directory has about 40 MB; more of them would only fill the disk.
 const MAX_POOL_SIZE: usize = 32;
 
+/// Keys of settings with the text that was given for each.
+type GivenTexts = Vec<(&'static str, String)>;
+
 /// What is set, checked and with its defaults filled in.
 #[derive(Clone)]
 pub struct Settings {
@@ -46,6 +50,16 @@ pub struct Settings {
     pub database_url: Option<SecretString>,
     /// Where the server listens, if it was asked for: then there is no falling back.
     pub listen: Option<SocketAddr>,
+    /// Whether the server may speak plain HTTP beyond this machine.
+    pub allow_plaintext: bool,
+    /// The platforms that the server serves, the default one first.
+    pub platforms: Vec<PlatformName>,
+    /// The platform that commands mean, if one was given.
+    pub platform: Option<PlatformName>,
+    /// The settings of the Kubernetes platform, checked.
+    pub kubernetes: KubernetesConfig,
+    /// The same as they were given, for another process.
+    kubernetes_texts: GivenTexts,
     /// The server that commands talk to; the one on this machine if there is none.
     pub url: Option<Url>,
     /// The bearer token; the state directory's if there is none.
@@ -84,17 +98,24 @@ impl Settings {
     ) -> Result<Self, SettingsError> {
         let folders = Folders { environment, is_root };
         let sources = Sources::gather(flags, environment, folders.config_file())?;
+        let state_dir = match sources.find("state_dir") {
+            Some(value) => folders.path(&value)?,
+            None => folders.default_state_dir()?,
+        };
+        let (kubernetes, kubernetes_texts) = kubernetes(&sources, &state_dir)?;
         Ok(Self {
-            state_dir: match sources.find("state_dir") {
-                Some(value) => folders.path(&value)?,
-                None => folders.default_state_dir()?,
-            },
+            state_dir,
             cache_dir: match sources.find("cache_dir") {
                 Some(value) => folders.path(&value)?,
                 None => folders.default_cache_dir()?,
             },
-            database_url: sources.parse("database_url", parse_database_url)?,
+            database_url: database_url(&sources, &folders)?,
             listen: sources.parse("listen", parse_listen)?,
+            allow_plaintext: sources.parse("allow_plaintext", parse_bool)?.unwrap_or_default(),
+            platforms: sources.parse("platforms", parse_platforms)?.unwrap_or_else(|| PlatformName::ALL.into()),
+            platform: sources.parse("platform", |text| text.parse().map_err(problem))?,
+            kubernetes,
+            kubernetes_texts,
             url: sources.parse("url", parse_url)?,
             token: token(&sources, &folders)?,
             port_range: sources.parse("port_range", parse_port_range)?.unwrap_or(DEFAULT_PORT_RANGE),
@@ -134,22 +155,35 @@ impl Settings {
     /// The environment that gives another `toygres` process the same server settings. Secrets are
     /// in it: an environment is private to the user, an argument vector is not.
     #[must_use]
-    pub fn to_environment(&self) -> Vec<(&'static str, OsString)> {
+    pub fn to_environment(&self) -> Vec<(String, OsString)> {
         let (first, last) = self.port_range.clone().into_inner();
+        let platforms: Vec<_> = self.platforms.iter().map(|platform| platform.as_str()).collect();
         let secret = |secret: &SecretString| OsString::from(secret.expose_secret());
-        let mut environment: Vec<(&'static str, OsString)> = vec![
-            ("TOYGRES_STATE_DIR", self.state_dir.clone().into()),
-            ("TOYGRES_CACHE_DIR", self.cache_dir.clone().into()),
-            ("TOYGRES_PORT_RANGE", format!("{first}-{last}").into()),
-            ("TOYGRES_POOL_SIZE", self.pool_size.to_string().into()),
+        let mut values: Vec<(&str, OsString)> = vec![
+            ("state_dir", self.state_dir.clone().into()),
+            ("cache_dir", self.cache_dir.clone().into()),
+            ("port_range", format!("{first}-{last}").into()),
+            ("pool_size", self.pool_size.to_string().into()),
+            ("allow_plaintext", self.allow_plaintext.to_string().into()),
+            ("platforms", platforms.join(",").into()),
         ];
-        environment.extend(self.database_url.as_ref().map(|url| ("TOYGRES_DATABASE_URL", secret(url))));
-        environment.extend(self.listen.map(|listen| ("TOYGRES_LISTEN", listen.to_string().into())));
-        environment.extend(self.token.as_ref().map(|token| ("TOYGRES_TOKEN", secret(token))));
-        environment.extend(self.run_as_user.as_ref().map(|user| ("TOYGRES_RUN_AS_USER", user.into())));
-        environment.extend(self.config_file.as_ref().map(|file| ("TOYGRES_CONFIG", file.into())));
+        values.extend(self.database_url.as_ref().map(|url| ("database_url", secret(url))));
+        values.extend(self.listen.map(|listen| ("listen", listen.to_string().into())));
+        values.extend(self.token.as_ref().map(|token| ("token", secret(token))));
+        values.extend(self.run_as_user.as_ref().map(|user| ("run_as_user", user.into())));
+        values.extend(self.kubernetes_texts.iter().map(|(key, text)| (*key, text.into())));
+        values.extend(self.config_file.as_ref().map(|file| ("config", file.into())));
+        let mut environment: Vec<_> = values.into_iter().map(|(key, value)| (source::variable(key), value)).collect();
+        environment.extend(kubeconfig());
         environment
     }
+}
+
+/// `KUBECONFIG` with absolute paths: the other process may run in another folder.
+fn kubeconfig() -> Option<(String, OsString)> {
+    let paths = std::env::var_os("KUBECONFIG").filter(|paths| !paths.is_empty())?;
+    let absolute = std::env::split_paths(&paths).map(|path| std::path::absolute(&path).unwrap_or(path));
+    Some(("KUBECONFIG".to_owned(), std::env::join_paths(absolute).unwrap_or(paths)))
 }
 
 impl fmt::Debug for Settings {
@@ -230,18 +264,48 @@ impl Folders<'_> {
     }
 }
 
-/// The token itself, or else the one in a file; the nearer source wins.
-fn token(sources: &Sources, folders: &Folders<'_>) -> Result<Option<SecretString>, SettingsError> {
-    match sources.find_nearest(&["token", "token_file"]) {
+/// A secret itself, or else the one in a file; the nearer source wins.
+fn secret(
+    sources: &Sources,
+    folders: &Folders<'_>,
+    [itself, in_file]: [&'static str; 2],
+    parser: fn(&str) -> Result<SecretString, String>,
+) -> Result<Option<SecretString>, SettingsError> {
+    match sources.find_nearest(&[itself, in_file]) {
         None => Ok(None),
-        Some(("token", value)) => value.parse(parse_token).map(Some),
+        Some((key, value)) if key == itself => value.parse(parser).map(Some),
         Some((_, value)) => {
             let path = folders.path(&value)?;
             let text = std::fs::read_to_string(&path)
                 .map_err(|error| value.refused(format!("{} can't be read: {error}", path.display())))?;
-            parse_token(text.trim_end()).map(Some).map_err(|problem| value.refused(problem))
+            parser(text.trim_end()).map(Some).map_err(|problem| value.refused(problem))
         }
     }
+}
+
+fn token(sources: &Sources, folders: &Folders<'_>) -> Result<Option<SecretString>, SettingsError> {
+    secret(sources, folders, ["token", "token_file"], parse_token)
+}
+
+fn database_url(sources: &Sources, folders: &Folders<'_>) -> Result<Option<SecretString>, SettingsError> {
+    secret(sources, folders, ["database_url", "database_url_file"], parse_database_url)
+}
+
+/// The Kubernetes platform's settings, checked, and as they were given.
+fn kubernetes(sources: &Sources, state_dir: &Path) -> Result<(KubernetesConfig, GivenTexts), SettingsError> {
+    let mut values = Vec::new();
+    for key in KubernetesConfig::KEYS {
+        if let Some(value) = sources.find(key) {
+            let text = value.parse(|text| Ok(text.to_owned()))?;
+            values.push((key, text, value));
+        }
+    }
+    let get = |key: &'static str| values.iter().find(|(known, ..)| *known == key).map(|(_, text, _)| text.clone());
+    let config = KubernetesConfig::from_settings(state_dir.to_owned(), &get).map_err(|Invalid { field, problem }| {
+        let refused = values.iter().find(|(key, ..)| *key == field).map(|(.., value)| value.refused(&problem));
+        refused.unwrap_or(SettingsError::Value { from: Source::Flag(field.to_owned()), problem })
+    })?;
+    Ok((config, values.into_iter().map(|(key, text, _)| (key, text)).collect()))
 }
 
 /// An [`Invalid`](toygres_models::Invalid) without its field: the source names the setting.
@@ -263,6 +327,18 @@ fn parse_database_url(text: &str) -> Result<SecretString, String> {
         Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => Ok(text.into()),
         _ => Err("is not a URL such as postgresql://user@host:5432/database".into()),
     }
+}
+
+fn parse_platforms(text: &str) -> Result<Vec<PlatformName>, String> {
+    let mut platforms = Vec::new();
+    for name in text.split(',') {
+        let name: PlatformName = name.trim().parse().map_err(problem)?;
+        if platforms.contains(&name) {
+            return Err(format!("{name} is listed twice"));
+        }
+        platforms.push(name);
+    }
+    Ok(platforms)
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {

@@ -20,8 +20,9 @@ pub async fn delete_postgres_activity(
         // still makes things would leave some behind.
         return Err(Failure::transient(FailureKind::Busy, format!("the creation of {key} is still being given up")));
     }
-    let deleted = context.platform.remove(&key).await?;
+    let place = context.place(context.order(&ctx).await?.as_ref()).await?;
+    let deleted = place.platform.remove(&key).await?;
     // Last, so that a repeated deployment cut off by this deletion never lacks it.
-    context.secrets.remove(&key).await?;
+    place.secrets.remove(&key).await?;
     Ok(DeletePostgresOutput { deleted })
 }

@@ -10,12 +10,12 @@ use crate::types::{GetConnectionStringsInput, GetConnectionStringsOutput, instan
 /// See [`GET_CONNECTION_STRINGS`](crate::names::activities::GET_CONNECTION_STRINGS).
 pub async fn get_connection_strings_activity(
     context: Context,
-    _ctx: ActivityContext,
+    ctx: ActivityContext,
     input: GetConnectionStringsInput,
 ) -> Result<GetConnectionStringsOutput, Failure> {
     let key = instance_key(&input.namespace, &input.instance_name)?;
     let password: Password = input.password.parse()?;
-    let endpoint = context.platform.endpoint(&key).await?;
+    let endpoint = context.place(context.order(&ctx).await?.as_ref()).await?.platform.endpoint(&key).await?;
     // Who gave the password itself gets it back; who gave a reference gets nothing to keep secret.
     let write = |uri: &ConnectionUri| match &password {
         Password::Literal(secret) => uri.with_secret(secret).expose_secret().to_owned(),

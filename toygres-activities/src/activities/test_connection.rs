@@ -12,6 +12,7 @@ use toygres_models::{Failure, FailureKind, Invalid};
 use url::Url;
 
 use crate::context::Context;
+use crate::platforms::Place;
 use crate::secrets;
 use crate::types::{TestConnectionInput, TestConnectionOutput};
 
@@ -21,13 +22,14 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// See [`TEST_CONNECTION`](crate::names::activities::TEST_CONNECTION).
 pub async fn test_connection_activity(
     context: Context,
-    _ctx: ActivityContext,
+    ctx: ActivityContext,
     input: TestConnectionInput,
 ) -> Result<TestConnectionOutput, Failure> {
-    let mut options = connect_options(&context, &input.connection_string).await?;
+    let place = context.place(context.order(&ctx).await?.as_ref()).await?;
+    let mut options = connect_options(&place, &input.connection_string).await?;
     let server = format!("{}:{}", options.get_host(), options.get_port());
     // Held until the answer is there.
-    let way = context.platform.reach(options.get_host(), options.get_port()).await?;
+    let way = place.platform.reach(options.get_host(), options.get_port()).await?;
     if let Some(way) = &way {
         options = options.host(&way.host).port(way.port);
     }
@@ -38,7 +40,7 @@ pub async fn test_connection_activity(
     Ok(TestConnectionOutput { version, connected: true })
 }
 
-async fn connect_options(context: &Context, connection_string: &str) -> Result<PgConnectOptions, Failure> {
+async fn connect_options(place: &Place, connection_string: &str) -> Result<PgConnectOptions, Failure> {
     // Neither parser's error is passed on: it may repeat the password.
     let malformed = || Failure::from(Invalid::new("connection_string", "is not a postgresql://user@host:port/database URI"));
     let url = Url::parse(connection_string).map_err(|_| malformed())?;
@@ -50,7 +52,7 @@ async fn connect_options(context: &Context, connection_string: &str) -> Result<P
         return Ok(options);
     };
     let password = match password.starts_with("secret://") {
-        true => secrets::resolve(&*context.secrets, password.parse()?).await?.expose_secret().to_owned(),
+        true => secrets::resolve(&*place.secrets, password.parse()?).await?.expose_secret().to_owned(),
         false => password.into_owned(),
     };
     // As libpq does and RFC 5802 wants; sqlx passes on what it is given.

@@ -20,7 +20,7 @@ pub async fn update_metadata_activity(
     let update = MetadataUpdate {
         instance_id: input.instance_id,
         instance_name: input.instance_name,
-        platform: context.platform.name().to_owned(),
+        platform: context.platforms.default_name(),
         state: input.state.parse()?,
         health_status: input.health_status,
         ip_connection_string: input.ip_connection_string,

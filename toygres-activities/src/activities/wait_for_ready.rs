@@ -15,9 +15,13 @@ pub async fn wait_for_ready_activity(
     input: WaitForReadyInput,
 ) -> Result<WaitForReadyOutput, Failure> {
     let key = instance_key(&input.namespace, &input.instance_name)?;
-    context.still_wanted(&ctx, &key).await?;
+    let order = context.order(&ctx).await?;
+    if let Some(order) = &order {
+        order.still_wanted()?;
+    }
+    let place = context.place(order.as_ref()).await?;
     let begun = Instant::now();
-    let seen = context.platform.wait_ready(&key, Duration::from_secs(input.timeout_seconds)).await?;
+    let seen = place.platform.wait_ready(&key, Duration::from_secs(input.timeout_seconds)).await?;
     if seen.ready {
         return Ok(WaitForReadyOutput {
             pod_phase: seen.phase.as_str().to_owned(),

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use k8s_openapi::ByteString;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
@@ -68,36 +69,67 @@ impl CertificateAuthority {
     /// Reads `ca.crt` and `ca.key` in `folder`, or makes them.
     pub(crate) fn open(folder: &Path) -> Result<Self, Failure> {
         let (certificate_path, key_path) = (folder.join("ca.crt"), folder.join("ca.key"));
-        let unusable = |error: &dyn std::fmt::Display| {
-            Failure::permanent(
-                FailureKind::Platform,
-                format!(
-                    "the certificate authority in {} can't be used: {error}; nothing was changed. Restore ca.crt and ca.key, \
-                     or remove both to have new ones made, which clients then have to trust anew",
-                    folder.display()
-                ),
-            )
-        };
         // The key is written last, so a pair with a key is whole; without one, what is there is half-made.
         if !key_path.exists() {
-            let key = KeyPair::generate().map_err(broken)?;
-            let mut params = params("toygres CA", CA_DAYS);
-            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-            // A name of its own for each CA, so that clients with several never confuse them.
-            params.distinguished_name.push(DnType::OrganizationalUnitName, uuid::Uuid::new_v4().to_string());
-            let certificate = params.self_signed(&key).map_err(broken)?;
-            write(&certificate_path, certificate.pem().as_bytes(), 0o644)?;
-            write(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
+            let (certificate_pem, key_pem) = Self::generate()?;
+            write(&certificate_path, certificate_pem.as_bytes(), 0o644)?;
+            write(&key_path, key_pem.as_bytes(), 0o600)?;
         }
         let read = |path: &Path| {
             std::fs::read_to_string(path)
                 .map_err(|error| Failure::transient(FailureKind::Platform, format!("could not read {}: {error}", path.display())))
         };
-        let certificate_pem = read(&certificate_path)?;
-        let key = KeyPair::from_pem(&read(&key_path)?).map_err(|error| unusable(&error))?;
-        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(|error| unusable(&error))?;
+        let (certificate_pem, key_pem) = (read(&certificate_path)?, read(&key_path)?);
+        Self::from_pem(certificate_pem, &key_pem, certificate_path).map_err(|problem| {
+            Failure::permanent(
+                FailureKind::Platform,
+                format!(
+                    "the certificate authority in {} can't be used: {problem}; nothing was changed. Restore ca.crt and ca.key, \
+                     or remove both to have new ones made, which clients then have to trust anew",
+                    folder.display()
+                ),
+            )
+        })
+    }
+
+    /// A new one: its certificate and its key, as PEM.
+    pub(crate) fn generate() -> Result<(String, String), Failure> {
+        let key = KeyPair::generate().map_err(broken)?;
+        let mut params = params("toygres CA", CA_DAYS);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        // A name of its own for each CA, so that clients with several never confuse them.
+        params.distinguished_name.push(DnType::OrganizationalUnitName, uuid::Uuid::new_v4().to_string());
+        let certificate = params.self_signed(&key).map_err(broken)?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
+    /// From its certificate and its key; clients find the certificate at `certificate_path`.
+    ///
+    /// # Errors
+    /// What is wrong with them, in words that repeat neither.
+    pub(crate) fn from_pem(certificate_pem: String, key_pem: &str, certificate_path: PathBuf) -> Result<Self, String> {
+        let key = KeyPair::from_pem(key_pem).map_err(|error| format!("ca.key is no private key: {error}"))?;
+        let no_certificate = |error: &dyn std::fmt::Display| format!("ca.crt is no certificate: {error}");
+        let body: String = certificate_pem.lines().filter(|line| !line.starts_with('-')).map(str::trim).collect();
+        // A Secret's values are base64 as well, so their type can read it.
+        let ByteString(der) = serde_json::from_value(body.into()).map_err(|error| no_certificate(&error))?;
+        // A certificate holds its public key as it is.
+        let public_key = key.public_key_raw();
+        let matches = der.windows(public_key.len()).any(|part| part == public_key);
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(|error| no_certificate(&error))?;
+        if !matches {
+            return Err("ca.key is not the key of ca.crt".to_owned());
+        }
         Ok(Self { certificate_path, certificate_pem, issuer })
+    }
+
+    /// Writes the certificate to its path, where clients find it. The key stays where it is.
+    pub(crate) fn publish(&self) -> Result<(), Failure> {
+        if std::fs::read_to_string(&self.certificate_path).is_ok_and(|there| there == self.certificate_pem) {
+            return Ok(());
+        }
+        write(&self.certificate_path, self.certificate_pem.as_bytes(), 0o644)
     }
 
     pub(crate) fn certificate_path(&self) -> &Path {
@@ -148,6 +180,14 @@ mod tests {
         let failure = CertificateAuthority::open(folder.path()).err().unwrap();
         assert!(failure.message.contains("ca.crt"), "{failure}");
         assert_eq!(std::fs::read(folder.path().join("ca.crt")).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_key_of_another_ca_is_reported() {
+        let (certificate, _) = CertificateAuthority::generate().unwrap();
+        let (_, other_key) = CertificateAuthority::generate().unwrap();
+        let problem = CertificateAuthority::from_pem(certificate, &other_key, PathBuf::new()).err().unwrap();
+        assert!(problem.contains("not the key of ca.crt"), "{problem}");
     }
 
     #[test]

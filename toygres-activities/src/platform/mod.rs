@@ -14,7 +14,10 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
-use toygres_models::{ConnectionUri, Failure, InstanceKey, PostgresVersion, StorageSize};
+use toygres_models::{
+    ConnectionUri, Cpu, Failure, InstanceKey, InstanceOptions, Invalid, Memory, PlatformName, PostgresVersion, StorageClass,
+    StorageSize,
+};
 
 /// What an instance is to be.
 #[derive(Debug, Clone)]
@@ -31,6 +34,12 @@ pub struct InstanceSpec {
     pub use_load_balancer: bool,
     /// Label for a public DNS name, where the platform has those.
     pub dns_label: Option<String>,
+    /// Processor time that is its own; the platform's default for `None`.
+    pub cpu: Option<Cpu>,
+    /// Memory that is its own; the platform's default for `None`.
+    pub memory: Option<Memory>,
+    /// The class of its volume; the platform's default for `None`.
+    pub storage_class: Option<StorageClass>,
 }
 
 /// What an instance's server is doing; the words are those of a Kubernetes pod's phase.
@@ -125,8 +134,21 @@ pub struct PlatformEvent {
 /// out: not into argv, environment, logs, files other than the secret store's, or errors.
 #[async_trait]
 pub trait Platform: Send + Sync + 'static {
-    /// `local` or `kubernetes`.
-    fn name(&self) -> &'static str;
+    /// Its name.
+    fn name(&self) -> PlatformName;
+
+    /// Which of several clusters this is, where there can be several and it may be known: the same
+    /// from any machine, another for any other cluster.
+    async fn cluster_id(&self) -> Result<Option<String>, Failure> {
+        Ok(None)
+    }
+
+    /// Whether an instance of that name and with these options can be here at all. Writes nothing
+    /// and asks nobody.
+    ///
+    /// # Errors
+    /// Names the field that can't be had, and why.
+    fn check(&self, key: &InstanceKey, options: &InstanceOptions) -> Result<(), Invalid>;
 
     /// The versions to be had, newest first. What would have to be fetched is listed as far as
     /// the archive can be reached now.
@@ -178,6 +200,9 @@ pub trait Platform: Send + Sync + 'static {
     /// # Errors
     /// [`NotFound`](toygres_models::FailureKind::NotFound) if there is no such instance.
     async fn logs(&self, key: &InstanceKey, tail_lines: usize) -> Result<Vec<String>, Failure>;
+
+    /// Ends what it does by itself: watching, supervising, preparing. Instances run on.
+    fn shutdown(&self);
 
     /// What happens to instances from now on. A receiver that lags loses the oldest.
     fn events(&self) -> broadcast::Receiver<PlatformEvent>;

@@ -1,15 +1,18 @@
 //! A Kubernetes cluster as a subject: a namespace of its own for each test, under the restricted
 //! security profile. Only where it is asked for, so that nobody's cluster is touched by accident.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use serde_json::Value;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, broadcast};
+use toygres_activities::k8s_client::ClusterChoice;
 use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform};
 use toygres_activities::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Platform, PlatformEvent, Reach};
-use toygres_models::{Failure, InstanceKey, PostgresVersion};
+use toygres_models::{Failure, InstanceKey, InstanceOptions, Invalid, PlatformName, PostgresVersion};
 
 use super::{READY, Subject, key};
 
@@ -26,7 +29,8 @@ pub struct Kubernetes {
     pub namespace: String,
     version: PostgresVersion,
     renamed: Arc<InNamespace>,
-    _ca: tempfile::TempDir,
+    /// For its CA, and what a test writes.
+    pub folder: tempfile::TempDir,
     _turn: OwnedSemaphorePermit,
 }
 
@@ -44,6 +48,16 @@ pub fn kubectl(arguments: &[&str]) -> String {
     let output = Command::new("kubectl").args(arguments).output().expect("kubectl is needed for tests on Kubernetes");
     assert!(output.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Writes a kubeconfig: the one that the tests use, its one cluster and one user changed.
+pub fn kubeconfig(folder: &Path, change: impl FnOnce(&mut Value)) -> ClusterChoice {
+    let text = kubectl(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]);
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    change(&mut config);
+    let path = folder.join(format!("kubeconfig-{}", uuid::Uuid::new_v4().simple()));
+    std::fs::write(&path, config.to_string()).unwrap();
+    ClusterChoice { kubeconfig: Some(path), context: None }
 }
 
 /// Applies a manifest, as somebody else than toygres would.
@@ -87,18 +101,18 @@ impl Kubernetes {
         kubectl(&["create", "namespace", &namespace]);
         let version = real_version(&namespace, major).await;
         kubectl(&["label", "namespace", &namespace, "pod-security.kubernetes.io/enforce=restricted"]);
-        let ca = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
         let images = Images::parse(None, Some(&format!("{version}={major}"))).unwrap();
         let config = KubernetesConfig {
             namespaces: vec![namespace.parse().unwrap()],
             images,
-            ca_dir: ca.path().to_owned(),
+            ca_dir: folder.path().to_owned(),
             ..KubernetesConfig::default()
         };
         let config = change(config);
         let platform = KubernetesPlatform::connect(config.clone()).await.unwrap();
         let renamed = Arc::new(InNamespace { inner: platform.clone(), namespace: namespace.clone() });
-        Some(Self { platform, config, namespace, version, renamed, _ca: ca, _turn: turn })
+        Some(Self { platform, config, namespace, version, renamed, folder, _turn: turn })
     }
 
     /// The instance's key as the platform knows it.
@@ -108,6 +122,11 @@ impl Kubernetes {
 
     pub fn kubectl(&self, arguments: &[&str]) -> String {
         kubectl(&[&["-n", &self.namespace], arguments].concat())
+    }
+
+    /// The cluster, with the test's namespace as the client's own.
+    pub fn own_cluster(&self) -> ClusterChoice {
+        kubeconfig(self.folder.path(), |config| config["contexts"][0]["context"]["namespace"] = self.namespace.clone().into())
     }
 
     fn describe(&self) {
@@ -198,8 +217,12 @@ impl InNamespace {
 
 #[async_trait]
 impl Platform for InNamespace {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> PlatformName {
         self.inner.name()
+    }
+
+    fn check(&self, key: &InstanceKey, options: &InstanceOptions) -> Result<(), Invalid> {
+        self.inner.check(&self.real(key), options)
     }
 
     async fn versions(&self) -> Result<Vec<OfferedVersion>, Failure> {
@@ -241,6 +264,10 @@ impl Platform for InNamespace {
 
     async fn logs(&self, key: &InstanceKey, tail_lines: usize) -> Result<Vec<String>, Failure> {
         self.inner.logs(&self.real(key), tail_lines).await
+    }
+
+    fn shutdown(&self) {
+        self.inner.shutdown();
     }
 
     fn events(&self) -> broadcast::Receiver<PlatformEvent> {

@@ -46,6 +46,9 @@ pub fn spec(subject: &dyn Subject, name: &str) -> InstanceSpec {
         password: PASSWORD.to_owned().into(),
         use_load_balancer: false,
         dns_label: None,
+        cpu: None,
+        memory: None,
+        storage_class: None,
     }
 }
 

@@ -5,7 +5,10 @@ use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{Instance, Operation, StepFailure, Store, StoreError};
-use crate::{Failure, FailureKind, InstanceKey, InstanceState, OperationKind, OperationState, PostgresVersion, StorageSize};
+use crate::{
+    Cpu, DnsLabel, Failure, FailureKind, InstanceKey, InstanceOptions, InstanceState, Memory, OperationKind, OperationState,
+    PlatformName, PostgresVersion, StorageClass, StorageSize,
+};
 
 /// An instance to be created.
 #[derive(Debug, Clone)]
@@ -13,15 +16,15 @@ pub struct NewInstance {
     /// Namespace and name.
     pub key: InstanceKey,
     /// Where it is to run.
-    pub platform: String,
+    pub platform: PlatformName,
+    /// On which cluster, where the platform has several.
+    pub cluster_id: Option<String>,
     /// Its version, resolved.
     pub postgres_version: PostgresVersion,
     /// Its storage.
     pub storage_size: StorageSize,
-    /// Whether it may be reached from outside the platform's network.
-    pub use_load_balancer: bool,
-    /// Label of its public DNS name.
-    pub dns_label: Option<String>,
+    /// What else it is to be.
+    pub options: InstanceOptions,
     /// Who asked, and for what.
     pub cause: String,
 }
@@ -52,7 +55,7 @@ pub struct MetadataUpdate {
     /// Its name, for a record that isn't there yet.
     pub instance_name: String,
     /// Where it runs, for a record that isn't there yet.
-    pub platform: String,
+    pub platform: PlatformName,
     /// Its new state.
     pub state: InstanceState,
     /// Its health; `None` leaves it.
@@ -85,19 +88,24 @@ impl Store {
         loop {
             let mut tx = self.pool.begin().await?;
             let instance: Option<Instance> = sqlx::query_as(
-                "INSERT INTO instances (id, namespace, name, platform, postgres_version, storage_size_gb, use_load_balancer, dns_label)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+                "INSERT INTO instances (id, namespace, name, platform, cluster_id, postgres_version, storage_size_gb,
+                    use_load_balancer, dns_label, cpu, memory, storage_class)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
                  ON CONFLICT (namespace, name) WHERE state <> 'deleted' DO NOTHING
                  RETURNING *",
             )
             .bind(Uuid::now_v7())
             .bind(new.key.namespace.as_str())
             .bind(new.key.name.as_str())
-            .bind(&new.platform)
+            .bind(new.platform)
+            .bind(&new.cluster_id)
             .bind(new.postgres_version.to_string())
             .bind(new.storage_size.gb())
-            .bind(new.use_load_balancer)
-            .bind(&new.dns_label)
+            .bind(new.options.use_load_balancer)
+            .bind(new.options.dns_label.as_ref().map(DnsLabel::as_str))
+            .bind(new.options.cpu.as_ref().map(Cpu::as_str))
+            .bind(new.options.memory.as_ref().map(Memory::as_str))
+            .bind(new.options.storage_class.as_ref().map(StorageClass::as_str))
             .fetch_optional(&mut *tx)
             .await?;
             if let Some(instance) = instance {
@@ -174,7 +182,7 @@ impl Store {
                 )
                 .bind(update.instance_id)
                 .bind(&update.instance_name)
-                .bind(&update.platform)
+                .bind(update.platform)
                 .bind(update.state)
                 .fetch_one(&mut *tx)
                 .await?
@@ -255,15 +263,24 @@ impl Store {
             .ok_or_else(|| StoreError::InstanceNotFound(id.to_string()))
     }
 
-    /// The state of the instance that an operation is about.
+    /// The instance that an operation is about, and what the operation does with it.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn instance_state(&self, operation_id: Uuid) -> Result<Option<(OperationKind, InstanceState)>, StoreError> {
-        Ok(sqlx::query_as("SELECT o.kind, i.state FROM operations o JOIN instances i ON i.id = o.instance_id WHERE o.id = $1")
-            .bind(operation_id)
-            .fetch_optional(&self.pool)
-            .await?)
+    pub async fn instance_of(&self, operation_id: Uuid) -> Result<Option<(OperationKind, Instance)>, StoreError> {
+        #[derive(sqlx::FromRow)]
+        struct Row {
+            operation_kind: OperationKind,
+            #[sqlx(flatten)]
+            instance: Instance,
+        }
+        let row: Option<Row> = sqlx::query_as(
+            "SELECT o.kind AS operation_kind, i.* FROM operations o JOIN instances i ON i.id = o.instance_id WHERE o.id = $1",
+        )
+        .bind(operation_id)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| (row.operation_kind, row.instance)))
     }
 
     /// Live instances in order of namespace and name, of one namespace or of all, after the one
@@ -288,6 +305,18 @@ impl Store {
         .bind(limit)
         .fetch_all(&self.pool)
         .await?)
+    }
+
+    /// The platforms that have live instances.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn platforms_in_use(&self) -> Result<Vec<PlatformName>, StoreError> {
+        let rows: Vec<(PlatformName,)> =
+            sqlx::query_as("SELECT DISTINCT platform FROM instances WHERE state <> 'deleted' ORDER BY platform")
+                .fetch_all(&self.pool)
+                .await?;
+        Ok(rows.into_iter().map(|(name,)| name).collect())
     }
 
     /// The live instance of that name, or else the one that was deleted last.

@@ -5,6 +5,7 @@
 
 mod events;
 mod instances;
+mod lead;
 mod listen;
 mod operations;
 mod ports;
@@ -17,6 +18,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 pub use instances::{Created, DeleteRequested, MetadataUpdate, NewInstance};
+pub use lead::Leadership;
 pub use listen::OperationChanges;
 pub use operations::OperationFilter;
 pub use records::{Event, Instance, Operation, Step, StepFailure};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::{Failure, InstanceState, OperationKind, OperationState, StepState};
+use crate::{Failure, InstanceState, OperationKind, OperationState, PlatformName, StepState};
 
 /// Why an instance is `failed`: the step that failed, and its failure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,8 +27,8 @@ pub struct Instance {
     pub namespace: String,
     /// Its name, unique among its namespace's live instances.
     pub name: String,
-    /// Where it runs: `local` or `kubernetes`.
-    pub platform: String,
+    /// Where it runs.
+    pub platform: PlatformName,
     /// PostgreSQL's version, full where the platform knows it.
     pub postgres_version: String,
     /// Storage in GB, as asked for.
@@ -37,6 +37,14 @@ pub struct Instance {
     pub use_load_balancer: bool,
     /// Label of its public DNS name.
     pub dns_label: Option<String>,
+    /// Processor time that is its own, such as `500m`; the platform's default if none was asked for.
+    pub cpu: Option<String>,
+    /// Memory that is its own, such as `2Gi`; the platform's default if none was asked for.
+    pub memory: Option<String>,
+    /// The class of its volume; the platform's default if none was asked for.
+    pub storage_class: Option<String>,
+    /// Which cluster it runs on, where that is known.
+    pub cluster_id: Option<String>,
     /// Where it is in its life.
     pub state: InstanceState,
     /// `healthy`, `unhealthy`, or none where it isn't known yet.

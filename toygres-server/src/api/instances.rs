@@ -9,7 +9,10 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq;
 use toygres_models::connection::{DATABASE, USER};
 use toygres_models::store::{Created, DeleteRequested, Event, Instance, NewInstance, Operation};
-use toygres_models::{InstanceKey, InstanceState, Password, PostgresVersion, StorageSize};
+use toygres_models::{
+    Cpu, DnsLabel, InstanceKey, InstanceOptions, InstanceState, Invalid, Memory, Password, PlatformName, PostgresVersion,
+    StorageClass, StorageSize,
+};
 
 use super::problem::ApiError;
 use super::request::{Body, Parameters, Segment, instance_key, page_limit};
@@ -48,9 +51,34 @@ fn accepted(operation: Operation) -> Response {
 
 /// What a create asks for, checked.
 struct Wanted {
+    platform: Option<PlatformName>,
     version: Option<PostgresVersion>,
     storage: Option<StorageSize>,
+    options: InstanceOptions,
     password: Option<SecretString>,
+}
+
+impl Wanted {
+    fn check(body: &CreateInstance) -> Result<Self, Invalid> {
+        let options = InstanceOptions {
+            use_load_balancer: body.use_load_balancer,
+            dns_label: body.dns_label.as_deref().map(str::parse).transpose()?,
+            cpu: body.cpu.as_deref().map(str::parse).transpose()?,
+            memory: body.memory.as_deref().map(str::parse).transpose()?,
+            storage_class: body.storage_class.as_deref().map(str::parse).transpose()?,
+        };
+        if options.dns_label.is_some() && !options.use_load_balancer {
+            return Err(Invalid::new("dns_label", "needs use_load_balancer (--public): a private instance has no public name"));
+        }
+        let password = body.password.as_deref();
+        Ok(Self {
+            platform: body.platform.as_deref().map(str::parse).transpose()?,
+            version: body.postgres_version.as_deref().map(str::parse).transpose()?,
+            storage: body.storage_size_gb.map(StorageSize::try_from).transpose()?,
+            options,
+            password: password.map(|password| Password::check_literal(password).map(|()| password.into())).transpose()?,
+        })
+    }
 }
 
 /// 202 and the operation; 200 and the earlier operation if the same instance is there already.
@@ -60,30 +88,28 @@ pub(super) async fn create(
     Body(body): Body<CreateInstance>,
 ) -> Result<Response, ApiError> {
     let key = instance_key(&body.name, parameters.namespace.as_deref())?;
-    let wanted = Wanted {
-        version: body.postgres_version.as_deref().map(str::parse).transpose()?,
-        storage: body.storage_size_gb.map(StorageSize::try_from).transpose()?,
-        password: body
-            .password
-            .as_deref()
-            .map(|password| Password::check_literal(password).map(|()| password.into()))
-            .transpose()?,
-    };
+    let wanted = Wanted::check(&body)?;
     // Looked up first: what is there needs no version to be had any more.
     if let Ok(instance) = state.store.instance(&key).await {
         return existing(&state, &key, &instance, &wanted).await;
     }
+    let platform = wanted.platform.unwrap_or_else(|| state.platforms.default_name());
+    if platform == PlatformName::Kubernetes {
+        check_context(&state, body.kube_context.as_deref())?;
+    }
+    let place = state.platforms.get(platform).await?;
+    place.platform.check(&key, &wanted.options)?;
     let new = NewInstance {
-        postgres_version: state.platform.resolve_version(wanted.version).await?,
+        postgres_version: place.platform.resolve_version(wanted.version).await?,
         storage_size: wanted.storage.unwrap_or_default(),
-        platform: state.platform.name().to_owned(),
-        use_load_balancer: false,
-        dns_label: None,
+        platform,
+        cluster_id: place.platform.cluster_id().await?,
+        options: wanted.options.clone(),
         cause: "requested through the API".to_owned(),
         key,
     };
     let password = wanted.password.clone().unwrap_or_else(Password::generate);
-    let created = state.store.create_instance(&new, async || state.secrets.put(&new.key, &password).await).await?;
+    let created = state.store.create_instance(&new, async || place.secrets.put(&new.key, &password).await).await?;
     match created {
         Created::New(operation) => {
             let instance = state.store.instance_by_id(operation.instance_id).await?;
@@ -91,6 +117,22 @@ pub(super) async fn create(
             Ok(accepted(operation))
         }
         Created::Existing(instance, _) => existing(&state, &new.key, &instance, &wanted).await,
+    }
+}
+
+/// Whoever names a cluster gets that one or none.
+fn check_context(state: &AppState, wanted: Option<&str>) -> Result<(), ApiError> {
+    match (wanted, state.kube_context.as_deref()) {
+        (None, _) => Ok(()),
+        (Some(wanted), Some(served)) if wanted == served => Ok(()),
+        (Some(wanted), served) => {
+            let served =
+                served.map_or_else(|| "its kubeconfig's current context".to_owned(), |served| format!("the context {served}"));
+            Err(ApiError::conflict(format!(
+                "kube_context: the server was started with {served}, not with {wanted}; nothing was changed. \
+                 `toygres server stop`, and the next command starts one with --kube-context {wanted}"
+            )))
+        }
     }
 }
 
@@ -109,25 +151,14 @@ async fn existing(state: &AppState, key: &InstanceKey, instance: &Instance, want
             )));
         }
     }
-    let refuse = |what: &str, has: &str| {
-        Err(ApiError::conflict(format!(
-            "{key} is there already, with {what} {has}; choose another name, or delete it first. Nothing was changed"
-        )))
-    };
-    let version: Option<PostgresVersion> = instance.postgres_version.parse().ok();
-    if let (Some(wanted), Some(version)) = (wanted.version, version)
-        && !wanted.accepts(version)
-    {
-        return refuse("PostgreSQL", &instance.postgres_version);
-    }
-    if wanted.storage.is_some_and(|storage| storage.gb() != instance.storage_size_gb) {
-        return refuse("a storage_size_gb of", &instance.storage_size_gb.to_string());
+    if let Some((what, has)) = difference(instance, wanted) {
+        return Err(refuse_other(key, &what, &has));
     }
     if let Some(password) = &wanted.password {
-        let kept = state.secrets.get(key).await?;
+        let kept = state.platforms.of(instance).await?.secrets.get(key).await?;
         let same: bool = kept.expose_secret().as_bytes().ct_eq(password.expose_secret().as_bytes()).into();
         if !same {
-            return refuse("another", "password");
+            return Err(refuse_other(key, "another", "password"));
         }
     }
     let filter = toygres_models::store::OperationFilter {
@@ -140,6 +171,41 @@ async fn existing(state: &AppState, key: &InstanceKey, instance: &Instance, want
     operation
         .map(|operation| Json(operation).into_response())
         .ok_or_else(|| ApiError::conflict(format!("{key} is there already")))
+}
+
+fn refuse_other(key: &InstanceKey, what: &str, has: &str) -> ApiError {
+    ApiError::conflict(format!(
+        "{key} is there already, with {what} {has}; choose another name, or delete it first. Nothing was changed"
+    ))
+}
+
+/// The first thing in which the instance that is there isn't what is asked for.
+fn difference(instance: &Instance, wanted: &Wanted) -> Option<(String, String)> {
+    let differs = |what: &str, has: &str| Some((what.to_owned(), has.to_owned()));
+    if wanted.platform.is_some_and(|platform| platform != instance.platform) {
+        return differs("the platform", instance.platform.as_str());
+    }
+    let version: Option<PostgresVersion> = instance.postgres_version.parse().ok();
+    if let (Some(wanted), Some(version)) = (wanted.version, version)
+        && !wanted.accepts(version)
+    {
+        return differs("PostgreSQL", &instance.postgres_version);
+    }
+    if wanted.storage.is_some_and(|storage| storage.gb() != instance.storage_size_gb) {
+        return differs("a storage_size_gb of", &instance.storage_size_gb.to_string());
+    }
+    let options = &wanted.options;
+    if options.use_load_balancer != instance.use_load_balancer {
+        return differs(if instance.use_load_balancer { "a public" } else { "no public" }, "address");
+    }
+    let texts = [
+        ("the dns_label", options.dns_label.as_ref().map(DnsLabel::as_str), &instance.dns_label),
+        ("a cpu of", options.cpu.as_ref().map(Cpu::as_str), &instance.cpu),
+        ("a memory of", options.memory.as_ref().map(Memory::as_str), &instance.memory),
+        ("the storage_class", options.storage_class.as_ref().map(StorageClass::as_str), &instance.storage_class),
+    ];
+    let other = texts.iter().find(|(_, wanted, has)| wanted.is_some() && *wanted != has.as_deref());
+    other.and_then(|(what, _, has)| differs(what, has.as_deref().unwrap_or("(the platform's default)")))
 }
 
 /// 202 and the operation; repeating it while it is at work gives the same one.
@@ -201,9 +267,18 @@ pub(super) async fn get(
         return Ok(Json(instance));
     }
     // Asked about one instance, the server looks, and says what it sees.
-    let healthy = state.platform.observe(&key).await?.is_some_and(|seen| seen.ready);
-    state.store.record_health(&key, healthy).await?;
-    Ok(Json(state.store.instance(&key).await?))
+    let seen = async { state.platforms.of(&instance).await?.platform.observe(&key).await };
+    match seen.await {
+        Ok(seen) => {
+            state.store.record_health(&key, seen.is_some_and(|seen| seen.ready)).await?;
+            Ok(Json(state.store.instance(&key).await?))
+        }
+        // What is on record is worth having without that.
+        Err(failure) => {
+            tracing::warn!(instance.name = %key, error = %failure, "the instance could not be looked at");
+            Ok(Json(Instance { health_status: Some("unknown".into()), ..instance }))
+        }
+    }
 }
 
 pub(super) async fn connection(
@@ -220,9 +295,19 @@ pub(super) async fn connection(
         }
         other => return Err(ApiError::conflict(format!("{key} is {other} and can't be connected to; `toygres get` says more"))),
     }
-    let endpoint = state.platform.endpoint(&key).await?;
-    let password = state.secrets.get(&key).await?;
+    let place = state.platforms.of(&instance).await?;
+    let (endpoint, password) = tokio::try_join!(place.platform.endpoint(&key), place.secrets.get(&key))?;
+    let ca_certificate = match &endpoint.uri.ca_certificate_path {
+        Some(path) => Some(tokio::fs::read_to_string(path).await.map_err(|error| {
+            ApiError::unavailable(format!("the CA's certificate {path} can't be read on the server's machine: {error}"))
+        })?),
+        None => None,
+    };
     Ok(Json(Connection {
+        internal: instance.platform == PlatformName::Kubernetes && !instance.use_load_balancer,
+        platform: instance.platform,
+        cluster_id: instance.cluster_id,
+        ca_certificate,
         user: USER.into(),
         database: DATABASE.into(),
         sslmode: if endpoint.uri.ca_certificate_path.is_some() { "verify-full" } else { "require" }.into(),
@@ -264,8 +349,8 @@ pub(super) async fn logs(
     if tail_lines > MAX_TAIL_LINES {
         return Err(ApiError::invalid(format!("tail_lines: {tail_lines} is out of range; give 0 to {MAX_TAIL_LINES}")));
     }
-    state.store.instance(&key).await?;
-    let mut lines = state.platform.logs(&key, tail_lines).await?;
+    let instance = state.store.instance(&key).await?;
+    let mut lines = state.platforms.of(&instance).await?.platform.logs(&key, tail_lines).await?;
     if let Some(last) = lines.last_mut() {
         last.push('\n');
     }

@@ -20,14 +20,15 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
+use toygres_activities::Platforms;
+use toygres_activities::platform::OfferedVersion;
 use toygres_activities::platform::local::LocalHost;
-use toygres_activities::platform::{OfferedVersion, Platform};
-use toygres_activities::secrets::SecretStore;
-use toygres_models::Store;
 use toygres_models::store::OperationChanges;
+use toygres_models::{PlatformName, Store};
 
 use crate::server::workflows::Workflows;
 use problem::ApiError;
+use request::Parameters;
 use resources::{Health, Page};
 
 /// Largest body: a create with a password of the greatest length fits many times.
@@ -37,12 +38,12 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 pub struct AppState {
     /// The metadata store.
     pub store: Store,
-    /// Where instances run.
-    pub platform: Arc<dyn Platform>,
-    /// This machine, for what it is busy with.
-    pub host: Arc<LocalHost>,
-    /// Where passwords rest.
-    pub secrets: Arc<dyn SecretStore>,
+    /// Where instances run, and their passwords rest.
+    pub platforms: Platforms,
+    /// This machine, for what it is busy with, where it has instances.
+    pub host: Option<Arc<LocalHost>>,
+    /// The context of the kubeconfig that the server was started with, where one was named.
+    pub kube_context: Option<String>,
     /// The workflow engine.
     pub workflows: Arc<Workflows>,
     /// Wakes those who wait for an operation.
@@ -109,6 +110,18 @@ async fn readyz(State(state): Shared) -> Result<Json<Health>, ApiError> {
     Ok(healthz().await)
 }
 
-async fn versions(State(state): Shared) -> Result<Json<Page<OfferedVersion>>, ApiError> {
-    Ok(Json(Page { items: state.platform.versions().await?, next_cursor: None }))
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OnPlatform {
+    platform: Option<String>,
+}
+
+/// The versions that one platform offers.
+async fn versions(
+    State(state): Shared,
+    Parameters(parameters): Parameters<OnPlatform>,
+) -> Result<Json<Page<OfferedVersion>>, ApiError> {
+    let name = parameters.platform.as_deref().map(str::parse::<PlatformName>).transpose()?;
+    let place = state.platforms.get(name.unwrap_or_else(|| state.platforms.default_name())).await?;
+    Ok(Json(Page { items: place.platform.versions().await?, next_cursor: None }))
 }

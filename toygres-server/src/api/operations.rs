@@ -97,7 +97,7 @@ async fn progress(state: &AppState, operation: &Operation) -> Result<Option<Stri
     if operation.kind != OperationKind::Create || operation.state != OperationState::Running {
         return Ok(None);
     }
-    let fetches = state.host.fetches();
+    let fetches = state.host.as_ref().map(|host| host.fetches()).unwrap_or_default();
     if fetches.is_empty() {
         return Ok(None);
     }

@@ -1,9 +1,10 @@
 //! What goes over the wire besides the store's records: requests, connections, pages, problems.
 
 use serde::{Deserialize, Serialize};
+use toygres_models::PlatformName;
 
 /// Body of `POST /v1/instances`. Unknown fields are refused.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateInstance {
     /// The name.
@@ -17,6 +18,28 @@ pub struct CreateInstance {
     /// The superuser's password; a generated one if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
+    /// `local` or `kubernetes`; the server's default if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// The context that the server's kubeconfig has to be used with: a safeguard for whoever means
+    /// a particular cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kube_context: Option<String>,
+    /// Whether it gets a public address; it has none if left out.
+    #[serde(default)]
+    pub use_load_balancer: bool,
+    /// Label of a public DNS name; only with `use_load_balancer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_label: Option<String>,
+    /// Processor time that is its own, such as `500m`; the platform's default if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// Memory that is its own, such as `2Gi`; the platform's default if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    /// The class of its volume; the platform's default if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
 }
 
 /// Answer of `GET /v1/instances/{name}/connection`. Holds the password.
@@ -37,6 +60,17 @@ pub struct Connection {
     /// Path of the CA's certificate on the server's machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_certificate_path: Option<String>,
+    /// The CA's certificate, in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_certificate: Option<String>,
+    /// Where it runs.
+    pub platform: PlatformName,
+    /// Which cluster, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// Whether the host is known inside the platform's own network only: from elsewhere, the way is
+    /// a port-forward.
+    pub internal: bool,
     /// All of the above in one URI, percent-encoded.
     pub uri: String,
 }

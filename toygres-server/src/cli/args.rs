@@ -3,7 +3,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use toygres_models::{InstanceName, PostgresVersion, StorageSize};
+use toygres_models::{Cpu, DnsLabel, InstanceName, Memory, PlatformName, PostgresVersion, StorageClass, StorageSize};
 use uuid::Uuid;
 
 use crate::settings::SettingFlags;
@@ -60,7 +60,11 @@ pub enum Command {
     /// Print the end of an instance's PostgreSQL log
     Logs(Logs),
     /// List the PostgreSQL versions to be had
-    Versions,
+    Versions {
+        /// Where: local or kubernetes [default: the server's first] [env: TOYGRES_PLATFORM]
+        #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+        platform: Option<PlatformName>,
+    },
     /// Tell what is missing on this machine, and how to get it
     Doctor,
     /// Start, stop and look at the server on this machine
@@ -83,6 +87,7 @@ Examples:
 Examples:
   toygres create demo
   toygres create demo --version 17 --storage 20
+  toygres create demo --platform kubernetes --cpu 2 --memory 4Gi
   printf %s \"$PASSWORD\" | toygres create demo --password-stdin
   toygres create demo --no-wait -o json
 
@@ -100,6 +105,31 @@ pub struct Create {
     /// Storage in GB [default: 10]
     #[arg(long, value_name = "GB", value_parser = storage_size, allow_hyphen_values = true)]
     pub storage: Option<StorageSize>,
+
+    /// Where it runs: local (a server process) or kubernetes (a pod)
+    /// [default: the server's first, local] [env: TOYGRES_PLATFORM]
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    pub platform: Option<PlatformName>,
+
+    /// On Kubernetes: give it a public address, by a load balancer
+    #[arg(long)]
+    pub public: bool,
+
+    /// On Kubernetes: label of its public DNS name (Azure: LABEL.REGION.cloudapp.azure.com)
+    #[arg(long, value_name = "LABEL", requires = "public", value_parser = dns_label)]
+    pub dns_label: Option<DnsLabel>,
+
+    /// On Kubernetes: processor time that is its own, such as 500m or 2
+    #[arg(long, value_name = "AMOUNT", value_parser = cpu)]
+    pub cpu: Option<Cpu>,
+
+    /// On Kubernetes: memory that is its own, such as 512Mi or 4Gi
+    #[arg(long, value_name = "AMOUNT", value_parser = memory)]
+    pub memory: Option<Memory>,
+
+    /// On Kubernetes: StorageClass of its volume [default: the cluster's]
+    #[arg(long, value_name = "NAME", value_parser = storage_class)]
+    pub storage_class: Option<StorageClass>,
 
     /// Read the superuser's password from standard input instead of generating one
     #[arg(long)]
@@ -138,6 +168,7 @@ Examples:
   toygres connect demo
   pg_dump \"$(toygres connect demo)\" > demo.sql
   eval \"$(toygres connect demo --format env)\"
+  toygres connect demo --forward --port 5432     (on Kubernetes, from outside the cluster)
 
 Every form holds the password: mind where it is shown and stored. A URI in a command's arguments
 can be read by other users of the machine while the command runs; `env` and `toygres psql` avoid it.")]
@@ -149,6 +180,15 @@ pub struct Connect {
     /// The form to print
     #[arg(long, value_enum, default_value_t = ConnectFormat::Uri)]
     pub format: ConnectFormat,
+
+    /// On Kubernetes: forward a port of this machine to it, through the cluster's API server, until
+    /// Ctrl-C
+    #[arg(long)]
+    pub forward: bool,
+
+    /// The port to forward [default: any that is free]
+    #[arg(long, value_name = "PORT", requires = "forward", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
 }
 
 #[derive(Debug, Args)]
@@ -271,6 +311,26 @@ fn instance_name(text: &str) -> Result<InstanceName, String> {
     text.parse().map_err(problem)
 }
 
+fn platform(text: &str) -> Result<PlatformName, String> {
+    text.parse().map_err(problem)
+}
+
+fn dns_label(text: &str) -> Result<DnsLabel, String> {
+    text.parse().map_err(problem)
+}
+
+fn cpu(text: &str) -> Result<Cpu, String> {
+    text.parse().map_err(problem)
+}
+
+fn memory(text: &str) -> Result<Memory, String> {
+    text.parse().map_err(problem)
+}
+
+fn storage_class(text: &str) -> Result<StorageClass, String> {
+    text.parse().map_err(problem)
+}
+
 fn postgres_version(text: &str) -> Result<PostgresVersion, String> {
     text.parse().map_err(problem)
 }
@@ -319,6 +379,10 @@ mod tests {
             ("--storage", "99999999999999999999"),
             ("--storage", "1.5"),
             ("--storage", ""),
+            ("--platform", "docker"),
+            ("--cpu", "lots"),
+            ("--memory", "2"),
+            ("--storage-class", "a b"),
         ] {
             let error = parse(&["create", "demo", flag, value]).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{flag} {value}");

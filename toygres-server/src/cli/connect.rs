@@ -6,28 +6,48 @@ use std::process::ExitCode;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::args::{Connect, ConnectFormat};
-use super::error::Outcome;
+use super::error::{CliError, Outcome};
 use super::session::Session;
+use super::ui::Ui;
+use super::{route, watch};
 use crate::api::resources::Connection;
-use crate::client::Client;
 
 /// All but the characters that RFC 3986 calls unreserved.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 pub async fn run(arguments: &Connect, session: &mut Session<'_>) -> Outcome {
     let key = session.key(arguments.name.clone());
-    let connection = session.call(async |client: &Client| client.connection(&key).await).await?;
     let ui = session.ui;
-    match arguments.format {
-        ConnectFormat::Json => ui.print_json(&connection)?,
-        // `-o json` asks for the record too, if no form was named.
-        ConnectFormat::Uri if !ui.is_for_people() => ui.print_record(&connection)?,
-        ConnectFormat::Uri => ui.print(&connection.uri)?,
-        ConnectFormat::Env => ui.print(env(&connection))?,
-        ConnectFormat::Psql => ui.print(format_args!("psql {}", shell_quoted(&connection.uri)))?,
-        ConnectFormat::Jdbc => ui.print(jdbc(&connection))?,
+    let route = match arguments.forward {
+        true => route::forwarded(session, &key, arguments.port.unwrap_or(0)).await?,
+        false => route::direct(session, &key).await?,
+    };
+    print(ui, arguments.format, &route.connection)?;
+    if route.is_forwarded() {
+        ui.note(format_args!("Forwarding until Ctrl-C, from 127.0.0.1:{} to {}.", route.connection.port, key.name));
+        watch::interrupted().await;
+        ui.end_line();
+    } else if route.connection.internal {
+        let flags = watch::namespace_flag(key.namespace.as_str());
+        ui.note(format_args!(
+            "\n{} is known inside the cluster only. From here:\n  {}",
+            route.connection.host,
+            ui.err.cyan(format_args!("toygres connect{flags} {} --forward", key.name)),
+        ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print(ui: &Ui, format: ConnectFormat, connection: &Connection) -> Result<(), CliError> {
+    match format {
+        ConnectFormat::Json => ui.print_json(connection),
+        // `-o json` asks for the record too, if no form was named.
+        ConnectFormat::Uri if !ui.is_for_people() => ui.print_record(connection),
+        ConnectFormat::Uri => ui.print(&connection.uri),
+        ConnectFormat::Env => ui.print(env(connection)),
+        ConnectFormat::Psql => ui.print(format_args!("psql {}", shell_quoted(&connection.uri))),
+        ConnectFormat::Jdbc => ui.print(jdbc(connection)),
+    }
 }
 
 /// libpq's environment variables, the password not among them
@@ -83,24 +103,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-
-    fn connection(password: &str) -> Connection {
-        let uri = toygres_models::ConnectionUri {
-            host: "127.0.0.1".into(),
-            port: 20_001,
-            ca_certificate_path: Some("/a b/ca.crt".into()),
-        };
-        Connection {
-            host: uri.host.clone(),
-            port: uri.port,
-            user: "postgres".into(),
-            password: password.into(),
-            database: "postgres".into(),
-            sslmode: "verify-full".into(),
-            ca_certificate_path: uri.ca_certificate_path.clone(),
-            uri: secrecy::ExposeSecret::expose_secret(&uri.with_secret(&password.into())).to_owned(),
-        }
-    }
+    use crate::cli::testing::connection;
 
     const ODD: &str = "p@:/?#%'\"\\ $🐘";
 

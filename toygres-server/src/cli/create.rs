@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use toygres_models::password::MAX_PASSWORD_LENGTH;
 use toygres_models::store::{Instance, Operation};
-use toygres_models::{InstanceKey, OperationState, Password};
+use toygres_models::{InstanceKey, OperationState, Password, PlatformName};
 
 use super::args::Create;
 use super::display;
@@ -27,6 +27,14 @@ pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
         postgres_version: arguments.version.map(|version| version.to_string()),
         storage_size_gb: arguments.storage.map(|size| size.gb().into()),
         password,
+        platform: arguments.platform.or(settings.platform).map(|platform| platform.to_string()),
+        // Of a server elsewhere, the contexts are its own; here the flag chooses the way to instances.
+        kube_context: settings.kubernetes.cluster.context.clone().filter(|_| session.is_local()),
+        use_load_balancer: arguments.public,
+        dns_label: arguments.dns_label.map(String::from),
+        cpu: arguments.cpu.map(String::from),
+        memory: arguments.memory.map(String::from),
+        storage_class: arguments.storage_class.map(String::from),
     };
     let create = async |client: &Client| client.create_instance(&key.namespace, &body).await;
     let submitted = watch::submit(&mut session, &key, create).await?;
@@ -76,7 +84,7 @@ fn next_steps(ui: &Ui, key: &InstanceKey, instance: &Instance, storage_was_given
     let width = connect.len();
     ui.note(format_args!("\n  {}   open a SQL session", ui.err.cyan(format_args!("{psql:width$}"))));
     ui.note(format_args!("  {}   print the connection URI", ui.err.cyan(connect)));
-    if storage_was_given && instance.platform == "local" {
+    if storage_was_given && instance.platform == PlatformName::Local {
         let size = instance.storage_size_gb;
         let note = format!("The {size} GB are noted, not enforced: on this machine an instance can use whatever its disk has.");
         ui.note(format_args!("\n  {}", ui.err.dim(note)));

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
-use toygres_activities::platform::local::{Diagnosis, diagnose};
+use toygres_activities::platform::local::Diagnosis;
+use toygres_activities::platform::{kubernetes, local};
+use toygres_models::PlatformName;
 
 use super::error::Outcome;
 use super::local_server;
@@ -24,22 +26,43 @@ struct Finding {
     needed: bool,
 }
 
-impl From<Diagnosis> for Finding {
-    fn from(diagnosis: Diagnosis) -> Self {
-        Self { needed: !NOT_NEEDED.contains(&diagnosis.name), diagnosis }
+/// The platform that a create without a word about it takes.
+fn platform(settings: &Settings) -> PlatformName {
+    settings.platform.or(settings.platforms.first().copied()).unwrap_or_default()
+}
+
+/// What there is of a cluster, where someone means one: by the platform, a context, or a kubeconfig.
+async fn cluster(settings: &Settings) -> Vec<Diagnosis> {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_meant = platform(settings) == PlatformName::Kubernetes
+        || settings.kubernetes.cluster.context.is_some()
+        || is_set("KUBECONFIG")
+        || is_set("KUBERNETES_SERVICE_HOST");
+    if !is_meant || !settings.platforms.contains(&PlatformName::Kubernetes) {
+        return Vec::new();
     }
+    kubernetes::diagnose(&settings.kubernetes, &settings.namespace_or_default()).await
 }
 
 pub async fn run(settings: &Settings, ui: &Ui) -> Outcome {
     let mut progress = Progress::begin(ui);
     if ui.live {
-        progress.busy("looking at this machine");
+        progress.busy("looking at this machine and the cluster");
     }
     let local = settings.local_config();
-    let (server, machine) = tokio::join!(server(settings), diagnose(&local));
+    let (server, machine, cluster) = tokio::join!(server(settings), local::diagnose(&local), cluster(settings));
     progress.clear();
-    let diagnoses = std::iter::once(config(settings)).chain(machine).chain([server]);
-    let findings: Vec<Finding> = diagnoses.map(Finding::from).collect();
+    let needs_cluster = platform(settings) == PlatformName::Kubernetes;
+    let machine = machine.into_iter().map(|diagnosis| {
+        let needed = !needs_cluster && !NOT_NEEDED.contains(&diagnosis.name);
+        Finding { diagnosis, needed }
+    });
+    let needed = |diagnosis| Finding { diagnosis, needed: true };
+    let findings: Vec<Finding> = std::iter::once(needed(config(settings)))
+        .chain(machine)
+        .chain(cluster.into_iter().map(|diagnosis| Finding { diagnosis, needed: needs_cluster }))
+        .chain([needed(server)])
+        .collect();
     if ui.is_for_people() {
         ui.print(text(ui, &findings))?
     } else {
@@ -107,13 +130,16 @@ mod tests {
 
     #[test]
     fn what_can_be_done_without_is_no_failure() {
-        let finding = |name, ok| Finding::from(Diagnosis { name, ok, message: "m".into(), remedy: (!ok).then(|| "r".into()) });
-        let findings = [finding("psql", false), finding("user", true)];
+        let finding = |name, ok: bool, needed| {
+            let remedy = (!ok).then(|| "r".into());
+            Finding { diagnosis: Diagnosis { name, ok, message: "m".into(), remedy }, needed }
+        };
+        let findings = [finding("psql", false, false), finding("user", true, true)];
         assert_eq!(missing(&findings), 0);
         assert_eq!(
             text(&testing::ui(), &findings),
             "! psql  m\n        → r\n✓ user  m\n\nEverything that toygres needs is here."
         );
-        assert_eq!(missing(&[finding("postgresql", false)]), 1);
+        assert_eq!(missing(&[finding("postgresql", false, true)]), 1);
     }
 }

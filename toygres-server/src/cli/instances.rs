@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use chrono::Utc;
 use comfy_table::Cell;
 use toygres_models::store::Instance;
-use toygres_models::{InstanceName, InstanceState, Namespace};
+use toygres_models::{InstanceName, InstanceState, Namespace, PlatformName};
 
 use super::args::List;
 use super::display::{self, age, moment};
@@ -39,7 +39,11 @@ fn list_table(ui: &Ui, instances: &[Instance]) -> String {
     // A column that says `default` on every line says nothing.
     let default = Namespace::default();
     let with_namespace = instances.iter().any(|instance| instance.namespace != default.as_str());
+    let with_platform = instances.iter().any(|instance| instance.platform != PlatformName::Local);
     let mut headers = vec!["NAME", "VERSION", "STATE", "ENDPOINT", "AGE"];
+    if with_platform {
+        headers.insert(1, "PLATFORM");
+    }
     if with_namespace {
         headers.insert(0, "NAMESPACE");
     }
@@ -51,6 +55,9 @@ fn list_table(ui: &Ui, instances: &[Instance]) -> String {
             Cell::new(display::endpoint(instance).unwrap_or_else(|| "-".into())),
             Cell::new(age(instance.created_at, now)),
         ];
+        if with_platform {
+            row.insert(1, Cell::new(instance.platform));
+        }
         if with_namespace {
             row.insert(0, Cell::new(&instance.namespace));
         }
@@ -88,17 +95,22 @@ fn details(ui: &Ui, instance: &Instance) -> String {
         (InstanceState::Running | InstanceState::Failed, _) => style.red(state),
         _ => style.yellow(state),
     };
-    let storage = match instance.platform.as_str() {
-        "local" => format!("{} GB (noted, not enforced on this platform)", instance.storage_size_gb),
-        _ => format!("{} GB", instance.storage_size_gb),
+    let storage = match instance.platform {
+        PlatformName::Local => format!("{} GB (noted, not enforced on this platform)", instance.storage_size_gb),
+        PlatformName::Kubernetes => format!("{} GB", instance.storage_size_gb),
     };
     let mut fields = vec![
         ("Namespace", instance.namespace.clone()),
         ("Version", format!("PostgreSQL {}", instance.postgres_version)),
-        ("Platform", instance.platform.clone()),
+        ("Platform", instance.platform.to_string()),
         ("Storage", storage),
         ("Created", format!("{} ({} ago)", moment(instance.created_at), age(instance.created_at, now))),
     ];
+    let given = [("CPU", &instance.cpu), ("Memory", &instance.memory), ("Storage class", &instance.storage_class)];
+    fields.extend(given.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
+    if instance.platform == PlatformName::Kubernetes {
+        fields.push(("Reached from", if instance.use_load_balancer { "anywhere" } else { "inside the cluster" }.to_owned()));
+    }
     fields.extend(display::endpoint(instance).map(|endpoint| ("Endpoint", endpoint)));
     fields.extend(instance.ip_connection_string.clone().map(|uri| ("URI", uri)));
     fields.extend(instance.dns_connection_string.clone().map(|uri| ("DNS URI", uri)));
@@ -125,6 +137,8 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "NAME    VERSION   STATE     ENDPOINT          AGE");
         assert_eq!(lines[1], "demo    15.18     running   127.0.0.1:20001   1m");
+        instances[0].platform = PlatformName::Kubernetes;
+        assert!(list_table(&testing::ui(), &instances).starts_with("NAME    PLATFORM     VERSION"));
         instances[1].namespace = "team".into();
         assert!(list_table(&testing::ui(), &instances).starts_with("NAMESPACE   NAME"));
     }

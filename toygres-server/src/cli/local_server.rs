@@ -226,15 +226,8 @@ fn ended(settings: &Settings, message: String) -> CliError {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::cli::args::Cli;
-
-    fn settings(state_dir: &Path) -> Settings {
-        let cli = Cli::parse_from(["toygres", "list", "--state-dir", state_dir.to_str().unwrap()]);
-        Settings::resolve(&cli.settings).unwrap()
-    }
+    use crate::cli::testing::settings;
 
     #[tokio::test]
     async fn a_record_whose_process_is_gone_is_no_server_whoever_answers_at_its_address() {

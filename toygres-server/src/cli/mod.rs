@@ -18,6 +18,7 @@ mod operations;
 mod process;
 mod progress;
 mod psql;
+mod route;
 mod server;
 mod session;
 #[cfg(test)]
@@ -99,7 +100,7 @@ async fn dispatch(command: Command, settings: Settings, ui: &Ui) -> Outcome {
         Command::Events(arguments) => events::run(arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Operations(arguments) => operations::run(arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Logs(arguments) => logs::run(arguments, &mut Session::open(&settings, ui).await?).await,
-        Command::Versions => versions::run(&mut Session::open(&settings, ui).await?).await,
+        Command::Versions { platform } => versions::run(platform, &mut Session::open(&settings, ui).await?).await,
         Command::Server(_) | Command::Doctor | Command::Completions { .. } => Ok(ExitCode::SUCCESS),
     }
 }

@@ -18,10 +18,10 @@ use toygres_activities::platform::local::programs::find_program;
 use super::args::Psql;
 use super::connect::libpq_variables;
 use super::error::{CliError, Outcome};
+use super::route;
 use super::session::Session;
 use super::ui::Ui;
 use crate::api::resources::Connection;
-use crate::client::Client;
 use crate::settings::Settings;
 
 /// Variables of libpq's that say how a session behaves, not where it goes: the user's own stay.
@@ -35,20 +35,22 @@ pub async fn run(arguments: Psql, settings: &Settings, ui: &Ui) -> Outcome {
     };
     let mut session = Session::open(settings, ui).await?;
     let key = session.key(arguments.name);
-    let connection = session.call(async |client: &Client| client.connection(&key).await).await?;
+    // Held until psql has ended.
+    let route = route::any(&mut session, &key).await?;
+    let connection = &route.connection;
     // From here on Ctrl-C is psql's: it cancels a query. It reaches psql by the terminal, as this
     // program is in the same group; here it only must not end the program.
     let mut signals = Signals::catch().map_err(|error| CliError::failed(format!("signals can't be handled: {error}")))?;
     let no_file = |error: std::io::Error| CliError::failed(format!("the password file for psql can't be written: {error}"));
     let mut password_file = tempfile::Builder::new().prefix(".toygres-").tempfile().map_err(no_file)?;
-    password_file.write_all(password_line(&connection).as_bytes()).map_err(no_file)?;
+    password_file.write_all(password_line(connection).as_bytes()).map_err(no_file)?;
 
     let mut command = Command::new(&program);
     command.args(&arguments.arguments);
     for (name, _) in std::env::vars_os().filter(|(name, _)| is_foreign(name)) {
         command.env_remove(name);
     }
-    let child = command.envs(libpq_variables(&connection)).env("PGPASSFILE", password_file.path()).spawn();
+    let child = command.envs(libpq_variables(connection)).env("PGPASSFILE", password_file.path()).spawn();
     let child = child.map_err(|error| CliError::failed(format!("{} can't be started: {error}", program.display())))?;
     let status = wait(child, &mut signals).await;
     remove(password_file, ui);
@@ -123,16 +125,7 @@ mod tests {
     use super::*;
 
     fn connection(password: &str) -> Connection {
-        Connection {
-            host: "::1".into(),
-            port: 5,
-            user: "postgres".into(),
-            password: password.into(),
-            database: "postgres".into(),
-            sslmode: "require".into(),
-            ca_certificate_path: None,
-            uri: String::new(),
-        }
+        Connection { host: "::1".into(), port: 5, ..crate::cli::testing::connection(password) }
     }
 
     /// Splits a line as libpq does: at colons, a backslash makes the next character a plain one.

@@ -1,12 +1,18 @@
 //! Records and a display for this folder's unit tests.
 
+use std::path::Path;
+
 use chrono::{TimeDelta, Utc};
+use clap::Parser;
+use secrecy::ExposeSecret;
 use toygres_models::store::{Instance, Operation, Step};
-use toygres_models::{InstanceState, OperationKind, OperationState, StepState};
+use toygres_models::{InstanceState, OperationKind, OperationState, PlatformName, StepState};
 use uuid::Uuid;
 
 use super::ui::{Style, Ui};
-use crate::settings::OutputFormat;
+use crate::api::resources::Connection;
+use crate::cli::args::Cli;
+use crate::settings::{OutputFormat, Settings};
 
 /// Speaks as into a pipe, and keeps quiet.
 pub fn ui() -> Ui {
@@ -20,7 +26,11 @@ pub fn instance(name: &str) -> Instance {
         id: Uuid::nil(),
         namespace: "default".into(),
         name: name.into(),
-        platform: "local".into(),
+        platform: PlatformName::Local,
+        cpu: None,
+        memory: None,
+        storage_class: None,
+        cluster_id: None,
         postgres_version: "15.18".into(),
         storage_size_gb: 10,
         use_load_balancer: false,
@@ -34,6 +44,32 @@ pub fn instance(name: &str) -> Instance {
         created_at: Utc::now() - TimeDelta::seconds(61),
         updated_at: Utc::now(),
         deleted_at: None,
+    }
+}
+
+/// The settings of a command that uses this state directory.
+pub fn settings(state_dir: &Path) -> Settings {
+    let cli = Cli::parse_from(["toygres", "list", "--state-dir", &state_dir.to_string_lossy()]);
+    Settings::resolve(&cli.settings).unwrap()
+}
+
+/// How `demo` is reached.
+pub fn connection(password: &str) -> Connection {
+    let uri =
+        toygres_models::ConnectionUri { host: "127.0.0.1".into(), port: 20_001, ca_certificate_path: Some("/a b/ca.crt".into()) };
+    Connection {
+        host: uri.host.clone(),
+        port: uri.port,
+        user: "postgres".into(),
+        password: password.into(),
+        database: "postgres".into(),
+        sslmode: "verify-full".into(),
+        ca_certificate_path: uri.ca_certificate_path.clone(),
+        ca_certificate: None,
+        platform: PlatformName::Local,
+        cluster_id: None,
+        internal: false,
+        uri: uri.with_secret(&password.into()).expose_secret().to_owned(),
     }
 }
 

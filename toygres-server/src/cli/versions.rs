@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use comfy_table::{Cell, Color};
 use toygres_activities::platform::OfferedVersion;
+use toygres_models::PlatformName;
 
 use super::display;
 use super::error::Outcome;
@@ -11,8 +12,9 @@ use super::session::Session;
 use super::ui::Ui;
 use crate::client::Client;
 
-pub async fn run(session: &mut Session<'_>) -> Outcome {
-    let versions = session.call(async |client: &Client| client.versions().await).await?.items;
+pub async fn run(platform: Option<PlatformName>, session: &mut Session<'_>) -> Outcome {
+    let platform = platform.or(session.settings.platform);
+    let versions = session.call(async |client: &Client| client.versions(platform).await).await?.items;
     let ui = session.ui;
     if ui.is_for_people() {
         ui.print(versions_table(ui, &versions))?

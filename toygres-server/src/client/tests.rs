@@ -65,7 +65,7 @@ async fn what_is_not_toygres_is_told_apart_and_never_gets_the_token_by_a_health_
     };
     let client = serve(Router::new().route("/healthz", get(page)).route("/v1/versions", get(async || Status::BAD_GATEWAY))).await;
     assert!(matches!(client.health().await.unwrap_err(), ClientError::Foreign { .. }));
-    assert!(matches!(client.versions().await.unwrap_err(), ClientError::Foreign { .. }));
+    assert!(matches!(client.versions(None).await.unwrap_err(), ClientError::Foreign { .. }));
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn a_create_tells_whether_it_began_something() {
     };
     let client = serve(Router::new().route("/v1/instances", post(create))).await;
     let namespace = "team".parse().unwrap();
-    let body = |name: &str| CreateInstance { name: name.into(), postgres_version: None, storage_size_gb: None, password: None };
+    let body = |name: &str| CreateInstance { name: name.into(), ..CreateInstance::default() };
     assert!(client.create_instance(&namespace, &body("demo")).await.unwrap().is_new);
     assert!(!client.create_instance(&namespace, &body("other")).await.unwrap().is_new);
 }

@@ -77,14 +77,10 @@ async fn serve(settings: &Settings, announce: &Announcer) -> anyhow::Result<()> 
     };
     log::start(state_dir, announce.background)?;
     info!(version = crate::VERSION, state_dir = %state_dir.path().display(), "starting");
-    let token = match &settings.token {
-        Some(token) => token.clone(),
-        None => state_files::token(state_dir)?,
-    };
     let listener = bind(settings).await?;
     let url = format!("http://{}", listener.local_addr()?);
     let control_plane = tokio::select! {
-        started = start::start(settings, token, |message| announce.starting(message)) => started?,
+        started = start::start(settings, |message| announce.starting(message)) => started?,
         () = told_to_stop(&mut terminate, &mut interrupt) => bail!("the server was told to stop while it started"),
     };
     state_files::write_record(
@@ -111,7 +107,7 @@ async fn serve(settings: &Settings, announce: &Announcer) -> anyhow::Result<()> 
     if tokio::time::timeout(std::time::Duration::from_secs(5), &mut server).await.is_err() {
         server.abort();
     }
-    control_plane.parts.stop(settings, &control_plane.state).await;
+    control_plane.parts.stop(&control_plane.state).await;
     std::fs::remove_file(state_dir.server_record_path()).context("the server's record could not be removed")?;
     info!("stopped");
     drop::<ServerLock>(lock);
@@ -128,8 +124,11 @@ async fn told_to_stop(terminate: &mut tokio::signal::unix::Signal, interrupt: &m
 /// Listens where it was told to; at the usual place otherwise, or on a free port if that is taken.
 async fn bind(settings: &Settings) -> anyhow::Result<TcpListener> {
     let wanted = settings.listen.unwrap_or(DEFAULT_LISTEN);
-    if !wanted.ip().is_loopback() {
-        bail!("--listen {wanted}: the server has no TLS of its own yet and listens on loopback only; give 127.0.0.1:PORT");
+    if !wanted.ip().is_loopback() && !settings.allow_plaintext {
+        bail!(
+            "--listen {wanted}: the server has no TLS of its own yet, and others on the way would read its token and the \
+             passwords; give 127.0.0.1:PORT, or --allow-plaintext where something in front of it speaks TLS"
+        );
     }
     match TcpListener::bind(wanted).await {
         Ok(listener) => Ok(listener),

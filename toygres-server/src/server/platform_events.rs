@@ -1,64 +1,149 @@
 //! What happens to instances by itself, taken down in the store.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinSet;
 use toygres_activities::platform::{Platform, PlatformEvent};
-use toygres_models::store::StoreError;
-use toygres_models::{InstanceState, Store};
+use toygres_models::store::{Leadership, StoreError};
+use toygres_models::{InstanceKey, InstanceState, PlatformName, Store};
 use tracing::{error, info, warn};
 
 /// How long an event that can't be written down is kept for the next try.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a server makes sure that it is still the one that writes down what a cluster does.
+const LEADERSHIP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Writes down every event of the platform, in order, until the platform is gone.
-pub async fn record_forever(store: Store, platform: Arc<dyn Platform>, mut events: Receiver<PlatformEvent>) {
-    observe_all(&store, &*platform).await;
+/// The tasks that write down what happens, one for each platform that is open.
+#[derive(Clone)]
+pub struct Recorders {
+    store: Store,
+    tasks: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Recorders {
+    /// None yet.
+    pub fn new(store: Store) -> Self {
+        Self { store, tasks: Arc::default() }
+    }
+
+    /// Writes down every event of the platform, in order, until the platform is gone.
+    pub fn begin(&self, platform: Arc<dyn Platform>, events: Receiver<PlatformEvent>) {
+        let store = self.store.clone();
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        match platform.name() {
+            // What happens on a machine only its own server sees.
+            PlatformName::Local => tasks.spawn(async move {
+                Recorder { store, platform, events }.record(None).await;
+            }),
+            // What happens in a cluster every server sees, and one writes down.
+            PlatformName::Kubernetes => tasks.spawn(take_turns(store, platform)),
+        };
+    }
+
+    /// Ends all of them.
+    pub fn stop(&self) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
+}
+
+/// Writes down what happens whenever no other server does.
+async fn take_turns(store: Store, platform: Arc<dyn Platform>) {
+    let role = format!("toygres events of {}", platform.name());
     loop {
-        match events.recv().await {
-            Ok(event) => {
-                info!(instance.name = %event.key, event.kind, message = event.message, "platform event");
-                let cause = format!("seen by the {} platform", platform.name());
-                while let Err(error) =
-                    store.record_platform_event(&event.key, event.kind, &event.message, &cause, event.healthy).await
-                {
-                    // The control database's own restart is such a time.
-                    warn!(%error, "an event could not be written down; it is tried again");
-                    tokio::time::sleep(RETRY_INTERVAL).await;
+        match store.lead(&role).await {
+            Ok(leadership) => {
+                let events = platform.events();
+                let mut recorder = Recorder { store: store.clone(), platform: platform.clone(), events };
+                if let Ended::PlatformGone = recorder.record(Some(leadership)).await {
+                    return;
                 }
+                warn!(platform = %platform.name(), "the metadata store was away; whichever server is first writes down events now");
             }
-            Err(RecvError::Lagged(missed)) => {
-                warn!(missed, "events came faster than they could be written down; looking at all instances instead");
-                observe_all(&store, &*platform).await;
-            }
-            Err(RecvError::Closed) => return,
+            Err(error) => warn!(%error, "whose turn it is to write down events can't be found out; it is tried again"),
         }
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 
-/// Brings every running instance's health up to what is seen now: nobody watched meanwhile.
-async fn observe_all(store: &Store, platform: &dyn Platform) {
-    if let Err(error) = try_observe_all(store, platform).await {
-        error!(%error, "the instances' health could not be brought up to date");
-    }
+/// Why a recorder ended.
+enum Ended {
+    PlatformGone,
+    LeadershipLost,
 }
 
-async fn try_observe_all(store: &Store, platform: &dyn Platform) -> Result<(), StoreError> {
-    let mut after = None;
-    loop {
-        let page = store.instances(None, after.as_ref(), 500).await?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = toygres_models::InstanceKey::parse(&last.namespace, &last.name).ok();
-        if after.is_none() {
-            return Ok(());
+struct Recorder {
+    store: Store,
+    platform: Arc<dyn Platform>,
+    events: Receiver<PlatformEvent>,
+}
+
+impl Recorder {
+    async fn record(&mut self, mut leadership: Option<Leadership>) -> Ended {
+        self.observe_all().await;
+        loop {
+            let still_leading = async {
+                tokio::time::sleep(LEADERSHIP_INTERVAL).await;
+                match &mut leadership {
+                    Some(leadership) => leadership.holds().await,
+                    None => true,
+                }
+            };
+            let event = tokio::select! {
+                event = self.events.recv() => event,
+                leading = still_leading => match leading {
+                    true => continue,
+                    false => return Ended::LeadershipLost,
+                },
+            };
+            match event {
+                Ok(event) => self.write_down(&event).await,
+                Err(RecvError::Lagged(missed)) => {
+                    warn!(missed, "events came faster than they could be written down; looking at all instances instead");
+                    self.observe_all().await;
+                }
+                Err(RecvError::Closed) => return Ended::PlatformGone,
+            }
         }
-        for instance in page.iter().filter(|instance| instance.state == InstanceState::Running) {
-            let Ok(key) = toygres_models::InstanceKey::parse(&instance.namespace, &instance.name) else { continue };
-            match platform.observe(&key).await {
-                Ok(seen) => store.record_health(&key, seen.is_some_and(|seen| seen.ready)).await?,
-                Err(error) => warn!(%error, instance.name = %key, "the instance could not be looked at"),
+    }
+
+    async fn write_down(&self, event: &PlatformEvent) {
+        info!(instance.name = %event.key, event.kind, message = event.message, "platform event");
+        let cause = format!("seen by the {} platform", self.platform.name());
+        while let Err(error) =
+            self.store.record_platform_event(&event.key, event.kind, &event.message, &cause, event.healthy).await
+        {
+            // The control database's own restart is such a time.
+            warn!(%error, "an event could not be written down; it is tried again");
+            tokio::time::sleep(RETRY_INTERVAL).await;
+        }
+    }
+
+    /// Brings every running instance's health up to what is seen now: nobody watched meanwhile.
+    async fn observe_all(&self) {
+        if let Err(error) = self.try_observe_all().await {
+            error!(%error, "the instances' health could not be brought up to date");
+        }
+    }
+
+    async fn try_observe_all(&self) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let page = self.store.instances(None, after.as_ref(), 500).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = InstanceKey::parse(&last.namespace, &last.name).ok();
+            if after.is_none() {
+                return Ok(());
+            }
+            let here = |state, platform| state == InstanceState::Running && platform == self.platform.name();
+            for instance in page.iter().filter(|instance| here(instance.state, instance.platform)) {
+                let Ok(key) = InstanceKey::parse(&instance.namespace, &instance.name) else { continue };
+                match self.platform.observe(&key).await {
+                    Ok(seen) => self.store.record_health(&key, seen.is_some_and(|seen| seen.ready)).await?,
+                    Err(error) => warn!(%error, instance.name = %key, "the instance could not be looked at"),
+                }
             }
         }
     }

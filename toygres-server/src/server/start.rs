@@ -12,19 +12,20 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use toygres_activities::Context;
 use toygres_activities::platform::Platform;
+use toygres_activities::platform::kubernetes::KubernetesPlatform;
 use toygres_activities::platform::local::{LocalHost, LocalPlatform};
 use toygres_activities::registry::create_activity_registry_with;
 use toygres_activities::secrets::{FileSecretStore, SecretStore};
-use toygres_models::Store;
+use toygres_activities::{Context, Place, Platforms};
 use toygres_models::store::StoreError;
+use toygres_models::{PlatformName, Store};
 
-use super::ControlPlane;
-use super::platform_events::record_forever;
+use super::platform_events::Recorders;
 use super::ports::StorePorts;
 use super::waking_provider::WakingProvider;
 use super::workflows::Workflows;
+use super::{ControlPlane, state_files};
 use crate::api::AppState;
 use crate::settings::Settings;
 
@@ -33,100 +34,178 @@ const WORKFLOW_SCHEMA: &str = "duroxide";
 /// Connections of the metadata store's pool.
 const STORE_CONNECTIONS: u32 = 16;
 
+/// How often a platform that has instances and can't be opened is tried again.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the metadata store's statements may take to end when the server stops.
 const POOL_CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What has to be stopped.
 pub struct Parts {
-    host: Arc<LocalHost>,
-    platform: Arc<LocalPlatform>,
+    own_database: Option<Arc<LocalHost>>,
+    platforms: Platforms,
+    recorders: Recorders,
     tasks: Vec<JoinHandle<()>>,
 }
 
 /// Starts everything but HTTP. If that fails, the control database that it started is stopped.
-pub async fn start(settings: &Settings, token: SecretString, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
-    let host = LocalHost::open(settings.local_config()).await?;
-    let started = start_on(&host, settings, token, say).await;
+pub async fn start(settings: &Settings, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
+    let host = match settings.platforms.contains(&PlatformName::Local) {
+        true => Some(LocalHost::open(settings.local_config()).await?),
+        false => None,
+    };
+    let own_database = host.clone().filter(|_| settings.database_url.is_none());
+    let started = start_on(host, settings, say).await;
     if started.is_err() {
-        stop_own_database(settings, &host).await;
+        stop_own_database(own_database.as_deref()).await;
     }
     started
 }
 
-async fn start_on(
-    host: &Arc<LocalHost>,
-    settings: &Settings,
-    token: SecretString,
-    say: impl Fn(&str),
-) -> anyhow::Result<ControlPlane> {
-    let database_url = match &settings.database_url {
-        Some(url) => url.clone(),
-        None => {
+async fn start_on(host: Option<Arc<LocalHost>>, settings: &Settings, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
+    let token = match &settings.token {
+        Some(token) => token.clone(),
+        None => state_files::token(settings.state())?,
+    };
+    let database_url = match (&settings.database_url, &host) {
+        (Some(url), _) => url.clone(),
+        (None, Some(host)) => {
             say("starting the control database");
-            // The first instance's directory is initialised beside the control database's.
-            host.warm_pool();
-            let control = host.start_control().await.context("the control database could not be started")?;
-            let socket_dir = control.socket_dir.to_string_lossy().into_owned();
-            let socket_dir = utf8_percent_encode(&socket_dir, NON_ALPHANUMERIC);
-            format!("postgres://{}@localhost:{}/postgres?host={socket_dir}&sslmode=disable", control.user, control.port).into()
+            start_own_database(host).await?
         }
+        (None, None) => anyhow::bail!("a server without the local platform needs a database: give --database-url"),
     };
     say("bringing the metadata store up to date");
     let (store, provider) = tokio::try_join!(connect_store(&database_url), connect_provider(&database_url))?;
 
-    let platform = LocalPlatform::new(host.clone(), Arc::new(StorePorts(store.clone())));
-    let secrets = FileSecretStore::new(settings.state_dir.join("secrets"));
-    forget_orphans(&secrets, &store).await?;
-    let secrets: Arc<dyn SecretStore> = Arc::new(secrets);
-    let events = platform.events();
-    say("taking up the instances");
-    platform.supervise().await?;
-    let recorder = tokio::spawn(record_forever(store.clone(), platform.clone(), events));
-
-    let activities = create_activity_registry_with(Context {
-        platform: platform.clone(),
-        secrets: secrets.clone(),
-        store: Some(store.clone()),
-    });
+    let recorders = Recorders::new(store.clone());
+    let platforms = serve_platforms(settings, host.as_ref(), &store, &recorders).await?;
+    if settings.platforms.contains(&PlatformName::Local) {
+        say("taking up the instances");
+        platforms.get(PlatformName::Local).await?;
+    }
+    let activities = create_activity_registry_with(Context { platforms: platforms.clone(), store: Some(store.clone()) });
     let workflows = Arc::new(Workflows::start(provider, activities, store.clone()).await);
-    let sweeper = tokio::spawn(workflows.clone().sweep_forever());
+    let tasks =
+        vec![tokio::spawn(workflows.clone().sweep_forever()), tokio::spawn(open_where_needed(platforms.clone(), store.clone()))];
     let stopping = CancellationToken::new();
     let changes = store.listen().await?;
+    let own_database = host.clone().filter(|_| settings.database_url.is_none());
+    let parts = Parts { own_database, platforms: platforms.clone(), recorders, tasks };
     let state = Arc::new(AppState {
         store,
-        platform: platform.clone(),
-        host: host.clone(),
-        secrets,
+        platforms,
+        host,
         workflows,
         changes,
         token,
         stopping: stopping.clone(),
+        kube_context: settings.kubernetes.cluster.context.clone(),
     });
-    Ok(ControlPlane { state, stopping, parts: Parts { host: host.clone(), platform, tasks: vec![recorder, sweeper] } })
+    Ok(ControlPlane { state, stopping, parts })
 }
 
-/// Stops the control database cleanly, where the server has one of its own.
-async fn stop_own_database(settings: &Settings, host: &LocalHost) {
-    if settings.database_url.is_none()
+/// The control database, on this machine, and how it is reached.
+async fn start_own_database(host: &Arc<LocalHost>) -> anyhow::Result<SecretString> {
+    // The first instance's directory is initialised beside the control database's.
+    host.warm_pool();
+    let control = host.start_control().await.context("the control database could not be started")?;
+    let socket_dir = control.socket_dir.to_string_lossy().into_owned();
+    let socket_dir = utf8_percent_encode(&socket_dir, NON_ALPHANUMERIC);
+    let url = format!("postgres://{}@localhost:{}/postgres?host={socket_dir}&sslmode=disable", control.user, control.port);
+    Ok(url.into())
+}
+
+/// Stops the control database cleanly, where the server has one of its own on this machine.
+async fn stop_own_database(host: Option<&LocalHost>) {
+    if let Some(host) = host
         && let Err(error) = host.stop_control().await
     {
         tracing::error!(%error, "the control database could not be stopped; the next start finds it running");
     }
 }
 
+/// The platforms that are to be served. What happens on one is written down from when it is opened.
+async fn serve_platforms(
+    settings: &Settings,
+    host: Option<&Arc<LocalHost>>,
+    store: &Store,
+    recorders: &Recorders,
+) -> anyhow::Result<Platforms> {
+    let mut platforms = Platforms::none();
+    for name in settings.platforms.iter().copied() {
+        let recorders = recorders.clone();
+        platforms = match (name, host) {
+            (PlatformName::Local, Some(host)) => {
+                let secrets = FileSecretStore::new(settings.state_dir.join("secrets"));
+                forget_orphans(&secrets, store).await?;
+                let secrets: Arc<dyn SecretStore> = Arc::new(secrets);
+                let platform = LocalPlatform::new(host.clone(), Arc::new(StorePorts(store.clone())));
+                platforms.with(name, move || {
+                    let (platform, secrets, recorders) = (platform.clone(), secrets.clone(), recorders.clone());
+                    async move {
+                        let events = platform.events();
+                        platform.supervise().await?;
+                        recorders.begin(platform.clone(), events);
+                        Ok(Place { platform, secrets })
+                    }
+                })
+            }
+            (PlatformName::Local, None) => platforms,
+            (PlatformName::Kubernetes, _) => {
+                let config = settings.kubernetes.clone();
+                platforms.with(name, move || {
+                    let (config, recorders) = (config.clone(), recorders.clone());
+                    async move {
+                        let platform = KubernetesPlatform::connect(config).await?;
+                        recorders.begin(platform.clone(), platform.events());
+                        Ok(Place { secrets: Arc::new(platform.secrets()), platform })
+                    }
+                })
+            }
+        };
+    }
+    Ok(platforms)
+}
+
+/// Opens the platforms that have instances, so that what happens to them is seen. One that can't be
+/// opened now (a kubeconfig that is gone) doesn't keep the others from being served.
+async fn open_where_needed(platforms: Platforms, store: Store) {
+    let mut said = String::new();
+    loop {
+        let opened = async {
+            for name in store.platforms_in_use().await? {
+                platforms.get(name).await?;
+            }
+            Ok::<_, toygres_models::Failure>(())
+        };
+        match opened.await {
+            Ok(()) => return,
+            Err(failure) if failure.message == said => {}
+            Err(failure) => {
+                tracing::warn!(error = %failure, "a platform that has instances can't be used; it is tried again");
+                said = failure.message;
+            }
+        }
+        tokio::time::sleep(REOPEN_INTERVAL).await;
+    }
+}
+
 impl Parts {
     /// Stops everything but HTTP and the instances.
-    pub async fn stop(self, settings: &Settings, state: &AppState) {
+    pub async fn stop(self, state: &AppState) {
         for task in &self.tasks {
             task.abort();
         }
+        self.recorders.stop();
         state.workflows.shutdown().await;
-        self.platform.shutdown().await;
+        for place in self.platforms.opened() {
+            place.platform.shutdown();
+        }
         // A statement at work, or waiting for a lock, must not keep the server from stopping.
         if tokio::time::timeout(POOL_CLOSE_LIMIT, state.store.pool().close()).await.is_err() {
             tracing::warn!("a statement is still at work in the metadata store; stopping without its answer");
         }
-        stop_own_database(settings, &self.host).await;
+        stop_own_database(self.own_database.as_deref()).await;
     }
 }
 

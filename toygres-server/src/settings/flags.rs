@@ -26,6 +26,7 @@ impl FromStr for OutputFormat {
 }
 
 const EVERYDAY: &str = "Global options";
+const KUBERNETES: &str = "Settings of the Kubernetes platform";
 const SETTINGS: &str = "Settings (also environment variables, and keys of the config file such as state_dir)";
 
 /// The settings as flags. All are text here: [`Settings`](super::Settings) checks them, whichever
@@ -70,6 +71,21 @@ pub struct SettingFlags {
     #[arg(long, global = true, value_name = "ADDRESS:PORT", hide_short_help = true, help_heading = SETTINGS)]
     pub listen: Option<OsString>,
 
+    /// File with the database's URL, so that its password is in no environment
+    /// [env: TOYGRES_DATABASE_URL_FILE]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = SETTINGS)]
+    pub database_url_file: Option<OsString>,
+
+    /// Serve plain HTTP beyond this machine: only where the network is trusted, or something in
+    /// front of the server speaks TLS [env: TOYGRES_ALLOW_PLAINTEXT]
+    #[arg(long, global = true, hide_short_help = true, help_heading = SETTINGS)]
+    pub allow_plaintext: bool,
+
+    /// The platforms that the server serves, the default one first
+    /// [default: local,kubernetes] [env: TOYGRES_PLATFORMS]
+    #[arg(long, global = true, value_name = "LIST", hide_short_help = true, help_heading = SETTINGS)]
+    pub platforms: Option<OsString>,
+
     /// The server to talk to, instead of the one on this machine [env: TOYGRES_URL]
     #[arg(long, global = true, value_name = "URL", hide_short_help = true, help_heading = SETTINGS)]
     pub url: Option<OsString>,
@@ -96,6 +112,40 @@ pub struct SettingFlags {
     /// When toygres runs as root: the system user that PostgreSQL runs as [env: TOYGRES_RUN_AS_USER]
     #[arg(long, global = true, value_name = "USER", hide_short_help = true, help_heading = SETTINGS)]
     pub run_as_user: Option<OsString>,
+
+    /// Context of the kubeconfig [default: its current one] [env: TOYGRES_KUBE_CONTEXT]
+    #[arg(long, global = true, value_name = "CONTEXT", hide_short_help = true, help_heading = KUBERNETES)]
+    pub kube_context: Option<OsString>,
+
+    /// Namespaces that the server serves, with commas between them
+    /// [default: all] [env: TOYGRES_KUBE_NAMESPACES]
+    #[arg(long, global = true, value_name = "LIST", hide_short_help = true, help_heading = KUBERNETES)]
+    pub kube_namespaces: Option<OsString>,
+
+    /// For a server in a cluster: the Secret in its own namespace that holds its token and its CA;
+    /// made where it is missing [env: TOYGRES_KUBE_SECRET]
+    #[arg(long, global = true, value_name = "NAME", hide_short_help = true, help_heading = KUBERNETES)]
+    pub kube_secret: Option<OsString>,
+
+    /// Repository of the PostgreSQL images
+    /// [default: docker.io/library/postgres] [env: TOYGRES_IMAGE_REPOSITORY]
+    #[arg(long, global = true, value_name = "REPOSITORY", hide_short_help = true, help_heading = KUBERNETES)]
+    pub image_repository: Option<OsString>,
+
+    /// Versions that have an image, each with a tag, a digest or a whole reference if its own name
+    /// isn't the tag: 18,17=17.6-bookworm,16=sha256:…
+    /// [default: each major] [env: TOYGRES_IMAGES]
+    #[arg(long, global = true, value_name = "LIST", hide_short_help = true, help_heading = KUBERNETES)]
+    pub images: Option<OsString>,
+
+    /// User in the image that servers run as: 999 in Debian's, 70 in Alpine's
+    /// [default: 999] [env: TOYGRES_IMAGE_USER_ID]
+    #[arg(long, global = true, value_name = "UID", hide_short_help = true, help_heading = KUBERNETES)]
+    pub image_user_id: Option<OsString>,
+
+    /// The cluster's DNS domain [default: cluster.local] [env: TOYGRES_CLUSTER_DOMAIN]
+    #[arg(long, global = true, value_name = "DOMAIN", hide_short_help = true, help_heading = KUBERNETES)]
+    pub cluster_domain: Option<OsString>,
 }
 
 impl SettingFlags {
@@ -109,6 +159,9 @@ impl SettingFlags {
             "state_dir" => self.state_dir.clone(),
             "cache_dir" => self.cache_dir.clone(),
             "database_url" => self.database_url.clone(),
+            "database_url_file" => self.database_url_file.clone(),
+            "allow_plaintext" => self.allow_plaintext.then(|| "true".into()),
+            "platforms" => self.platforms.clone(),
             "listen" => self.listen.clone(),
             "url" => self.url.clone(),
             "token" => self.token.clone(),
@@ -116,6 +169,13 @@ impl SettingFlags {
             "port_range" => self.port_range.clone(),
             "pool_size" => self.pool_size.clone(),
             "run_as_user" => self.run_as_user.clone(),
+            "kube_context" => self.kube_context.clone(),
+            "kube_namespaces" => self.kube_namespaces.clone(),
+            "kube_secret" => self.kube_secret.clone(),
+            "image_repository" => self.image_repository.clone(),
+            "images" => self.images.clone(),
+            "image_user_id" => self.image_user_id.clone(),
+            "cluster_domain" => self.cluster_domain.clone(),
             _ => None,
         }
     }

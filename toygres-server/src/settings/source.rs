@@ -11,16 +11,30 @@ use super::SettingFlags;
 
 /// The keys that the config file may have: every setting but the file's own place.
 const KEYS: &[&str] = &[
+    "allow_plaintext",
     "cache_dir",
+    "cluster_domain",
+    "cpu",
     "database_url",
+    "database_url_file",
+    "image_repository",
+    "image_user_id",
+    "images",
+    "kube_context",
+    "kube_namespaces",
+    "kube_secret",
     "listen",
+    "memory",
     "namespace",
     "output",
+    "platform",
+    "platforms",
     "pool_size",
     "port_range",
     "quiet",
     "run_as_user",
     "state_dir",
+    "storage_class",
     "token",
     "token_file",
     "url",
@@ -101,6 +115,11 @@ pub enum SettingsError {
     },
 }
 
+/// The environment variable of a setting.
+pub(super) fn variable(key: &str) -> String {
+    format!("TOYGRES_{}", key.to_ascii_uppercase())
+}
+
 /// A value as text, with the place it was given in.
 #[derive(Debug, Clone)]
 pub(super) struct Value {
@@ -137,7 +156,7 @@ impl Sources {
             Some(Value { text, source: Source::Flag(format!("--{}", key.replace('_', "-"))) })
         };
         let from_environment = |key: &str| {
-            let variable = format!("TOYGRES_{}", key.to_ascii_uppercase());
+            let variable = variable(key);
             // An empty variable is how a script says that one isn't set.
             let text = environment(&variable).filter(|text| !text.is_empty())?;
             Some(Value { text, source: Source::Environment(variable) })

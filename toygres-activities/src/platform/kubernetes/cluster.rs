@@ -60,13 +60,13 @@ impl Cluster {
         locks.get(key).is_some_and(|lock| lock.try_lock().is_err())
     }
 
-    pub(super) fn check_served(&self, key: &InstanceKey) -> Result<(), Failure> {
+    pub(super) fn check_served(&self, key: &InstanceKey) -> Result<(), Invalid> {
         let served = &self.config.namespaces;
         if served.is_empty() || served.contains(&key.namespace) {
             return Ok(());
         }
         let list = served.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        Err(Invalid::new("namespace", format!("{} is not served here; served are {list}", key.namespace)).into())
+        Err(Invalid::new("namespace", format!("{} is not served here; served are {list}", key.namespace)))
     }
 
     /// The metadata of an object, if it is there and ours.

@@ -3,9 +3,10 @@
 
 use std::path::PathBuf;
 
-use toygres_models::{Failure, FailureKind, Invalid, Namespace};
+use toygres_models::{ClusterDomain, Cpu, Failure, FailureKind, Invalid, Memory, Namespace, StorageClass};
 
 use super::images::Images;
+use super::own_secret::OwnSecret;
 use crate::k8s_client::ClusterChoice;
 use crate::platform::local::LocalConfig;
 
@@ -28,6 +29,9 @@ pub struct KubernetesConfig {
     pub cluster_domain: String,
     /// The folder with `ca.crt` and `ca.key`, which are made if they aren't there.
     pub ca_dir: PathBuf,
+    /// The Secret in the client's own namespace that holds the CA (see
+    /// [`OwnSecret`](super::OwnSecret)); only `ca.crt` is then put into [`ca_dir`](Self::ca_dir).
+    pub own_secret: Option<String>,
 }
 
 /// What a server may use: quantities as Kubernetes writes them.
@@ -52,57 +56,17 @@ impl Default for Resources {
 }
 
 impl Resources {
-    /// That much, guaranteed; the default for what isn't given.
-    ///
-    /// # Errors
-    /// Names the one that isn't a quantity such as `500m` or `2Gi`.
-    pub fn guaranteed(cpu: Option<&str>, memory: Option<&str>) -> Result<Self, Invalid> {
-        let mut resources = Self::default();
-        if let Some(cpu) = cpu {
-            let cpu = quantity("cpu", cpu, &["", "m"], "1 or 500m")?;
-            (resources.cpu_request, resources.cpu_limit) = (cpu.clone(), cpu);
+    /// That much, guaranteed; `self` for what isn't given.
+    #[must_use]
+    pub fn with(mut self, cpu: Option<&Cpu>, memory: Option<&Memory>) -> Self {
+        if let Some(cpu) = cpu.map(ToString::to_string) {
+            (self.cpu_request, self.cpu_limit) = (cpu.clone(), cpu);
         }
-        if let Some(memory) = memory {
-            let memory = quantity("memory", memory, &["Mi", "Gi", "Ti", "M", "G", "T"], "512Mi or 2Gi")?;
-            (resources.memory_request, resources.memory_limit) = (memory.clone(), memory);
+        if let Some(memory) = memory.map(ToString::to_string) {
+            (self.memory_request, self.memory_limit) = (memory.clone(), memory);
         }
-        Ok(resources)
+        self
     }
-}
-
-fn quantity(field: &'static str, value: &str, units: &[&str], example: &str) -> Result<String, Invalid> {
-    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = &value[digits.len()..];
-    let is_number = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
-    if is_number && units.contains(&unit) {
-        return Ok(value.to_owned());
-    }
-    let shown: String = value.chars().take(40).collect();
-    Err(Invalid::new(field, format!("{shown:?} is not an amount that can be used; give one such as {example}")))
-}
-
-/// A DNS name in lowercase, as Kubernetes wants names of storage classes and domains.
-fn dns_name(field: &'static str, value: &str) -> Result<String, Invalid> {
-    let is_label = |label: &str| {
-        let plain = label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        plain && !label.is_empty() && label.len() <= 63 && !label.starts_with('-') && !label.ends_with('-')
-    };
-    if value.len() <= 253 && value.split('.').all(is_label) {
-        return Ok(value.to_owned());
-    }
-    let shown: String = value.chars().take(40).collect();
-    Err(Invalid::new(field, format!("{shown:?} is not a name of lowercase letters, digits, '-' and '.'")))
-}
-
-/// The label of a public name, by Azure's rules: 3 to 63 of `a-z0-9-`, a letter first, no `-` last.
-pub(super) fn dns_label(value: &str) -> Result<&str, Invalid> {
-    let plain = value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    let begins = value.starts_with(|c: char| c.is_ascii_lowercase());
-    if plain && begins && !value.ends_with('-') && (3..=63).contains(&value.len()) {
-        return Ok(value);
-    }
-    let problem = "has to be 3 to 63 lowercase letters, digits and '-', a letter first and no '-' last";
-    Err(Invalid::new("dns_label", problem))
 }
 
 impl Default for KubernetesConfig {
@@ -116,54 +80,73 @@ impl Default for KubernetesConfig {
             user_id: 999,
             cluster_domain: "cluster.local".to_owned(),
             ca_dir: LocalConfig::default_state_dir(),
+            own_secret: None,
         }
     }
 }
 
 impl KubernetesConfig {
+    /// The settings that it is made of: as keys here, as `TOYGRES_…` in the environment.
+    pub const KEYS: [&str; 10] = [
+        "kube_context",
+        "kube_namespaces",
+        "image_repository",
+        "images",
+        "storage_class",
+        "cpu",
+        "memory",
+        "image_user_id",
+        "cluster_domain",
+        "kube_secret",
+    ];
+
+    /// From the settings in [`KEYS`](Self::KEYS), as `get` gives them; the default for each that it
+    /// doesn't. `KUBECONFIG` is read when the client is made.
+    ///
+    /// # Errors
+    /// Names the key that can't be understood.
+    pub fn from_settings(ca_dir: PathBuf, get: &dyn Fn(&'static str) -> Option<String>) -> Result<Self, Invalid> {
+        let mut config = Self { ca_dir, ..Self::default() };
+        config.cluster.context = get("kube_context");
+        for namespace in get("kube_namespaces").iter().flat_map(|list| list.split(',')) {
+            let parsed = namespace.trim().parse();
+            config.namespaces.push(parsed.map_err(|invalid: Invalid| Invalid { field: "kube_namespaces", ..invalid })?);
+        }
+        config.images = Images::parse(get("image_repository").as_deref(), get("images").as_deref())?;
+        config.storage_class = get("storage_class").map(|name| name.parse::<StorageClass>()).transpose()?.map(String::from);
+        let cpu = get("cpu").map(|cpu| cpu.parse()).transpose()?;
+        let memory = get("memory").map(|memory| memory.parse()).transpose()?;
+        config.resources = Resources::default().with(cpu.as_ref(), memory.as_ref());
+        if let Some(id) = get("image_user_id") {
+            let id = id.parse().ok().filter(|id| *id > 0);
+            let problem = || Invalid::new("image_user_id", "has to be a number above 0: servers don't run as root");
+            config.user_id = id.ok_or_else(problem)?;
+        }
+        if let Some(domain) = get("cluster_domain") {
+            config.cluster_domain = domain.parse::<ClusterDomain>()?.into();
+        }
+        if let Some(name) = get("kube_secret") {
+            OwnSecret::check_name(&name)?;
+            config.own_secret = Some(name);
+        }
+        Ok(config)
+    }
+
     /// From `TOYGRES_KUBE_CONTEXT`, `TOYGRES_KUBE_NAMESPACES`, `TOYGRES_IMAGE_REPOSITORY`,
     /// `TOYGRES_IMAGES`, `TOYGRES_STORAGE_CLASS`, `TOYGRES_CPU`, `TOYGRES_MEMORY`,
-    /// `TOYGRES_IMAGE_USER_ID`, `TOYGRES_CLUSTER_DOMAIN`, and `TOYGRES_CA_DIR` or
-    /// `TOYGRES_STATE_DIR`; the default for each that is unset or empty. `KUBECONFIG` is read when
-    /// the client is made.
+    /// `TOYGRES_IMAGE_USER_ID`, `TOYGRES_CLUSTER_DOMAIN`, `TOYGRES_KUBE_SECRET`, and `TOYGRES_CA_DIR` or
+    /// `TOYGRES_STATE_DIR`; the default for each that is unset or empty.
     ///
     /// # Errors
     /// Names the variable that can't be understood.
     pub fn from_environment() -> Result<Self, Failure> {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let in_variable = |name: &'static str| {
-            move |invalid: Invalid| Failure::permanent(FailureKind::InvalidInput, format!("{name}: {}", invalid.problem))
-        };
-        let mut config = Self::default();
-        config.cluster.context = set("TOYGRES_KUBE_CONTEXT");
-        for namespace in set("TOYGRES_KUBE_NAMESPACES").iter().flat_map(|list| list.split(',')) {
-            config.namespaces.push(namespace.trim().parse().map_err(in_variable("TOYGRES_KUBE_NAMESPACES"))?);
-        }
-        config.images = Images::parse(set("TOYGRES_IMAGE_REPOSITORY").as_deref(), set("TOYGRES_IMAGES").as_deref())
-            .map_err(in_variable("TOYGRES_IMAGES"))?;
-        if let Some(name) = set("TOYGRES_STORAGE_CLASS") {
-            config.storage_class = Some(dns_name("storage_class", &name).map_err(in_variable("TOYGRES_STORAGE_CLASS"))?);
-        }
-        config.resources = Resources::guaranteed(set("TOYGRES_CPU").as_deref(), set("TOYGRES_MEMORY").as_deref())?;
-        if let Some(id) = set("TOYGRES_IMAGE_USER_ID") {
-            let id = id.parse().ok().filter(|id| *id > 0);
-            let problem = || Invalid::new("user_id", "has to be a number above 0: servers don't run as root");
-            config.user_id = id.ok_or_else(problem).map_err(in_variable("TOYGRES_IMAGE_USER_ID"))?;
-        }
-        if let Some(domain) = set("TOYGRES_CLUSTER_DOMAIN") {
-            config.cluster_domain = dns_name("cluster_domain", &domain).map_err(in_variable("TOYGRES_CLUSTER_DOMAIN"))?;
-        }
-        config.ca_dir = set("TOYGRES_CA_DIR").or_else(|| set("TOYGRES_STATE_DIR")).map_or(config.ca_dir, PathBuf::from);
-        Ok(config)
-    }
-
-    /// With that StorageClass.
-    ///
-    /// # Errors
-    /// If it isn't a name.
-    pub fn with_storage_class(mut self, name: &str) -> Result<Self, Invalid> {
-        self.storage_class = Some(dns_name("storage_class", name)?);
-        Ok(self)
+        let variable = |key: &str| format!("TOYGRES_{}", key.to_ascii_uppercase());
+        let ca_dir = set("TOYGRES_CA_DIR").or_else(|| set("TOYGRES_STATE_DIR")).map(PathBuf::from);
+        let ca_dir = ca_dir.unwrap_or_else(LocalConfig::default_state_dir);
+        Self::from_settings(ca_dir, &|key| set(&variable(key))).map_err(|invalid| {
+            Failure::permanent(FailureKind::InvalidInput, format!("{}: {}", variable(invalid.field), invalid.problem))
+        })
     }
 }
 
@@ -171,26 +154,28 @@ impl KubernetesConfig {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_amounts_are_amounts() {
-        let resources = Resources::guaranteed(Some("500m"), Some("2Gi")).unwrap();
-        assert_eq!((resources.cpu_request.as_str(), resources.memory_limit.as_str()), ("500m", "2Gi"));
-        for bad in ["", "0", "-1", "1.5.2", "1e3", "m", "1 m", "1\nm", "9999999999", "{}"] {
-            assert!(Resources::guaranteed(Some(bad), None).is_err(), "{bad:?} was accepted");
-        }
-        assert!(Resources::guaranteed(None, Some("2")).is_err(), "two bytes");
+    fn config(key: &'static str, value: &str) -> Result<KubernetesConfig, Invalid> {
+        KubernetesConfig::from_settings("/ca".into(), &|asked| (asked == key).then(|| value.to_owned()))
     }
 
     #[test]
-    fn names_and_labels_are_checked() {
-        let config = KubernetesConfig::default();
-        assert!(config.clone().with_storage_class("fast.example").is_ok());
-        for bad in ["", "A", "a..b", "a b", "-a", "a:\n b"] {
-            assert!(config.clone().with_storage_class(bad).is_err(), "{bad:?} was accepted");
-        }
-        assert!(dns_label("my-demo1").is_ok());
-        for bad in ["", "ab", "1ab", "ab-", "Abc", "a.b.c", &"x".repeat(64)] {
-            assert!(dns_label(bad).is_err(), "{bad:?} was accepted");
+    fn every_setting_is_understood_and_checked() {
+        assert_eq!(config("", "").unwrap(), KubernetesConfig { ca_dir: "/ca".into(), ..KubernetesConfig::default() });
+        assert_eq!(config("cpu", "2").unwrap().resources.cpu_limit, "2");
+        assert_eq!(config("memory", "2Gi").unwrap().resources.memory_request, "2Gi");
+        assert_eq!(config("kube_namespaces", "a, b").unwrap().namespaces.len(), 2);
+        for (key, value) in [
+            ("cpu", "many"),
+            ("memory", "2"),
+            ("kube_namespaces", "a,B"),
+            ("images", "13"),
+            ("storage_class", "a b"),
+            ("image_user_id", "0"),
+            ("image_user_id", "x"),
+            ("cluster_domain", "a..b"),
+            ("kube_secret", "A b"),
+        ] {
+            assert_eq!(config(key, value).unwrap_err().field, key, "{value:?} was accepted");
         }
     }
 }

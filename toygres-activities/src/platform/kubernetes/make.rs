@@ -10,10 +10,9 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::watch_object;
-use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion};
+use toygres_models::{DnsLabel, Failure, FailureKind, InstanceKey, PostgresVersion, StorageClass};
 
 use super::cluster::Cluster;
-use super::config::dns_label;
 use super::identity::{self, Names};
 use super::manifests::Manifests;
 use super::tls::external_address;
@@ -41,7 +40,7 @@ impl Cluster {
     pub(super) async fn make(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
         let key = &spec.key;
         self.check_served(key)?;
-        let label = spec.dns_label.as_deref().map(dns_label).transpose()?;
+        let label = spec.dns_label.as_deref().map(str::parse::<DnsLabel>).transpose()?;
         let found = self.find(key).await?;
         let version = wanted_version(spec, found.set.as_ref())?;
         let (version, image) = self.config.images.choose(Some(version))?;
@@ -57,6 +56,8 @@ impl Cluster {
         let manifests = Manifests::new(key);
         let control = self.client.is_in_cluster().then(|| self.client.default_namespace());
         let (public, config) = (spec.use_load_balancer, &self.config);
+        let resources = config.resources.clone().with(spec.cpu.as_ref(), spec.memory.as_ref());
+        let storage_class = spec.storage_class.as_ref().map(StorageClass::as_str).or(config.storage_class.as_deref());
         let password = async {
             match &found.password {
                 // Set once, when the instance is made; usually by the secret store, before.
@@ -66,10 +67,11 @@ impl Cluster {
         };
         let is_new = |(_, new): (_, bool)| new;
         let (service, others) = tokio::join!(
-            self.apply(manifests.service(public, label)?, found.service.as_ref()),
+            self.apply(manifests.service(public, label.as_ref().map(DnsLabel::as_str))?, found.service.as_ref()),
             futures::future::join_all([
                 boxed(
-                    self.apply(manifests.volume_claim(spec.storage_size, config)?, found.claim.as_ref()).map_ok(|(_, new)| new)
+                    self.apply(manifests.volume_claim(spec.storage_size, storage_class)?, found.claim.as_ref())
+                        .map_ok(|(_, new)| new)
                 ),
                 boxed(self.apply(manifests.config_map()?, found.config_map.as_ref()).map_ok(|(_, new)| new)),
                 boxed(self.apply(manifests.service_account()?, found.service_account.as_ref()).map_ok(|(_, new)| new)),
@@ -89,7 +91,8 @@ impl Cluster {
         }
         created |= self.certify(key, &service, found.tls.as_ref()).await?;
         // Last, so that its pod finds everything that it mounts.
-        created |= is_new(self.apply(manifests.stateful_set(version, image, config)?, found.set.as_ref()).await?);
+        created |=
+            is_new(self.apply(manifests.stateful_set(version, image, &resources, config.user_id)?, found.set.as_ref()).await?);
         Ok(created)
     }
 

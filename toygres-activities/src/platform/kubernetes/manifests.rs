@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion, StorageSize};
 
-use super::config::KubernetesConfig;
+use super::config::Resources;
 use super::identity::{self, Names};
 use crate::platform::certificates::Issued;
 
@@ -120,8 +120,8 @@ impl<'a> Manifests<'a> {
         self.object(template!("postgres-configmap.yaml"), json!({ "files": files }))
     }
 
-    pub(super) fn volume_claim(&self, size: StorageSize, config: &KubernetesConfig) -> Result<PersistentVolumeClaim, Failure> {
-        let values = json!({ "storage_class": config.storage_class, "storage": format!("{}Gi", size.gb()) });
+    pub(super) fn volume_claim(&self, size: StorageSize, storage_class: Option<&str>) -> Result<PersistentVolumeClaim, Failure> {
+        let values = json!({ "storage_class": storage_class, "storage": format!("{}Gi", size.gb()) });
         self.object(template!("postgres-pvc.yaml"), values)
     }
 
@@ -143,7 +143,8 @@ impl<'a> Manifests<'a> {
         &self,
         version: PostgresVersion,
         image: &str,
-        config: &KubernetesConfig,
+        resources: &Resources,
+        user_id: i64,
     ) -> Result<StatefulSet, Failure> {
         let major = version.major();
         // As the official images have it: from 18 on the volume is one level up, so that pg_upgrade
@@ -162,8 +163,8 @@ impl<'a> Manifests<'a> {
             "image": image,
             "volume_path": volume_path,
             "pgdata": pgdata,
-            "user_id": config.user_id,
-            "resources": config.resources});
+            "user_id": user_id,
+            "resources": resources});
         self.object(template!("postgres-statefulset.yaml"), values)
     }
 }

@@ -28,11 +28,12 @@
 //! The modules, from the ground up: `config` and `images` (what may be chosen), `identity` (names,
 //! labels, whose an object is), `manifests` (templates to objects), `cluster` (what the verbs
 //! share), `tls` and `passwords` (the two Secrets), `make`, `remove`, `judge` (what the cluster's
-//! words mean), `look` (reading and watching), `forward`, `endpoint`, `news` (events), and on top
+//! words mean), `look` (reading and watching), `forward`, `endpoint`, `news` (events), `diagnose`, and on top
 //! `platform`.
 
 mod cluster;
 mod config;
+mod diagnose;
 mod endpoint;
 mod forward;
 mod identity;
@@ -42,13 +43,16 @@ mod look;
 mod make;
 mod manifests;
 mod news;
+mod own_secret;
 mod passwords;
 mod platform;
 mod remove;
 mod tls;
 
 pub use config::{KubernetesConfig, Resources};
+pub use diagnose::diagnose;
 pub use forward::Forward;
 pub use images::Images;
+pub use own_secret::OwnSecret;
 pub use passwords::KubernetesSecretStore;
 pub use platform::KubernetesPlatform;

@@ -13,12 +13,14 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
 use kube::api::{Api, ListParams};
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
-use tokio::sync::broadcast;
-use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion};
+use tokio::sync::{OnceCell, broadcast};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceOptions, Invalid, PlatformName, PostgresVersion};
 
 use super::cluster::Cluster;
 use super::config::KubernetesConfig;
+use super::own_secret::{OwnSecret, in_files, make_folder};
 use super::passwords::KubernetesSecretStore;
 use super::{identity, news};
 use crate::k8s_client::K8sClient;
@@ -28,26 +30,35 @@ use crate::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Platf
 /// Instances as pods. Dropping it ends the watching; servers run on.
 pub struct KubernetesPlatform {
     cluster: Arc<Cluster>,
+    token: Option<SecretString>,
     watching: Once,
+    cluster_id: OnceCell<Option<String>>,
 }
 
 impl KubernetesPlatform {
-    /// On the cluster that `config` names. The cluster isn't called yet.
+    /// On the cluster that `config` names. The cluster is called only for the Secret with the CA,
+    /// where the configuration names one.
     ///
     /// # Errors
     /// If there is no usable configuration of a client, or the CA can't be read or made.
     pub async fn connect(config: KubernetesConfig) -> Result<Arc<Self>, Failure> {
         let client = K8sClient::connect(&config.cluster).await?;
-        let folder = config.ca_dir.clone();
-        let ca = tokio::task::spawn_blocking(move || {
-            std::fs::create_dir_all(&folder).map_err(|error| {
-                Failure::permanent(FailureKind::Platform, format!("could not make the folder {}: {error}", folder.display()))
-            })?;
-            CertificateAuthority::open(&folder)
-        });
-        let ca =
-            ca.await.map_err(|error| Failure::transient(FailureKind::Internal, format!("file work was cut off: {error}")))??;
-        Ok(Arc::new(Self { cluster: Arc::new(Cluster::new(client, config, ca)), watching: Once::new() }))
+        let (ca, token) = match &config.own_secret {
+            Some(name) => {
+                let own = OwnSecret::open(&client, client.default_namespace(), name, &config.ca_dir).await?;
+                (own.ca, Some(own.token))
+            }
+            None => {
+                let folder = config.ca_dir.clone();
+                let opened = in_files(move || {
+                    make_folder(&folder)?;
+                    CertificateAuthority::open(&folder)
+                });
+                (opened.await?, None)
+            }
+        };
+        let cluster = Arc::new(Cluster::new(client, config, ca));
+        Ok(Arc::new(Self { cluster, token, watching: Once::new(), cluster_id: OnceCell::new() }))
     }
 
     /// The place for the passwords of this cluster's instances.
@@ -56,15 +67,16 @@ impl KubernetesPlatform {
         KubernetesSecretStore::new(self.cluster.client.clone())
     }
 
+    /// The token that the Secret with the CA holds, where the configuration names one.
+    #[must_use]
+    pub fn token(&self) -> Option<&SecretString> {
+        self.token.as_ref()
+    }
+
     /// Its client.
     #[must_use]
     pub fn client(&self) -> &K8sClient {
         &self.cluster.client
-    }
-
-    /// Ends the watching. Servers run on.
-    pub fn shutdown(&self) {
-        self.cluster.stop.cancel();
     }
 
     async fn keys_of<K>(&self) -> Result<BTreeSet<InstanceKey>, Failure>
@@ -105,8 +117,16 @@ async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, Failur
 
 #[async_trait]
 impl Platform for KubernetesPlatform {
-    fn name(&self) -> &'static str {
-        "kubernetes"
+    fn name(&self) -> PlatformName {
+        PlatformName::Kubernetes
+    }
+
+    async fn cluster_id(&self) -> Result<Option<String>, Failure> {
+        self.cluster_id.get_or_try_init(|| self.cluster.client.cluster_id()).await.cloned()
+    }
+
+    fn check(&self, key: &InstanceKey, _options: &InstanceOptions) -> Result<(), Invalid> {
+        self.cluster.check_served(key)
     }
 
     async fn versions(&self) -> Result<Vec<OfferedVersion>, Failure> {
@@ -182,6 +202,10 @@ impl Platform for KubernetesPlatform {
             },
             other => other,
         }
+    }
+
+    fn shutdown(&self) {
+        self.cluster.stop.cancel();
     }
 
     fn events(&self) -> broadcast::Receiver<PlatformEvent> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
-use toygres_models::{ConnectionUri, Failure, FailureKind, InstanceKey, PostgresVersion};
+use toygres_models::{ConnectionUri, Failure, FailureKind, InstanceKey, InstanceOptions, Invalid, PlatformName, PostgresVersion};
 
 use super::files::{blocking, lock, remove_tree};
 use super::host::LocalHost;
@@ -66,12 +66,6 @@ impl LocalPlatform {
             }
         }
         Ok(())
-    }
-
-    /// Ends supervision and background work. Servers run on.
-    pub async fn shutdown(&self) {
-        self.inner.common.stop.cancel();
-        self.inner.common.host.pool.stop();
     }
 
     /// What the platform runs on.
@@ -253,8 +247,24 @@ impl Inner {
 
 #[async_trait]
 impl Platform for LocalPlatform {
-    fn name(&self) -> &'static str {
-        "local"
+    fn name(&self) -> PlatformName {
+        PlatformName::Local
+    }
+
+    fn check(&self, _key: &InstanceKey, options: &InstanceOptions) -> Result<(), Invalid> {
+        let refuse = |field, what: &str| {
+            Err(Invalid::new(field, format!("the local platform has no {what}; leave it out, or use the platform kubernetes")))
+        };
+        match options {
+            InstanceOptions { use_load_balancer: true, .. } => {
+                refuse("use_load_balancer", "load balancer: instances are reached from this machine only")
+            }
+            InstanceOptions { dns_label: Some(_), .. } => refuse("dns_label", "public names"),
+            InstanceOptions { cpu: Some(_), .. } => refuse("cpu", "limits on processor time"),
+            InstanceOptions { memory: Some(_), .. } => refuse("memory", "limits on memory"),
+            InstanceOptions { storage_class: Some(_), .. } => refuse("storage_class", "classes of storage"),
+            InstanceOptions { .. } => Ok(()),
+        }
     }
 
     async fn versions(&self) -> Result<Vec<OfferedVersion>, Failure> {
@@ -321,6 +331,11 @@ impl Platform for LocalPlatform {
             Err(error) => Err(super::files::failed("read", &path)(error)),
         })
         .await
+    }
+
+    fn shutdown(&self) {
+        self.inner.common.stop.cancel();
+        self.inner.common.host.pool.stop();
     }
 
     fn events(&self) -> broadcast::Receiver<PlatformEvent> {

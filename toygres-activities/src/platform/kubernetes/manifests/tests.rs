@@ -18,7 +18,7 @@ fn issued() -> Issued {
 
 #[test]
 fn the_objects_of_an_instance() {
-    let (key, config) = (key(), KubernetesConfig::default());
+    let key = key();
     let manifests = Manifests::new(&key);
     let image = "docker.io/library/postgres:17";
     let version: PostgresVersion = "17".parse().unwrap();
@@ -26,20 +26,20 @@ fn the_objects_of_an_instance() {
     insta::assert_snapshot!("tls", shown(manifests.tls(&issued(), [("toygres.io/note", "x".to_owned())])));
     insta::assert_snapshot!("service_account", shown(manifests.service_account()));
     insta::assert_snapshot!("config_map", shown(manifests.config_map()));
-    insta::assert_snapshot!("volume_claim", shown(manifests.volume_claim(StorageSize::default(), &config)));
+    insta::assert_snapshot!("volume_claim", shown(manifests.volume_claim(StorageSize::default(), None)));
     insta::assert_snapshot!("service_private", shown(manifests.service(false, None)));
     insta::assert_snapshot!("service_public", shown(manifests.service(true, Some("demo-db"))));
     insta::assert_snapshot!("network_policy_private", shown(manifests.network_policy(false, Some("toygres"))));
     insta::assert_snapshot!("network_policy_public", shown(manifests.network_policy(true, None)));
     insta::assert_snapshot!("disruption_budget", shown(manifests.disruption_budget()));
-    insta::assert_snapshot!("stateful_set", shown(manifests.stateful_set(version, image, &config)));
+    insta::assert_snapshot!("stateful_set", shown(manifests.stateful_set(version, image, &Resources::default(), 999)));
 }
 
 #[test]
 fn the_volume_is_where_the_official_image_wants_it() {
-    let (key, config) = (key(), KubernetesConfig::default());
+    let key = key();
     let place = |version: &str| {
-        let set = Manifests::new(&key).stateful_set(version.parse().unwrap(), "i", &config).unwrap();
+        let set = Manifests::new(&key).stateful_set(version.parse().unwrap(), "i", &Resources::default(), 999).unwrap();
         let container = set.spec.unwrap().template.spec.unwrap().containers.remove(0);
         let mount = container.volume_mounts.unwrap().remove(0).mount_path;
         (mount, container.env.unwrap().remove(0).value.unwrap())
@@ -62,7 +62,6 @@ fn the_types_know_every_field_of_the_templates() {
     }
     let key = key();
     let manifests = Manifests::new(&key);
-    let config = KubernetesConfig::default();
     let files = json!({ "start": "", "probe": "", "postgresql_conf": "", "pg_hba_conf": "" });
     check::<Secret>(&manifests, template!("postgres-password.yaml"), json!({ "password_base64": "eA==" }));
     check::<Secret>(&manifests, template!("postgres-tls.yaml"), json!({ "certificate_base64": "eA==", "key_base64": "eA==" }));
@@ -80,7 +79,8 @@ fn the_types_know_every_field_of_the_templates() {
         json!({ "public": false, "control_namespace": "x" }),
     );
     check::<PodDisruptionBudget>(&manifests, template!("postgres-poddisruptionbudget.yaml"), json!({}));
-    let values = json!({ "image": "i", "volume_path": "/v", "pgdata": "/v/d", "user_id": 999, "resources": config.resources });
+    let values =
+        json!({ "image": "i", "volume_path": "/v", "pgdata": "/v/d", "user_id": 999, "resources": Resources::default() });
     check::<StatefulSet>(&manifests, template!("postgres-statefulset.yaml"), values);
 }
 
@@ -105,10 +105,9 @@ fn no_value_can_add_a_field() {
         let service: Service = manifests.service(true, Some(evil)).unwrap();
         let annotations = service.metadata.annotations.unwrap();
         assert_eq!(annotations["service.beta.kubernetes.io/azure-dns-label-name"], evil);
-        let claim = KubernetesConfig { storage_class: Some(evil.into()), ..KubernetesConfig::default() };
-        let claim = manifests.volume_claim(StorageSize::default(), &claim).unwrap();
+        let claim = manifests.volume_claim(StorageSize::default(), Some(evil)).unwrap();
         assert_eq!(claim.spec.unwrap().storage_class_name.as_deref(), Some(evil));
-        let set = manifests.stateful_set("17".parse().unwrap(), evil, &KubernetesConfig::default()).unwrap();
+        let set = manifests.stateful_set("17".parse().unwrap(), evil, &Resources::default(), 999).unwrap();
         let pod = set.spec.unwrap().template.spec.unwrap();
         assert_eq!((pod.containers[0].image.as_deref(), pod.host_network), (Some(evil), None));
     }
@@ -137,7 +136,6 @@ async fn the_api_server_takes_every_object_strictly() {
     }
     let client = crate::k8s_client::K8sClient::connect(&crate::k8s_client::ClusterChoice::default()).await.unwrap();
     let key = InstanceKey::parse("default", "a-dry-run-only").unwrap();
-    let config = KubernetesConfig::default();
     let manifests = Manifests::new(&key);
     let folder = tempfile::tempdir().unwrap();
     let issued = crate::platform::certificates::CertificateAuthority::open(folder.path()).unwrap().issue(["demo"]).unwrap();
@@ -152,14 +150,14 @@ async fn the_api_server_takes_every_object_strictly() {
         manifests.tls(&issued, []),
         manifests.service_account(),
         manifests.config_map(),
-        manifests.volume_claim(StorageSize::default(), &config),
+        manifests.volume_claim(StorageSize::default(), None),
         manifests.service(false, None),
         manifests.service(true, Some("demo-db")),
         manifests.network_policy(false, Some("toygres")),
         manifests.network_policy(true, None),
         manifests.disruption_budget(),
-        manifests.stateful_set("17".parse().unwrap(), "docker.io/library/postgres:17", &config),
-        manifests.stateful_set("18".parse().unwrap(), "docker.io/library/postgres:18", &config),
+        manifests.stateful_set("17".parse().unwrap(), "docker.io/library/postgres:17", &Resources::default(), 999),
+        manifests.stateful_set("18".parse().unwrap(), "docker.io/library/postgres:18", &Resources::default(), 999),
     );
     // Strict means strict.
     let mut odd = serde_json::to_value(manifests.service_account().unwrap()).unwrap();

@@ -1,0 +1,118 @@
+//! The platforms that one toygres serves, by name.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::OnceCell;
+use toygres_models::store::Instance;
+use toygres_models::{Failure, FailureKind, Invalid, PlatformName};
+
+use crate::platform::Platform;
+use crate::secrets::SecretStore;
+
+/// A platform, and the place for the passwords of its instances.
+#[derive(Clone)]
+pub struct Place {
+    /// Where instances run.
+    pub platform: Arc<dyn Platform>,
+    /// Where their passwords rest.
+    pub secrets: Arc<dyn SecretStore>,
+}
+
+type OpenPlace = dyn Fn() -> Pin<Box<dyn Future<Output = Result<Place, Failure>> + Send>> + Send + Sync;
+
+struct Served {
+    name: PlatformName,
+    place: OnceCell<Place>,
+    open: Box<OpenPlace>,
+}
+
+/// The platforms that are served. Each is opened when it is first needed: whoever has a kubeconfig
+/// and only local instances has no cluster called. Cheap to clone.
+#[derive(Clone)]
+pub struct Platforms {
+    served: Arc<Vec<Served>>,
+}
+
+impl Platforms {
+    /// None yet.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { served: Arc::default() }
+    }
+
+    /// One platform that is open already.
+    #[must_use]
+    pub fn one(place: Place) -> Self {
+        let name = place.platform.name();
+        Self::none().with(name, move || {
+            let place = place.clone();
+            async move { Ok(place) }
+        })
+    }
+
+    /// With one more, opened by `open` when it is first needed. A failure to open it is not kept:
+    /// who needs it next tries again. The first one is the default.
+    #[must_use]
+    pub fn with<Opening>(self, name: PlatformName, open: impl Fn() -> Opening + Send + Sync + 'static) -> Self
+    where
+        Opening: Future<Output = Result<Place, Failure>> + Send + 'static,
+    {
+        let mut served = Arc::into_inner(self.served).unwrap_or_default();
+        served.push(Served { name, place: OnceCell::new(), open: Box::new(move || Box::pin(open())) });
+        Self { served: Arc::new(served) }
+    }
+
+    /// Their names, the default one first.
+    pub fn names(&self) -> impl Iterator<Item = PlatformName> {
+        self.served.iter().map(|served| served.name)
+    }
+
+    /// The one that instances are made on unless another is named.
+    #[must_use]
+    pub fn default_name(&self) -> PlatformName {
+        self.names().next().unwrap_or_default()
+    }
+
+    /// The platform of that name, opened.
+    ///
+    /// # Errors
+    /// If it isn't served, or can't be opened now.
+    pub async fn get(&self, name: PlatformName) -> Result<Place, Failure> {
+        let Some(served) = self.served.iter().find(|served| served.name == name) else {
+            let names: Vec<_> = self.names().map(PlatformName::as_str).collect();
+            return Err(Invalid::new("platform", format!("{name} is not served here; served are {}", names.join(", "))).into());
+        };
+        served.place.get_or_try_init(|| (served.open)()).await.cloned()
+    }
+
+    /// The platform that an instance runs on.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); and if the instance runs on another cluster than the one that is
+    /// served: there it would be taken for gone, and its deletion for done.
+    pub async fn of(&self, instance: &Instance) -> Result<Place, Failure> {
+        let place = self.get(instance.platform).await?;
+        if let Some(wanted) = &instance.cluster_id
+            && let Some(served) = place.platform.cluster_id().await?
+            && *wanted != served
+        {
+            return Err(Failure::permanent(
+                FailureKind::Conflict,
+                format!(
+                    "{}/{} runs on another Kubernetes cluster (its kube-system namespace is {wanted}) than this server is \
+                     connected to ({served}); nothing was changed. Start the server with that cluster's --kube-context",
+                    instance.namespace, instance.name
+                ),
+            ));
+        }
+        Ok(place)
+    }
+
+    /// Those that are open.
+    #[must_use]
+    pub fn opened(&self) -> Vec<Place> {
+        self.served.iter().filter_map(|served| served.place.get().cloned()).collect()
+    }
+}

@@ -1,0 +1,32 @@
+//! What only one of several servers may do at a time.
+
+use sqlx::{Connection, PgConnection};
+
+use super::{Store, StoreError};
+
+/// The right to do something that no other server does meanwhile. It ends when dropped, and with the
+/// connection to the database.
+#[derive(Debug)]
+pub struct Leadership {
+    connection: PgConnection,
+}
+
+impl Leadership {
+    /// Whether it still holds.
+    pub async fn holds(&mut self) -> bool {
+        self.connection.ping().await.is_ok()
+    }
+}
+
+impl Store {
+    /// Waits until no other server has `role`, and takes it.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn lead(&self, role: &str) -> Result<Leadership, StoreError> {
+        // Out of the pool: a session's lock must not come back into it.
+        let mut connection = self.pool.acquire().await?.detach();
+        sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, 0))").bind(role).execute(&mut connection).await?;
+        Ok(Leadership { connection })
+    }
+}
