@@ -1,0 +1,23 @@
+{{- /* Labels that never change: selectors hold them. */ -}}
+{{- define "toygres.selector" -}}
+app.kubernetes.io/name: toygres
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: server
+{{- end }}
+
+{{- define "toygres.labels" -}}
+{{ include "toygres.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- /* The Secret that the server makes: API token and CA. */ -}}
+{{- define "toygres.secret" -}}
+{{ .Release.Name }}-server
+{{- end }}
+
+{{- /* The namespaces of instances, separated by commas. */ -}}
+{{- define "toygres.namespaces" -}}
+{{ .Values.namespaces | default (list .Release.Namespace) | join "," }}
+{{- end }}
