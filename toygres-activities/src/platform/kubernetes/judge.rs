@@ -26,6 +26,8 @@ pub(super) enum Verdict {
     Waiting(Phase, Failure),
     /// It won't come up if this lasts for more than a few seconds.
     Doubtful(Failure),
+    /// No node can take its pod, since that second of Unix time. An autoscaler may add one.
+    Unscheduled(Failure, i64),
     /// Waiting can't help.
     Hopeless(Failure),
     /// Waiting can't help, and the server's log says why.
@@ -104,7 +106,9 @@ impl Seen {
             }
             let message = format!("no node can take the pod of {key}: {words}");
             if scheduled.reason.as_deref() == Some("Unschedulable") {
-                return Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::Exhausted, message)));
+                let failure = self.failure(Failure::permanent(FailureKind::Exhausted, message));
+                let since = scheduled.last_transition_time.as_ref().map_or(0, |time| time.0.as_second());
+                return Verdict::Unscheduled(failure, since);
             }
             return Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)));
         }
@@ -222,6 +226,8 @@ impl Seen {
         }
         let last = self.events.len().saturating_sub(5);
         evidence.extend(self.events[last..].iter().map(describe));
+        // Controllers repeat themselves.
+        evidence.dedup();
         failure.with_evidence(evidence)
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::pin::Pin;
 use std::time::Duration;
 
+use chrono::Utc;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
@@ -19,7 +20,7 @@ use super::identity::{Names, is_of};
 use super::judge::{Seen, Verdict};
 use crate::platform::{Observation, Phase};
 
-/// How long something may be in doubt: an autoscaler or a slow controller may still mend it.
+/// How long something may be in doubt: a slow controller may still mend it.
 const DOUBT: Duration = Duration::from_secs(3);
 /// How much of a crashing server's log is told.
 const LOG_LINES: i64 = 30;
@@ -45,7 +46,7 @@ impl Cluster {
             Verdict::Absent => Ok(None),
             Verdict::Ready => observation(Phase::Running, true, None),
             Verdict::Waiting(phase, failure) => observation(phase, false, Some(failure)),
-            Verdict::Doubtful(failure) => observation(Phase::Pending, false, Some(failure)),
+            Verdict::Doubtful(failure) | Verdict::Unscheduled(failure, _) => observation(Phase::Pending, false, Some(failure)),
             Verdict::Hopeless(failure) => observation(Phase::Failed, false, Some(failure)),
             Verdict::Crashing(failure) => observation(Phase::Failed, false, Some(self.with_log(key, failure).await)),
         }
@@ -76,6 +77,15 @@ impl Cluster {
                         return Err(failure);
                     }
                     (Phase::Pending, failure, deadline.min(since + DOUBT))
+                }
+                Verdict::Unscheduled(failure, since) => {
+                    // By the cluster's clock, since one wait may be of many.
+                    let waited = u64::try_from(Utc::now().timestamp() - since).unwrap_or(0);
+                    let left = self.config.scheduling_timeout_seconds.saturating_sub(waited);
+                    if left == 0 && blind.is_none() {
+                        return Err(failure);
+                    }
+                    (Phase::Pending, failure, deadline.min(Instant::now() + Duration::from_secs(left.max(1))))
                 }
             };
             if Instant::now() >= deadline {

@@ -58,7 +58,7 @@ fn hopeless(seen: &Seen) -> Failure {
 #[track_caller]
 fn doubtful(seen: &Seen) -> Failure {
     match seen.judge(&key()) {
-        Verdict::Doubtful(failure) => failure,
+        Verdict::Doubtful(failure) | Verdict::Unscheduled(failure, _) => failure,
         other => panic!("{other:?}"),
     }
 }
