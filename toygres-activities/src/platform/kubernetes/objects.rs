@@ -46,7 +46,7 @@ impl K8sClient {
         if found.metadata.deletion_timestamp.is_some() {
             return Err(Failure::transient(
                 FailureKind::Platform,
-                format!("the {kind} {}/{name} is still being deleted", key.namespace),
+                format!("the {kind} {}/{name} is being deleted, which ends when nothing uses it any more", key.namespace),
             ));
         }
         Ok(Some(found.metadata))
