@@ -76,7 +76,10 @@ async fn run_kubectl(arguments: &[&str], input: &str) -> Result<Output> {
 }
 
 /// Every kind of object that a namespace can hold, but events, which stay for a while.
-async fn kinds() -> Result<&'static str> {
+///
+/// # Errors
+/// If the cluster doesn't answer.
+pub async fn kinds() -> Result<&'static str> {
     static KINDS: OnceCell<String> = OnceCell::const_new();
     let ask = async || {
         let kinds = kubectl(&["api-resources", "--verbs=list", "--namespaced", "-o", "name"]).await?;
