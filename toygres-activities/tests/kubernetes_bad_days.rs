@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgSslMode;
 use support::kubernetes::{Kubernetes, kubectl, kubectl_apply};
 use support::{PASSWORD, READY, Subject, ask, connect};
-use toygres_activities::platform::kubernetes::KubernetesPlatform;
+use toygres_activities::platform::kubernetes::{KubernetesConfig, KubernetesPlatform};
 use toygres_activities::platform::{Observation, Platform};
 use toygres_models::{Failure, FailureKind};
 
@@ -62,7 +62,7 @@ async fn a_volume_that_nobody_makes_fails_with_the_claims_words() {
         "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {{name: {}}}\nprovisioner: nobody.example/none\n",
         class.0
     ));
-    let config = subject.config.clone().with_storage_class(&class.0).unwrap();
+    let config = KubernetesConfig { storage_class: Some(class.0.clone()), ..subject.config.clone() };
     let platform = KubernetesPlatform::connect(config).await.unwrap();
     platform.ensure(&subject.real_spec("demo")).await.unwrap();
     let begun = Instant::now();
