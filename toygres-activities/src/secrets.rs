@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
@@ -22,6 +23,12 @@ pub trait SecretStore: Send + Sync + 'static {
 
     /// Forgets the instance's password. None being kept is no error.
     async fn remove(&self, key: &InstanceKey) -> Result<(), Failure>;
+
+    /// The instances whose passwords are kept, and have been for that long.
+    ///
+    /// # Errors
+    /// If they can't be listed.
+    async fn keys(&self, kept_for: Duration) -> Result<Vec<InstanceKey>, Failure>;
 }
 
 /// The password itself: a literal as it is, a reference looked up.
@@ -45,25 +52,6 @@ impl FileSecretStore {
     /// A store in that folder, which is made when the first password is kept.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into() }
-    }
-
-    /// The instances whose passwords are kept.
-    ///
-    /// # Errors
-    /// If the folder can't be read.
-    pub async fn keys(&self) -> Result<Vec<InstanceKey>, Failure> {
-        let folder = self.folder.clone();
-        blocking(move || {
-            let mut keys = Vec::new();
-            for namespace in names_in(&folder)? {
-                for name in names_in(&folder.join(&namespace))? {
-                    // Anything else, such as a half-written file, has a name that no instance may have.
-                    keys.extend(InstanceKey::parse(&namespace, &name));
-                }
-            }
-            Ok(keys)
-        })
-        .await
     }
 
     fn path(&self, key: &InstanceKey) -> PathBuf {
@@ -133,6 +121,23 @@ impl SecretStore for FileSecretStore {
         })
         .await
     }
+
+    async fn keys(&self, kept_for: Duration) -> Result<Vec<InstanceKey>, Failure> {
+        let folder = self.folder.clone();
+        blocking(move || {
+            let mut keys = Vec::new();
+            for namespace in names_in(&folder)? {
+                for name in names_in(&folder.join(&namespace))? {
+                    let written = std::fs::metadata(folder.join(&namespace).join(&name)).and_then(|file| file.modified());
+                    let age = written.ok().and_then(|written| written.elapsed().ok()).unwrap_or_default();
+                    // Anything else, such as a half-written file, has a name that no instance may have.
+                    keys.extend(InstanceKey::parse(&namespace, &name).ok().filter(|_| age >= kept_for));
+                }
+            }
+            Ok(keys)
+        })
+        .await
+    }
 }
 
 #[cfg(test)]
@@ -149,13 +154,14 @@ mod tests {
             secrets.put(&key, &password.into()).await.unwrap();
             assert_eq!(secrets.get(&key).await.unwrap().expose_secret(), password);
         }
-        assert_eq!(secrets.keys().await.unwrap(), std::slice::from_ref(&key));
+        assert_eq!(secrets.keys(Duration::ZERO).await.unwrap(), std::slice::from_ref(&key));
+        assert!(secrets.keys(Duration::from_secs(60)).await.unwrap().is_empty());
         let path = secrets.path(&key);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
         secrets.remove(&key).await.unwrap();
         secrets.remove(&key).await.unwrap();
         assert!(!path.exists());
-        assert!(secrets.keys().await.unwrap().is_empty());
+        assert!(secrets.keys(Duration::ZERO).await.unwrap().is_empty());
     }
 }

@@ -113,59 +113,6 @@ async fn ten_at_once_take_little_longer_than_one() {
     assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]));
 }
 
-/// The API server doesn't answer for 20 s, in the middle of a creation and of a removal. Stops
-/// processes of the cluster under test, so it is run alone and by name: `TOYGRES_TEST_API_SERVER_PID`.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "stops the cluster's API server"]
-async fn an_api_server_that_is_away_for_a_while_is_waited_for() {
-    let Some(subject) = subject().await else { return };
-    let pid = std::env::var("TOYGRES_TEST_API_SERVER_PID").unwrap();
-    let signal = |name: &str| assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
-    let platform = subject.platform();
-    for pause_ms in [0, 30, 60, 1000] {
-        let made = {
-            let (platform, spec) = (platform.clone(), spec(&subject, "demo"));
-            tokio::spawn(async move {
-                let begun = Instant::now();
-                loop {
-                    match platform.ensure(&spec).await {
-                        Ok(_) => break,
-                        Err(failure) => assert!(failure.retryable && begun.elapsed() < READY, "{failure}"),
-                    }
-                }
-                loop {
-                    match platform.wait_ready(&spec.key, Duration::from_secs(5)).await {
-                        Ok(seen) if seen.ready => break,
-                        Ok(_) => {}
-                        Err(failure) => assert!(failure.retryable && begun.elapsed() < READY, "{failure}"),
-                    }
-                }
-            })
-        };
-        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-        signal("-STOP");
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        signal("-CONT");
-        made.await.unwrap();
-        ask(&subject, "demo", "SELECT 'x'").await;
-        let removed = {
-            let platform = platform.clone();
-            tokio::spawn(async move {
-                while let Err(failure) = platform.remove(&key("demo")).await {
-                    assert!(failure.retryable, "{failure}");
-                }
-            })
-        };
-        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-        signal("-STOP");
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        signal("-CONT");
-        removed.await.unwrap();
-        platform.remove(&key("demo")).await.unwrap();
-        assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]), "{pause_ms} ms");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_cannot_be_pulled_fails_in_seconds() {
     let Some(subject) = Kubernetes::with("17", with_image("docker.io/library/no-such-postgres:1")).await else { return };

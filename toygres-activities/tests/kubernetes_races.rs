@@ -6,11 +6,12 @@
 #[macro_use]
 mod support;
 
+use std::time::Duration;
+
 use support::kubernetes::proxy::Proxy;
 use support::kubernetes::{Kubernetes, kubectl_apply};
-use support::{Subject, ask, spec};
-use toygres_activities::platform::kubernetes::{KubernetesConfig, KubernetesPlatform};
-use toygres_activities::platform::{InstanceSpec, Platform};
+use support::{READY, Subject, ask};
+use toygres_activities::platform::Platform;
 use toygres_models::FailureKind;
 
 /// The objects that a creation makes: kind, plural, path and name, and a stranger's manifest.
@@ -50,11 +51,6 @@ const OBJECTS: &[(&str, &str, &str, &str, &str)] = &[
     ),
 ];
 
-async fn by_way_of(subject: &Kubernetes, proxy: &Proxy) -> std::sync::Arc<KubernetesPlatform> {
-    let config = KubernetesConfig { cluster: subject.by_way_of(proxy), ..subject.config.clone() };
-    KubernetesPlatform::connect(config).await.unwrap()
-}
-
 fn request(subject: &Kubernetes, path: &str, plural: &str, name: &str) -> String {
     format!("PATCH /{path}/namespaces/{}/{plural}/{name}?", subject.namespace)
 }
@@ -63,8 +59,8 @@ fn request(subject: &Kubernetes, path: &str, plural: &str, name: &str) -> String
 async fn an_object_that_a_stranger_makes_between_the_look_and_the_creation_is_left_alone() {
     let Some(subject) = Kubernetes::new("17").await else { return };
     let proxy = Proxy::plain().await;
-    let platform = by_way_of(&subject, &proxy).await;
-    let wanted = InstanceSpec { key: subject.real_key("demo"), ..spec(&subject, "demo") };
+    let platform = subject.platform_on(subject.by_way_of(&proxy)).await;
+    let wanted = subject.real_spec("demo");
     for (kind, plural, path, name, manifest) in OBJECTS {
         let version = path.trim_start_matches("api/").trim_start_matches("apis/");
         let namespace = &subject.namespace;
@@ -91,8 +87,8 @@ async fn an_object_that_a_stranger_makes_between_the_look_and_the_creation_is_le
 async fn a_creation_that_is_overtaken_by_its_own_repeat_takes_what_is_there() {
     let Some(subject) = Kubernetes::new("17").await else { return };
     let proxy = Proxy::plain().await;
-    let platform = by_way_of(&subject, &proxy).await;
-    let wanted = InstanceSpec { key: subject.real_key("demo"), ..spec(&subject, "demo") };
+    let platform = subject.platform_on(subject.by_way_of(&proxy)).await;
+    let wanted = subject.real_spec("demo");
     for (_, plural, path, name, _) in OBJECTS {
         let (other, runtime, same) = (subject.platform.clone(), tokio::runtime::Handle::current(), wanted.clone());
         proxy.before(&request(&subject, path, plural, name), move || {
@@ -105,4 +101,46 @@ async fn a_creation_that_is_overtaken_by_its_own_repeat_takes_what_is_there() {
         platform.remove(&wanted.key).await.unwrap();
         assert_eq!(subject.leftovers(), Vec::<String>::new());
     }
+}
+
+/// Whatever waits goes on waiting when its watch is cut off.
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_that_are_cut_off_are_taken_up_again() {
+    let Some(subject) = Kubernetes::new("17").await else { return };
+    let proxy = Proxy::plain().await;
+    let platform = subject.platform_on(subject.by_way_of(&proxy)).await;
+    let key = subject.real_key("demo");
+    platform.ensure(&subject.real_spec("demo")).await.unwrap();
+    // Nothing can get ready as long as there is no pod.
+    subject.kubectl(&["scale", "statefulset", "demo", "--replicas=0"]);
+    subject.kubectl(&["wait", "--for=delete", "pod/demo-0", "--timeout=60s"]);
+    let waiting = tokio::spawn({
+        let (platform, key) = (platform.clone(), key.clone());
+        async move { platform.wait_ready(&key, READY).await }
+    });
+    cut_watches(&proxy, 4).await;
+    subject.kubectl(&["scale", "statefulset", "demo", "--replicas=1"]);
+    assert!(waiting.await.unwrap().unwrap().ready);
+
+    // Nothing is gone as long as somebody holds it.
+    subject.kubectl(&["patch", "service", "demo", "--type=merge", "-p", r#"{"metadata":{"finalizers":["test.example/hold"]}}"#]);
+    let removing = tokio::spawn({
+        let (platform, key) = (platform.clone(), key.clone());
+        async move { platform.remove(&key).await }
+    });
+    cut_watches(&proxy, 4).await;
+    assert!(!removing.is_finished());
+    subject.kubectl(&["patch", "service", "demo", "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#]);
+    assert!(removing.await.unwrap().unwrap());
+    assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]));
+}
+
+async fn cut_watches(proxy: &Proxy, number: usize) {
+    let before = proxy.watches_cut();
+    support::eventually("the watches are up, and cut", || async {
+        proxy.cut_watches();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        proxy.watches_cut() >= before + number
+    })
+    .await;
 }

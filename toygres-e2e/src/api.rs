@@ -20,6 +20,8 @@ pub struct Api {
     client: Client,
     url: String,
     token: Option<String>,
+    /// The namespace whose instances on Kubernetes are meant; else local ones in the default one.
+    namespace: Option<String>,
 }
 
 /// An answer.
@@ -74,7 +76,13 @@ impl Api {
     /// If the HTTP client can't be set up.
     pub fn new(url: &str, token: Option<&str>) -> Result<Self> {
         let client = Client::builder().timeout(Duration::from_secs(100)).no_proxy().build()?;
-        Ok(Self { client, url: url.trim_end_matches('/').to_owned(), token: token.map(ToOwned::to_owned) })
+        Ok(Self { client, url: url.trim_end_matches('/').to_owned(), token: token.map(ToOwned::to_owned), namespace: None })
+    }
+
+    /// The same server's instances on Kubernetes, in that namespace.
+    #[must_use]
+    pub fn on_kubernetes(&self, namespace: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..self.clone() }
     }
 
     /// The same server with another token, or none.
@@ -113,7 +121,7 @@ impl Api {
     /// # Errors
     /// If nothing comes back.
     pub async fn post_instance(&self, body: &Value) -> Result<Answer> {
-        self.send(Method::POST, "/v1/instances", Some(body.to_string())).await
+        self.send(Method::POST, &self.instances(""), Some(body.to_string())).await
     }
 
     /// Asks for an instance of that name; the operation's id.
@@ -121,7 +129,11 @@ impl Api {
     /// # Errors
     /// If it is refused.
     pub async fn begin_create(&self, name: &str) -> Result<String> {
-        self.operation_of(self.post_instance(&json!({ "name": name })).await?)
+        let mut body = json!({ "name": name });
+        if self.namespace.is_some() {
+            body["platform"] = "kubernetes".into();
+        }
+        self.operation_of(self.post_instance(&body).await?)
     }
 
     /// Asks for an instance's deletion; the operation's id.
@@ -129,7 +141,13 @@ impl Api {
     /// # Errors
     /// If it is refused.
     pub async fn begin_delete(&self, name: &str) -> Result<String> {
-        self.operation_of(self.send(Method::DELETE, &format!("/v1/instances/{name}"), None).await?)
+        self.operation_of(self.send(Method::DELETE, &self.instances(&format!("/{name}")), None).await?)
+    }
+
+    /// The path of the instances, or of something below.
+    fn instances(&self, below: &str) -> String {
+        let namespace = self.namespace.as_ref().map(|namespace| format!("?namespace={namespace}")).unwrap_or_default();
+        format!("/v1/instances{below}{namespace}")
     }
 
     fn operation_of(&self, answer: Answer) -> Result<String> {
@@ -188,7 +206,7 @@ impl Api {
     /// # Errors
     /// If there is none.
     pub async fn instance(&self, name: &str) -> Result<Value> {
-        self.get(&format!("/v1/instances/{name}")).await?.expect(200)
+        self.get(&self.instances(&format!("/{name}"))).await?.expect(200)
     }
 
     /// What a list holds; at most a hundred.
@@ -205,7 +223,7 @@ impl Api {
     /// # Errors
     /// If it can't be connected to.
     pub async fn uri(&self, name: &str) -> Result<String> {
-        let connection = self.get(&format!("/v1/instances/{name}/connection")).await?.expect(200)?;
+        let connection = self.get(&self.instances(&format!("/{name}/connection"))).await?.expect(200)?;
         Ok(connection["uri"].as_str().context("a connection without a URI")?.to_owned())
     }
 

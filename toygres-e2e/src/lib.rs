@@ -12,12 +12,15 @@
 //! | `TOYGRES_TEST_DIR` | where state directories are made; anybody must be able to pass through it |
 //! | `TOYGRES_TEST_CACHE_DIR` | where fetched PostgreSQL builds are kept between runs |
 //! | `TOYGRES_TEST_KEEP` | if set, a test's folder stays for a look |
-//! | `CI` | if set, nothing is skipped |
+//! | `TOYGRES_TEST_KUBERNETES` | `1` allows tests on the cluster of `KUBECONFIG`, by kubectl and toygres |
+//! | `TOYGRES_TEST_KUBERNETES_REQUIRED` | `1` makes a failure of a cluster that isn't given |
+//! | `CI` | if set, nothing else is skipped |
 
 pub mod api;
 pub mod by_hand;
 pub mod control;
 mod evidence;
+pub mod kubernetes;
 pub mod mount;
 pub mod place;
 pub mod process;
@@ -29,6 +32,7 @@ pub mod toygres;
 pub mod wait;
 
 pub use api::Api;
+pub use kubernetes::Cluster;
 pub use place::required_or_skip;
 pub use run::Run;
 pub use toygres::Toygres;

@@ -85,7 +85,7 @@ async fn a_taken_listening_port_is_told() {
     let run = toygres.fails(1, &["list"]).await.unwrap();
     assert!(run.stderr.contains(&address) && run.stderr.contains("--listen"), "{run}");
     let open = toygres.with("TOYGRES_LISTEN", "0.0.0.0:0").fails(1, &["list"]).await.unwrap();
-    assert!(open.stderr.contains("loopback"), "{open}");
+    assert!(open.stderr.contains("--allow-plaintext"), "{open}");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The server: started, run until it is told to stop, stopped so that nothing is lost.
 
 mod log;
+mod orphans;
 mod platform_events;
 mod ports;
 mod start;

@@ -43,6 +43,11 @@ impl Recorders {
         };
     }
 
+    /// Other work that ends with them.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(work);
+    }
+
     /// Ends all of them.
     pub fn stop(&self) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();

@@ -16,16 +16,15 @@ use toygres_activities::platform::Platform;
 use toygres_activities::platform::kubernetes::KubernetesPlatform;
 use toygres_activities::platform::local::{LocalHost, LocalPlatform};
 use toygres_activities::registry::create_activity_registry_with;
-use toygres_activities::secrets::{FileSecretStore, SecretStore};
+use toygres_activities::secrets::FileSecretStore;
 use toygres_activities::{Context, Place, Platforms};
-use toygres_models::store::StoreError;
 use toygres_models::{PlatformName, StorageSize, Store};
 
 use super::platform_events::Recorders;
 use super::ports::StorePorts;
 use super::waking_provider::WakingProvider;
 use super::workflows::Workflows;
-use super::{ControlPlane, state_files};
+use super::{ControlPlane, orphans, state_files};
 use crate::api::AppState;
 use crate::settings::Settings;
 
@@ -149,32 +148,37 @@ async fn serve_platforms(
         let recorders = recorders.clone();
         platforms = match (name, host) {
             (PlatformName::Local, Some(host)) => {
-                let secrets = FileSecretStore::new(settings.state_dir.join("secrets"));
-                forget_orphans(&secrets, store).await?;
-                let secrets: Arc<dyn SecretStore> = Arc::new(secrets);
+                let secrets = Arc::new(FileSecretStore::new(settings.state_dir.join("secrets")));
                 let platform = LocalPlatform::new(host.clone(), Arc::new(StorePorts(store.clone())));
+                // Nobody else works on the state directory, and requests aren't served yet.
+                let place = Place { platform: platform.clone(), secrets };
+                orphans::forget(&place, store, Duration::ZERO).await?;
                 platforms.with(name, move || {
-                    let (platform, secrets, recorders) = (platform.clone(), secrets.clone(), recorders.clone());
+                    let (platform, place, recorders) = (platform.clone(), place.clone(), recorders.clone());
                     async move {
                         let events = platform.events();
                         platform.supervise().await?;
-                        recorders.begin(platform.clone(), events);
-                        Ok(Place { platform, secrets })
+                        recorders.begin(platform, events);
+                        Ok(place)
                     }
                 })
             }
             (PlatformName::Local, None) => platforms,
             (PlatformName::Kubernetes, _) => {
                 let (config, cluster) = (settings.kubernetes.clone(), cluster.clone());
+                let store = store.clone();
                 platforms.with(name, move || {
-                    let (config, cluster, recorders) = (config.clone(), cluster.clone(), recorders.clone());
+                    let (config, cluster) = (config.clone(), cluster.clone());
+                    let (recorders, store) = (recorders.clone(), store.clone());
                     async move {
                         let platform = match cluster {
                             Some(cluster) => cluster,
                             None => KubernetesPlatform::connect(config).await?,
                         };
                         recorders.begin(platform.clone(), platform.events());
-                        Ok(Place { secrets: Arc::new(platform.secrets()), platform })
+                        let place = Place { secrets: Arc::new(platform.secrets()), platform };
+                        recorders.spawn(orphans::keep_forgetting(place.clone(), store.clone()));
+                        Ok(place)
                     }
                 })
             }
@@ -223,22 +227,6 @@ impl Parts {
         }
         stop_own_database(self.own_database.as_deref()).await;
     }
-}
-
-/// Forgets the passwords of creations that were cut off before they were written down. Nobody else
-/// works on the state directory, and requests aren't served yet.
-async fn forget_orphans(secrets: &FileSecretStore, store: &Store) -> anyhow::Result<()> {
-    for key in secrets.keys().await? {
-        match store.instance(&key).await {
-            Ok(_) => {}
-            Err(StoreError::InstanceNotFound(_)) => {
-                tracing::info!(instance.name = %key, "forgetting the password of an instance that never came to be");
-                secrets.remove(&key).await?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 async fn connect_store(url: &SecretString) -> anyhow::Result<Store> {

@@ -143,6 +143,11 @@ pub struct SettingFlags {
     #[arg(long, global = true, value_name = "UID", hide_short_help = true, help_heading = KUBERNETES)]
     pub image_user_id: Option<OsString>,
 
+    /// How long a pod may be without a node that can take it; more where an autoscaler adds nodes
+    /// [default: 3] [env: TOYGRES_SCHEDULING_TIMEOUT_SECONDS]
+    #[arg(long, global = true, value_name = "SECONDS", hide_short_help = true, help_heading = KUBERNETES)]
+    pub scheduling_timeout_seconds: Option<OsString>,
+
     /// The cluster's DNS domain [default: cluster.local] [env: TOYGRES_CLUSTER_DOMAIN]
     #[arg(long, global = true, value_name = "DOMAIN", hide_short_help = true, help_heading = KUBERNETES)]
     pub cluster_domain: Option<OsString>,
@@ -176,6 +181,7 @@ impl SettingFlags {
             "images" => self.images.clone(),
             "image_user_id" => self.image_user_id.clone(),
             "cluster_domain" => self.cluster_domain.clone(),
+            "scheduling_timeout_seconds" => self.scheduling_timeout_seconds.clone(),
             _ => None,
         }
     }

@@ -33,6 +33,7 @@ const KEYS: &[&str] = &[
     "port_range",
     "quiet",
     "run_as_user",
+    "scheduling_timeout_seconds",
     "state_dir",
     "storage_class",
     "token",

@@ -27,6 +27,8 @@ pub struct KubernetesConfig {
     pub user_id: i64,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
+    /// How long a pod may be without a node that can take it, before its creation is given up.
+    pub scheduling_timeout_seconds: u64,
     /// The folder with `ca.crt` and `ca.key`, which are made if they aren't there.
     pub ca_dir: PathBuf,
     /// The Secret in the client's own namespace that holds the CA (see
@@ -79,6 +81,7 @@ impl Default for KubernetesConfig {
             resources: Resources::default(),
             user_id: 999,
             cluster_domain: "cluster.local".to_owned(),
+            scheduling_timeout_seconds: 3,
             ca_dir: LocalConfig::default_state_dir(),
             own_secret: None,
         }
@@ -87,7 +90,7 @@ impl Default for KubernetesConfig {
 
 impl KubernetesConfig {
     /// The settings that it is made of: as keys here, as `TOYGRES_…` in the environment.
-    pub const KEYS: [&str; 10] = [
+    pub const KEYS: [&str; 11] = [
         "kube_context",
         "kube_namespaces",
         "image_repository",
@@ -98,6 +101,7 @@ impl KubernetesConfig {
         "image_user_id",
         "cluster_domain",
         "kube_secret",
+        "scheduling_timeout_seconds",
     ];
 
     /// From the settings in [`KEYS`](Self::KEYS), as `get` gives them; the default for each that it
@@ -125,6 +129,12 @@ impl KubernetesConfig {
         if let Some(domain) = get("cluster_domain") {
             config.cluster_domain = domain.parse::<ClusterDomain>()?.into();
         }
+        if let Some(seconds) = get("scheduling_timeout_seconds") {
+            let in_range = seconds.parse().ok().filter(|seconds| (1..=280).contains(seconds));
+            // Within the five minutes that a creation waits for its server.
+            let problem = || Invalid::new("scheduling_timeout_seconds", "has to be a number from 1 to 280");
+            config.scheduling_timeout_seconds = in_range.ok_or_else(problem)?;
+        }
         if let Some(name) = get("kube_secret") {
             OwnSecret::check_name(&name)?;
             config.own_secret = Some(name);
@@ -134,7 +144,7 @@ impl KubernetesConfig {
 
     /// From `TOYGRES_KUBE_CONTEXT`, `TOYGRES_KUBE_NAMESPACES`, `TOYGRES_IMAGE_REPOSITORY`,
     /// `TOYGRES_IMAGES`, `TOYGRES_STORAGE_CLASS`, `TOYGRES_CPU`, `TOYGRES_MEMORY`,
-    /// `TOYGRES_IMAGE_USER_ID`, `TOYGRES_CLUSTER_DOMAIN`, `TOYGRES_KUBE_SECRET`, and `TOYGRES_CA_DIR` or
+    /// `TOYGRES_IMAGE_USER_ID`, `TOYGRES_CLUSTER_DOMAIN`, `TOYGRES_KUBE_SECRET`, `TOYGRES_SCHEDULING_TIMEOUT_SECONDS`, and `TOYGRES_CA_DIR` or
     /// `TOYGRES_STATE_DIR`; the default for each that is unset or empty.
     ///
     /// # Errors
@@ -174,6 +184,7 @@ mod tests {
             ("image_user_id", "x"),
             ("cluster_domain", "a..b"),
             ("kube_secret", "A b"),
+            ("scheduling_timeout_seconds", "0"),
         ] {
             assert_eq!(config(key, value).unwrap_err().field, key, "{value:?} was accepted");
         }

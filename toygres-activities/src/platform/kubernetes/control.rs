@@ -75,6 +75,6 @@ impl Cluster {
             );
             return Err(Failure::permanent(FailureKind::NotFound, message));
         }
-        KubernetesSecretStore::new(self.client.clone()).get_or_generate(key).await
+        KubernetesSecretStore::new(self.client.clone(), Vec::new()).get_or_generate(key).await
     }
 }

@@ -18,7 +18,7 @@ impl Cluster {
     pub(super) async fn locate(&self, key: &InstanceKey) -> Result<Endpoint, Failure> {
         let services = self.client.api::<Service>(key.namespace.as_str());
         let found = self.client.call(format!("read the Service of {key}"), services.get_opt(key.name.as_str())).await?;
-        let service = found.filter(|found| is_of(&found.metadata, key)).ok_or_else(|| self.not_found(key))?;
+        let Some(service) = found.filter(|found| is_of(&found.metadata, key)) else { return Err(self.no_service(key).await?) };
         let public = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("LoadBalancer");
         if !public {
             let uri = self.uri(internal_name(key, &self.config.cluster_domain));
@@ -38,6 +38,18 @@ impl Cluster {
     fn uri(&self, host: String) -> ConnectionUri {
         let ca_certificate_path = self.ca.certificate_path().to_str().map(str::to_owned);
         ConnectionUri { host, port: PORT, ca_certificate_path }
+    }
+
+    async fn no_service(&self, key: &InstanceKey) -> Result<Failure, Failure> {
+        Ok(match self.look(key).await? {
+            None => self.not_found(key),
+            Some(_) => Failure::permanent(
+                FailureKind::Platform,
+                format!(
+                    "the Service of {key} is gone: somebody deleted it; its server isn't touched. Create it again to have that mended"
+                ),
+            ),
+        })
     }
 
     async fn no_address(&self, key: &InstanceKey) -> Failure {

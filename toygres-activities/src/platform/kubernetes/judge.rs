@@ -13,7 +13,7 @@ pub(super) struct Seen {
     pub(super) set: Option<StatefulSet>,
     pub(super) claim: Option<PersistentVolumeClaim>,
     pub(super) pod: Option<Pod>,
-    /// Warnings about any of them, oldest first.
+    /// Warnings about any of them, and all that is said of the claim, oldest first.
     pub(super) events: Vec<Event>,
 }
 
@@ -26,6 +26,8 @@ pub(super) enum Verdict {
     Waiting(Phase, Failure),
     /// It won't come up if this lasts for more than a few seconds.
     Doubtful(Failure),
+    /// No node can take its pod, since that second of Unix time. An autoscaler may add one.
+    Unscheduled(Failure, i64),
     /// Waiting can't help.
     Hopeless(Failure),
     /// Waiting can't help, and the server's log says why.
@@ -43,6 +45,9 @@ const NO_SUCH_IMAGE: &[&str] = &[
     "does not exist",
     "no match for platform",
 ];
+
+/// How long a provisioner may be silent: replicas of one take over from each other in less.
+const PROVISIONER_PATIENCE_SECONDS: i64 = 30;
 
 impl Seen {
     pub(super) fn is_ready(&self) -> bool {
@@ -104,7 +109,9 @@ impl Seen {
             }
             let message = format!("no node can take the pod of {key}: {words}");
             if scheduled.reason.as_deref() == Some("Unschedulable") {
-                return Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::Exhausted, message)));
+                let failure = self.failure(Failure::permanent(FailureKind::Exhausted, message));
+                let since = scheduled.last_transition_time.as_ref().map_or(0, |time| time.0.as_second());
+                return Verdict::Unscheduled(failure, since);
             }
             return Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)));
         }
@@ -199,12 +206,30 @@ impl Seen {
                 );
                 Verdict::Hopeless(self.failure(Failure::permanent(FailureKind::Platform, message)))
             }
+            Some(words) if self.provisioner_is_silent() => {
+                let message = format!(
+                    "the volume {name} of {key} isn't made: the provisioner of StorageClass {class} gives no sign of life: {words}"
+                );
+                Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::Platform, message)))
+            }
             words => {
                 let words = words.map(|words| format!(": {words}")).unwrap_or_default();
                 let message = format!("the volume {name} of {key} is being made by StorageClass {class}{words}");
                 Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)))
             }
         })
+    }
+
+    /// Whether the cluster has waited in vain for the provisioner to begin, by the cluster's own clock.
+    fn provisioner_is_silent(&self) -> bool {
+        let of = |reason: &'static str| self.events.iter().filter(move |event| event.reason.as_deref() == Some(reason));
+        let seconds = |event: &Event| {
+            let (first, last) = (event.first_timestamp.as_ref()?, event.last_timestamp.as_ref()?);
+            Some(last.0.as_second() - first.0.as_second())
+        };
+        // What a provisioner itself says first.
+        let begun = of("Provisioning").next().is_some();
+        !begun && of("ExternalProvisioning").filter_map(seconds).any(|waited| waited >= PROVISIONER_PATIENCE_SECONDS)
     }
 
     /// With the cluster's own words: conditions that don't hold, then events.
@@ -222,6 +247,8 @@ impl Seen {
         }
         let last = self.events.len().saturating_sub(5);
         evidence.extend(self.events[last..].iter().map(describe));
+        // Controllers repeat themselves.
+        evidence.dedup();
         failure.with_evidence(evidence)
     }
 }

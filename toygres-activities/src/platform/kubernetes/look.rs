@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::pin::Pin;
 use std::time::Duration;
 
+use chrono::Utc;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
@@ -19,7 +20,7 @@ use super::identity::{Names, is_of};
 use super::judge::{Seen, Verdict};
 use crate::platform::{Observation, Phase};
 
-/// How long something may be in doubt: an autoscaler or a slow controller may still mend it.
+/// How long something may be in doubt: a slow controller may still mend it.
 const DOUBT: Duration = Duration::from_secs(3);
 /// How much of a crashing server's log is told.
 const LOG_LINES: i64 = 30;
@@ -45,7 +46,7 @@ impl Cluster {
             Verdict::Absent => Ok(None),
             Verdict::Ready => observation(Phase::Running, true, None),
             Verdict::Waiting(phase, failure) => observation(phase, false, Some(failure)),
-            Verdict::Doubtful(failure) => observation(Phase::Pending, false, Some(failure)),
+            Verdict::Doubtful(failure) | Verdict::Unscheduled(failure, _) => observation(Phase::Pending, false, Some(failure)),
             Verdict::Hopeless(failure) => observation(Phase::Failed, false, Some(failure)),
             Verdict::Crashing(failure) => observation(Phase::Failed, false, Some(self.with_log(key, failure).await)),
         }
@@ -76,6 +77,15 @@ impl Cluster {
                         return Err(failure);
                     }
                     (Phase::Pending, failure, deadline.min(since + DOUBT))
+                }
+                Verdict::Unscheduled(failure, since) => {
+                    // By the cluster's clock, since one wait may be of many.
+                    let waited = u64::try_from(Utc::now().timestamp() - since).unwrap_or(0);
+                    let left = self.config.scheduling_timeout_seconds.saturating_sub(waited);
+                    if left == 0 && blind.is_none() {
+                        return Err(failure);
+                    }
+                    (Phase::Pending, failure, deadline.min(Instant::now() + Duration::from_secs(left.max(1))))
                 }
             };
             if Instant::now() >= deadline {
@@ -116,13 +126,16 @@ impl Cluster {
         let mut seen = Seen { set: ours(set, key), pod: ours(pod, key), ..Seen::default() };
         if !seen.is_ready() {
             let (claims, events) = (self.client.api::<PersistentVolumeClaim>(namespace), self.client.api::<Event>(namespace));
-            let params = ListParams::default().fields(WARNINGS);
-            let (claim, events) = tokio::try_join!(
+            let warnings = ListParams::default().fields(WARNINGS);
+            let about_claim = ListParams::default().fields(&about_claim(&names));
+            let doing = format!("read the events of {key}");
+            let (claim, warnings, about_claim) = tokio::try_join!(
                 self.client.call(format!("read the volume of {key}"), claims.get_opt(&names.data)),
-                self.client.call(format!("read the events of {key}"), events.list(&params)),
+                self.client.call(doing.as_str(), events.list(&warnings)),
+                self.client.call(doing.as_str(), events.list(&about_claim)),
             )?;
             seen.claim = ours(claim, key);
-            for event in events.items {
+            for event in warnings.items.into_iter().chain(about_claim.items) {
                 note(&mut seen, event);
             }
             seen.events.sort_by_key(when);
@@ -130,14 +143,16 @@ impl Cluster {
         Ok(seen)
     }
 
-    /// Changes of the pod, and warnings in its namespace.
+    /// Changes of the pod, warnings in its namespace, and what is said of its claim.
     fn changes(&self, key: &InstanceKey) -> Changes {
         let namespace = key.namespace.as_str();
         let pod = watcher::Config::default().fields(&format!("metadata.name={}", Names::of(key).pod()));
         let pods = self.changes_of::<Pod>(namespace, pod, |pod, there| Change::Pod(there.then(|| Box::new(pod))));
-        let warnings = watcher::Config::default().fields(WARNINGS);
-        let events = self.changes_of::<Event>(namespace, warnings, |event, _| Change::Event(Box::new(event)));
-        Box::pin(stream::select(pods, events))
+        let events = [WARNINGS.to_owned(), about_claim(&Names::of(key))].map(|fields| {
+            let which = watcher::Config::default().fields(&fields);
+            self.changes_of::<Event>(namespace, which, |event, _| Change::Event(Box::new(event)))
+        });
+        Box::pin(stream::select(pods, stream::select_all(events)))
     }
 
     fn changes_of<K>(&self, namespace: &str, which: watcher::Config, make: fn(K, bool) -> Change) -> Changes
@@ -212,6 +227,11 @@ impl Cluster {
         let text = self.client.call(format!("read the log of {key}"), pods.logs(&pod, &params)).await?;
         Ok(text.lines().map(str::to_owned).collect())
     }
+}
+
+/// What is said of a claim is no warning while its volume is waited for.
+fn about_claim(names: &Names) -> String {
+    format!("involvedObject.kind=PersistentVolumeClaim,involvedObject.name={}", names.data)
 }
 
 fn ours<K: Resource>(object: Option<K>, key: &InstanceKey) -> Option<K> {

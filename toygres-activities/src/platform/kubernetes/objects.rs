@@ -16,7 +16,7 @@ use crate::k8s_client::K8sClient;
 pub(super) enum Creation<K> {
     Made(K),
     /// It was there already, and it is ours: another attempt overlaps this one.
-    Found(ObjectMeta),
+    Found(Box<ObjectMeta>),
 }
 
 impl K8sClient {
@@ -46,7 +46,7 @@ impl K8sClient {
         if found.metadata.deletion_timestamp.is_some() {
             return Err(Failure::transient(
                 FailureKind::Platform,
-                format!("the {kind} {}/{name} is still being deleted", key.namespace),
+                format!("the {kind} {}/{name} is being deleted, which ends when nothing uses it any more", key.namespace),
             ));
         }
         Ok(Some(found.metadata))
@@ -66,7 +66,7 @@ impl K8sClient {
             return Ok(Creation::Made(made));
         }
         let kind = K::kind(&K::DynamicType::default()).into_owned();
-        self.ours::<K>(key, &name).await?.map(Creation::Found).ok_or_else(|| {
+        self.ours::<K>(key, &name).await?.map(|found| Creation::Found(Box::new(found))).ok_or_else(|| {
             let message = format!("the {kind} {}/{name} was made and removed by others while toygres made it", key.namespace);
             Failure::transient(FailureKind::Platform, message)
         })
@@ -90,7 +90,7 @@ impl K8sClient {
             Some(found) => found.clone(),
             None => match self.create_ours(key, object.clone()).await? {
                 Creation::Made(made) => return Ok((made, true)),
-                Creation::Found(found) => found,
+                Creation::Found(found) => *found,
             },
         };
         // A precondition: another object under the name, or none any more, is a conflict.

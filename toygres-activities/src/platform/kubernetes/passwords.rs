@@ -1,12 +1,15 @@
 //! Passwords in Secrets of the instances' own namespaces.
 
-use async_trait::async_trait;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, Preconditions};
-use secrecy::SecretString;
-use toygres_models::{Failure, FailureKind, InstanceKey, Password};
+use std::time::Duration;
 
-use super::identity::{Names, is_of};
+use async_trait::async_trait;
+use chrono::Utc;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, DeleteParams, ListParams, Preconditions};
+use secrecy::SecretString;
+use toygres_models::{Failure, FailureKind, InstanceKey, Namespace, Password};
+
+use super::identity::{self, Names, is_of};
 use super::manifests::Manifests;
 use super::objects::Creation;
 use crate::k8s_client::K8sClient;
@@ -16,13 +19,15 @@ use crate::secrets::SecretStore;
 #[derive(Clone)]
 pub struct KubernetesSecretStore {
     client: K8sClient,
+    /// Where to look for passwords; everywhere if there are none.
+    namespaces: Vec<Namespace>,
 }
 
 impl KubernetesSecretStore {
-    /// A store in that cluster.
+    /// A store in that cluster, for these namespaces; for all if there are none.
     #[must_use]
-    pub fn new(client: K8sClient) -> Self {
-        Self { client }
+    pub fn new(client: K8sClient, namespaces: Vec<Namespace>) -> Self {
+        Self { client, namespaces }
     }
 
     /// The password that is kept; a fresh one that is kept from now on, where there is none. Whoever
@@ -75,5 +80,27 @@ impl SecretStore for KubernetesSecretStore {
             }
         };
         self.client.call(format!("delete the Secret {}/{name}", key.namespace), call).await
+    }
+
+    async fn keys(&self, kept_for: Duration) -> Result<Vec<InstanceKey>, Failure> {
+        let before = Utc::now().timestamp() - i64::try_from(kept_for.as_secs()).unwrap_or(i64::MAX);
+        let params = ListParams::default().labels(identity::ALL).fields("type=Opaque");
+        let places: Vec<Api<Secret>> = match self.namespaces.as_slice() {
+            [] => vec![Api::all(self.client.raw())],
+            served => served.iter().map(|namespace| self.client.api(namespace.as_str())).collect(),
+        };
+        let mut keys = Vec::new();
+        for secrets in places {
+            let list = self.client.call("list the passwords of toygres", secrets.list_metadata(&params)).await?;
+            for meta in list.items.into_iter().map(|secret| secret.metadata) {
+                let Some(key) = identity::owner(&meta) else { continue };
+                let is_password = meta.name.as_ref() == Some(&Names::of(&key).password);
+                let made = meta.creation_timestamp.map_or(i64::MAX, |time| time.0.as_second());
+                if is_password && made <= before {
+                    keys.push(key);
+                }
+            }
+        }
+        Ok(keys)
     }
 }

@@ -58,7 +58,7 @@ fn hopeless(seen: &Seen) -> Failure {
 #[track_caller]
 fn doubtful(seen: &Seen) -> Failure {
     match seen.judge(&key()) {
-        Verdict::Doubtful(failure) => failure,
+        Verdict::Doubtful(failure) | Verdict::Unscheduled(failure, _) => failure,
         other => panic!("{other:?}"),
     }
 }
@@ -107,6 +107,23 @@ fn no_room_is_doubtful_and_an_unbound_volume_is_the_volumes_matter() {
     assert!(hopeless(&seen).message.contains("\"x\" not found"));
     seen.claim = Some(claim("Pending", ""));
     assert!(doubtful(&seen).message.contains("no default StorageClass"));
+}
+
+#[test]
+fn a_provisioner_that_never_begins_is_doubtful_and_a_slow_one_is_not() {
+    let mut seen = unscheduled("pod has unbound immediate PersistentVolumeClaims.");
+    seen.claim = Some(claim("Pending", "fast"));
+    let mut said = event("PersistentVolumeClaim", "ExternalProvisioning", "Waiting for a volume to be created by 'x'");
+    said.first_timestamp = Some(of(json!("2026-01-01T00:00:00Z")));
+    said.last_timestamp = Some(of(json!("2026-01-01T00:00:19Z")));
+    seen.events.push(said.clone());
+    waits(&seen);
+    said.last_timestamp = Some(of(json!("2026-01-01T00:00:34Z")));
+    seen.events = vec![said];
+    let failure = doubtful(&seen);
+    assert!(failure.message.contains("created by 'x'") && failure.message.contains("fast"), "{failure}");
+    seen.events.insert(0, event("PersistentVolumeClaim", "Provisioning", "External provisioner is provisioning volume"));
+    waits(&seen);
 }
 
 #[test]
