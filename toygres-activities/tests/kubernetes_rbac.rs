@@ -6,6 +6,7 @@
 mod support;
 
 use std::fmt::{self, Debug};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use toygres_activities::k8s_client::ClusterChoice;
 use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform};
 use toygres_activities::platform::{Phase, Platform};
 use toygres_activities::secrets::SecretStore;
-use toygres_models::{Failure, FailureKind, InstanceKey};
+use toygres_models::{Failure, FailureKind, InstanceKey, StorageSize};
 
 const MANIFESTS: &str = include_str!("../../deploy/manifests/toygres.yaml");
 /// How long something is waited for that the cluster does by itself.
@@ -60,7 +61,7 @@ fn granted() -> Vec<Right> {
 }
 
 /// A platform that comes with a ServiceAccount's token and has these rights alone.
-async fn platform_with(subject: &Kubernetes, rights: &[Right], folder: &std::path::Path) -> Arc<KubernetesPlatform> {
+async fn platform_with(subject: &Kubernetes, rights: &[Right], folder: &Path) -> Result<Arc<KubernetesPlatform>, Broken> {
     let namespace = &subject.namespace;
     let rules: Vec<_> = rights
         .iter()
@@ -94,6 +95,8 @@ async fn platform_with(subject: &Kubernetes, rights: &[Right], folder: &std::pat
     let mut kubeconfig: Json = serde_json::from_str(&view).unwrap();
     let token = subject.kubectl(&["create", "token", "toygres", "--duration=1h"]);
     kubeconfig["users"][0]["user"] = json!({"token": token.trim()});
+    // As in a pod, where the server's own things are in its own namespace.
+    kubeconfig["contexts"][0]["context"]["namespace"] = json!(namespace);
     let file = folder.join("kubeconfig");
     std::fs::write(&file, kubeconfig.to_string()).unwrap();
     // A registry that says no at once.
@@ -101,9 +104,11 @@ async fn platform_with(subject: &Kubernetes, rights: &[Right], folder: &std::pat
     let config = KubernetesConfig {
         cluster: ClusterChoice { kubeconfig: Some(file), context: None },
         images: Images::parse(None, Some(&images)).unwrap(),
+        own_secret: Some("toygres-server".to_owned()),
+        ca_dir: folder.join("ca"),
         ..subject.config.clone()
     };
-    KubernetesPlatform::connect(config).await.unwrap()
+    Ok(KubernetesPlatform::connect(config).await?)
 }
 
 /// What broke in a life.
@@ -145,9 +150,12 @@ async fn endpoint_of(platform: &KubernetesPlatform, key: &InstanceKey) -> Result
     }
 }
 
-/// All that a server does to instances in a pod: it reaches them itself, so nothing is forwarded.
-/// Ends where something isn't as it should be.
-async fn live(subject: &Kubernetes, platform: &KubernetesPlatform) -> Result<(), Broken> {
+/// All that a server in a pod does on its cluster. It reaches instances itself, so nothing is
+/// forwarded. Ends where something isn't as it should be.
+async fn live(subject: &Kubernetes, rights: &[Right]) -> Result<Arc<KubernetesPlatform>, Broken> {
+    let folder = tempfile::tempdir().unwrap();
+    let platform = platform_with(subject, rights, folder.path()).await?;
+    expect("there is a token", platform.token().is_some(), true)?;
     let real = |name: &str| subject.real_key(name);
     let wanted = |name: &str| {
         let mut wanted = spec(subject, name);
@@ -171,12 +179,14 @@ async fn live(subject: &Kubernetes, platform: &KubernetesPlatform) -> Result<(),
     for instance in [&private, &public, &unable] {
         expect("it is made", platform.ensure(instance).await?, true)?;
     }
+    // The server's own database; the others get ready meanwhile.
+    platform.start_control(StorageSize::default()).await?;
     for instance in [&private, &public] {
         expect("it gets ready", platform.wait_ready(&instance.key, READY).await?.ready, true)?;
         expect("it is there already", platform.ensure(instance).await?, false)?;
         let seen = platform.observe(&instance.key).await?.map(|seen| (seen.phase, seen.reason));
         expect("it runs", seen, Some((Phase::Running, None)))?;
-        endpoint_of(platform, &instance.key).await?;
+        endpoint_of(&platform, &instance.key).await?;
         expect("it has a log", platform.logs(&instance.key, 3).await?.len(), 3)?;
     }
     expect("all are listed", platform.list().await?.len(), 3)?;
@@ -189,12 +199,12 @@ async fn live(subject: &Kubernetes, platform: &KubernetesPlatform) -> Result<(),
 
     let spoil = "echo no_such_setting=1 >> $PGDATA/postgresql.auto.conf; kill -QUIT 1";
     subject.kubectl(&["exec", "private-0", "--", "sh", "-c", spoil]);
-    let failure = failure_of(platform, &private.key).await?;
+    let failure = failure_of(&platform, &private.key).await?;
     expect(&failure.message, failure.kind, FailureKind::StartFailed)?;
     let quoted = failure.evidence.iter().any(|line| line.contains("LOG:") || line.contains("FATAL:"));
     expect(&format!("the log tells why: {:?}", failure.evidence), quoted, true)?;
 
-    let failure = failure_of(platform, &unable.key).await?;
+    let failure = failure_of(&platform, &unable.key).await?;
     expect(&failure.message, failure.kind, FailureKind::ProgramsUnavailable)?;
     let quoted = failure.evidence.iter().any(|line| line.starts_with("Pod unable-0: Failed: "));
     expect(&format!("events tell why: {:?}", failure.evidence), quoted, true)?;
@@ -222,17 +232,14 @@ async fn live(subject: &Kubernetes, platform: &KubernetesPlatform) -> Result<(),
     for removed in removed {
         expect("it is removed", removed?, true)?;
     }
-    expect("nothing is left", platform.list().await?, vec![])
+    expect("nothing is left", platform.list().await?, vec![])?;
+    Ok(platform)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rights_are_enough_and_end_at_the_namespace() {
     let Some(subject) = Kubernetes::new("17").await else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let platform = platform_with(&subject, &granted(), folder.path()).await;
-    if let Err(Broken(what)) = live(&subject, &platform).await {
-        panic!("{what}");
-    }
+    let platform = live(&subject, &granted()).await.unwrap_or_else(|Broken(what)| panic!("{what}"));
     let elsewhere = InstanceKey::parse("default", "demo").unwrap();
     let failure = platform.secrets().get(&elsewhere).await.unwrap_err();
     assert!(failure.message.contains("forbidden"), "{failure}");
@@ -247,16 +254,13 @@ async fn without_any_one_of_the_rights_something_breaks() {
     let lives = granted().into_iter().map(|missing| {
         tokio::spawn(async move {
             let subject = Kubernetes::new("17").await.unwrap();
-            let folder = tempfile::tempdir().unwrap();
             let rights: Vec<_> = granted().into_iter().filter(|right| *right != missing).collect();
-            let platform = platform_with(&subject, &rights, folder.path()).await;
-            let result = live(&subject, &platform).await;
             let refusal = format!("cannot {} resource \"{}\"", missing.verb, missing.resource);
-            match result {
+            match live(&subject, &rights).await {
                 // And for no other reason.
                 Err(Broken(what)) if what.contains(&refusal) => None,
                 Err(Broken(what)) => Some(format!("without {missing}: {what}")),
-                Ok(()) => Some(format!("without {missing}: nothing broke")),
+                Ok(_) => Some(format!("without {missing}: nothing broke")),
             }
         })
     });
