@@ -13,6 +13,7 @@ use serde_json::json;
 use sqlx::Connection;
 use tokio::task::JoinSet;
 use toygres_e2e::by_hand::{Programs, Server};
+use toygres_e2e::measure::{self, Measure, Pair, calm, median, milliseconds, note};
 use toygres_e2e::place::temporary_folder_on_disk;
 use toygres_e2e::{Api, Toygres, process};
 
@@ -23,37 +24,12 @@ const IDLE: Duration = Duration::from_secs(20);
 /// Linux counts processor time in hundredths of a second.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// One line of the table.
-struct Measure {
-    name: &'static str,
-    ours: String,
-    by_hand: String,
-    reached: String,
-    limit: &'static str,
-    is_met: bool,
-}
-
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime.context("the runtime can't be set up").and_then(|runtime| runtime.block_on(run())) {
-        Ok(measures) => {
-            println!("{}", table(&measures));
-            let is_strict = std::env::var_os("TOYGRES_BENCH_STRICT").is_some();
-            ExitCode::from(u8::from(is_strict && measures.iter().any(|measure| !measure.is_met)))
-        }
-        Err(error) => {
-            eprintln!("the bench could not be run: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    measure::run(run())
 }
 
 async fn run() -> Result<Vec<Measure>> {
-    let rounds = match std::env::var("TOYGRES_BENCH_ROUNDS") {
-        Ok(text) => text.parse().context("TOYGRES_BENCH_ROUNDS is not a number")?,
-        Err(_) => 7,
-    };
-    ensure!(rounds > 0, "TOYGRES_BENCH_ROUNDS is 0");
+    let rounds = measure::rounds(7)?;
     let programs = Programs::installed().context("no PostgreSQL is installed to compare with")?;
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!(
@@ -220,13 +196,6 @@ async fn at_rest(rounds: usize) -> Result<Vec<Measure>> {
     ])
 }
 
-/// The moment to begin at: what was written and removed before has reached the disk.
-async fn calm() -> Result<Instant> {
-    let status = tokio::process::Command::new("sync").status().await.context("sync can't be run")?;
-    ensure!(status.success(), "sync failed");
-    Ok(Instant::now())
-}
-
 /// From the request until a client that checks the certificate has an answer.
 async fn create(api: &Api, name: &str) -> Result<()> {
     let operation = api.post_instance(&json!({ "name": name })).await?.expect(202)?;
@@ -253,53 +222,4 @@ fn processor_time(toygres: &Toygres) -> Result<f64> {
 fn resident_bytes(pid: u32) -> Result<u64> {
     let system = process::all();
     Ok(system.process(sysinfo::Pid::from_u32(pid)).context("the server doesn't run")?.memory())
-}
-
-/// Times of the same thing done both ways.
-#[derive(Default)]
-struct Pair {
-    ours: Vec<Duration>,
-    by_hand: Vec<Duration>,
-}
-
-impl Pair {
-    fn ratio(&self) -> f64 {
-        median(&self.ours).as_secs_f64() / median(&self.by_hand).as_secs_f64()
-    }
-
-    fn measure(&self, name: &'static str, limit: &'static str, is_met: bool) -> Measure {
-        Measure {
-            name,
-            ours: milliseconds(median(&self.ours)),
-            by_hand: milliseconds(median(&self.by_hand)),
-            reached: format!("{:.2}", self.ratio()),
-            limit,
-            is_met,
-        }
-    }
-}
-
-fn median(times: &[Duration]) -> Duration {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
-    let middle = sorted.len() / 2;
-    let at = |index: usize| sorted.get(index).copied().unwrap_or_default();
-    if sorted.len().is_multiple_of(2) { (at(middle.saturating_sub(1)) + at(middle)) / 2 } else { at(middle) }
-}
-
-fn milliseconds(time: Duration) -> String {
-    format!("{:.0} ms", time.as_secs_f64() * 1e3)
-}
-
-fn note(text: &str) {
-    eprintln!("  {text}");
-}
-
-fn table(measures: &[Measure]) -> String {
-    let mut text = "| measure | ours | by hand | ratio or value | limit | limit met |\n|---|---|---|---|---|---|\n".to_owned();
-    for Measure { name, ours, by_hand, reached, limit, is_met } in measures {
-        let is_met = if *is_met { "yes" } else { "**no**" };
-        text.push_str(&format!("| {name} | {ours} | {by_hand} | {reached} | {limit} | {is_met} |\n"));
-    }
-    text
 }

@@ -217,10 +217,22 @@ impl Cluster {
     /// # Errors
     /// As [`new`](Self::new).
     pub async fn with(purpose: &str, change: impl FnOnce(Toygres) -> Toygres) -> Result<Option<Self>> {
+        Self::around(purpose, || Ok(change(Toygres::new()?))).await
+    }
+
+    /// The optimised program with its defaults, for measurements.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub async fn for_measurement() -> Result<Option<Self>> {
+        Self::around("bench", Toygres::for_measurement).await
+    }
+
+    async fn around(purpose: &str, make: impl FnOnce() -> Result<Toygres>) -> Result<Option<Self>> {
         let Some(file) = kubeconfig()? else { return Ok(None) };
         let turn = TURNS.clone().acquire_owned().await?;
         let namespace = Namespace::new(purpose).await?;
-        let toygres = change(Toygres::new()?.with("KUBECONFIG", file));
+        let toygres = make()?.with_unless_set("KUBECONFIG", file);
         Ok(Some(Self { toygres, namespace, _turn: turn }))
     }
 

@@ -21,6 +21,7 @@ pub mod by_hand;
 pub mod control;
 mod evidence;
 pub mod kubernetes;
+pub mod measure;
 pub mod mount;
 pub mod place;
 pub mod process;

@@ -81,6 +81,13 @@ impl Toygres {
         self
     }
 
+    /// The same with an environment variable, if [`with`](Self::with) didn't set it.
+    #[must_use]
+    pub fn with_unless_set(mut self, variable: &'static str, value: impl Into<OsString>) -> Self {
+        self.variables.entry(variable).or_insert_with(|| value.into());
+        self
+    }
+
     /// The same without an environment variable.
     #[must_use]
     pub fn without(mut self, variable: &'static str) -> Self {

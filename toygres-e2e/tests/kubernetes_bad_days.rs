@@ -134,9 +134,10 @@ async fn what_somebody_deletes_during_a_create_is_made_again_or_named() {
 async fn what_somebody_deletes_of_a_running_instance_is_noticed_and_its_delete_ends_well() {
     let Some(cluster) = Cluster::new("robbed").await.unwrap() else { return };
     cluster.serve().await.unwrap();
-    let (one, two, three) =
-        tokio::join!(cluster.create("set", &[]), cluster.create("service", &[]), cluster.create("secrets", &[]));
-    (one.unwrap(), two.unwrap(), three.unwrap());
+    let names = ["set", "service", "secrets"];
+    for created in join_all(names.iter().map(|name| cluster.create(name, &[]))).await {
+        created.unwrap();
+    }
     for objects in ["statefulset/set", "service/service", "secret/secrets-password", "secret/secrets-tls"] {
         cluster.namespace.kubectl(&["delete", objects]).await.unwrap();
     }
@@ -146,7 +147,7 @@ async fn what_somebody_deletes_of_a_running_instance_is_noticed_and_its_delete_e
     assert!(lost.stderr.contains("Service"), "not what is missing: {lost}");
     let lost = cluster.fails(1, &["connect", "secrets"]).await.unwrap();
     assert!(lost.stderr.contains("secrets-password"), "not what is missing: {lost}");
-    for name in ["set", "service", "secrets"] {
+    for name in names {
         cluster.delete(name).await.unwrap();
     }
     cluster.namespace.expect_empty().await.unwrap();

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use anyhow::Result;
 use serde_json::{Value, json};
 use toygres_e2e::Cluster;
 use toygres_e2e::kubernetes::{IN_SECONDS, kubectl};
@@ -73,11 +74,11 @@ async fn a_server_serves_the_context_that_it_was_started_with() {
 }
 
 /// Writes a copy of the kubeconfig, its one cluster and one user changed.
-async fn write_kubeconfig(path: &Path, change: impl FnOnce(&mut Value)) {
-    let text = kubectl(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]).await.unwrap();
-    let mut config: Value = serde_json::from_str(&text).unwrap();
+async fn write_kubeconfig(path: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
+    let text = kubectl(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]).await?;
+    let mut config: Value = serde_json::from_str(&text)?;
     change(&mut config);
-    std::fs::write(path, config.to_string()).unwrap();
+    Ok(std::fs::write(path, config.to_string())?)
 }
 
 /// Nobody listens there.
@@ -87,7 +88,7 @@ fn point_nowhere(config: &mut Value) {
 
 /// Nobody is who they say they are.
 fn forget_the_ca(config: &mut Value) {
-    config["clusters"][0]["cluster"].as_object_mut().unwrap().remove("certificate-authority-data");
+    config["clusters"][0]["cluster"]["certificate-authority-data"] = Value::Null;
 }
 
 #[tokio::test]
@@ -112,9 +113,9 @@ async fn without_a_usable_cluster_a_create_says_why_and_the_rest_goes_on() {
         match trouble {
             "missing" => {}
             "broken" => std::fs::write(&file, "users: [{name: me}").unwrap(),
-            "nowhere" => write_kubeconfig(&file, point_nowhere).await,
-            "refused" => write_kubeconfig(&file, |config| config["users"][0]["user"] = json!({ "token": "old" })).await,
-            _ => write_kubeconfig(&file, forget_the_ca).await,
+            "nowhere" => write_kubeconfig(&file, point_nowhere).await.unwrap(),
+            "refused" => write_kubeconfig(&file, |config| config["users"][0]["user"] = json!({ "token": "old" })).await.unwrap(),
+            _ => write_kubeconfig(&file, forget_the_ca).await.unwrap(),
         }
         // The server reads it once.
         cluster.toygres.ok(&["server", "stop"]).await.unwrap();
@@ -132,17 +133,17 @@ async fn without_a_usable_cluster_a_create_says_why_and_the_rest_goes_on() {
         cluster.toygres.api().unwrap().log_in("near").await.unwrap();
     }
     // An instance that is there is listed, and its deletion waits for the cluster.
-    write_kubeconfig(&file, |_| ()).await;
+    write_kubeconfig(&file, |_| ()).await.unwrap();
     cluster.toygres.ok(&["server", "stop"]).await.unwrap();
     cluster.create("demo", &[]).await.unwrap();
-    write_kubeconfig(&file, point_nowhere).await;
+    write_kubeconfig(&file, point_nowhere).await.unwrap();
     cluster.toygres.ok(&["server", "stop"]).await.unwrap();
     assert_eq!(cluster.toygres.json(&["list"]).await.unwrap().as_array().unwrap().len(), 2);
     assert_eq!(cluster.json(&["get", "demo"]).await.unwrap()["health_status"], "unknown");
     let lost = cluster.fails(1, &["psql", "demo", "-c", "select 1"]).await.unwrap();
     assert!(lost.stderr.contains("127.0.0.1:9"), "{lost}");
     let begun = cluster.json(&["delete", "demo", "--yes", "--no-wait"]).await.unwrap();
-    write_kubeconfig(&file, |_| ()).await;
+    write_kubeconfig(&file, |_| ()).await.unwrap();
     cluster.toygres.ok(&["server", "stop"]).await.unwrap();
     cluster.ok(&["operations", "watch", begun["id"].as_str().unwrap()]).await.unwrap();
     cluster.namespace.expect_empty().await.unwrap();
@@ -187,10 +188,10 @@ async fn a_kubeconfig_that_was_mended_is_taken_up_by_the_server_that_runs() {
     let file = cluster.toygres.folder().join("kubeconfig");
     cluster.fails(1, &["create", "demo", "--platform", "kubernetes"]).await.unwrap();
     let pid = cluster.toygres.server_pid().unwrap();
-    write_kubeconfig(&file, |config| config["users"][0]["user"] = json!({ "token": "expired" })).await;
+    write_kubeconfig(&file, |config| config["users"][0]["user"] = json!({ "token": "expired" })).await.unwrap();
     cluster.fails(1, &["create", "demo", "--platform", "kubernetes"]).await.unwrap();
     // As after a new log-in.
-    write_kubeconfig(&file, |_| ()).await;
+    write_kubeconfig(&file, |_| ()).await.unwrap();
     cluster.create("demo", &[]).await.unwrap();
     assert_eq!(cluster.toygres.server_pid().unwrap(), pid, "another server");
 }
