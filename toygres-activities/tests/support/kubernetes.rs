@@ -232,7 +232,7 @@ impl Subject for Kubernetes {
         let begun = Instant::now();
         loop {
             let found = self.remains();
-            if found.is_empty() || begun.elapsed() > Duration::from_secs(10) {
+            if found.is_empty() || begun.elapsed() > Duration::from_secs(30) {
                 return found;
             }
             std::thread::sleep(Duration::from_millis(200));
