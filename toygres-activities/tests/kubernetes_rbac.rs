@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use support::kubernetes::{Kubernetes, kubectl, kubectl_apply};
 use support::{READY, Subject, secret, spec};
 use toygres_activities::k8s_client::ClusterChoice;
-use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform};
+use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform, Resources};
 use toygres_activities::platform::{Phase, Platform};
 use toygres_activities::secrets::SecretStore;
 use toygres_models::{Failure, FailureKind, InstanceKey, StorageSize};
@@ -104,6 +104,8 @@ async fn platform_with(subject: &Kubernetes, rights: &[Right], folder: &Path) ->
     let config = KubernetesConfig {
         cluster: ClusterChoice { kubeconfig: Some(file), context: None },
         images: Images::parse(None, Some(&images)).unwrap(),
+        // Many lives at once fit on a small node.
+        resources: Resources { cpu_request: "10m".to_owned(), ..Resources::default() },
         own_secret: Some("toygres-server".to_owned()),
         ca_dir: folder.join("ca"),
         ..subject.config.clone()
@@ -175,6 +177,7 @@ async fn live(subject: &Kubernetes, rights: &[Right]) -> Result<Arc<KubernetesPl
     passwords.remove(&real("given-up")).await?;
     passwords.put(&private.key, &private.password).await?;
     passwords.get(&private.key).await?;
+    expect("it is kept", passwords.keys(Duration::ZERO).await?, vec![private.key.clone()])?;
 
     for instance in [&private, &public, &unable] {
         expect("it is made", platform.ensure(instance).await?, true)?;
