@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
 use std::process::{Output, Stdio};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Once};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,8 +25,17 @@ static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::ne
 /// What Kubernetes itself puts into every namespace.
 const EVERYWHERE: [&str; 2] = ["configmap/kube-root-ca.crt", "serviceaccount/default"];
 
-/// How long a failure may take that waiting can't mend: far less than the time an instance is given.
-pub const IN_SECONDS: Duration = Duration::from_secs(60);
+/// How long a failure may take that waiting can't mend, a slow name server's patience included: far
+/// less than the five minutes that an instance is given.
+pub const IN_SECONDS: Duration = Duration::from_secs(90);
+
+/// A test that takes longer says so.
+const SLOW: Duration = Duration::from_secs(30);
+
+/// Past the capture of a test's output, which would hide it from whoever reads "ok".
+fn tell(words: &str) {
+    let _ = writeln!(std::io::stderr(), "\n{words}");
+}
 
 /// The kubeconfig of the cluster to test on. `None`, and a word about it, where none was given and
 /// none is required.
@@ -37,7 +47,13 @@ pub fn kubeconfig() -> Result<Option<OsString>> {
     if !is_set("TOYGRES_TEST_KUBERNETES") {
         let required = is_set("TOYGRES_TEST_KUBERNETES_REQUIRED");
         ensure!(!required, "tests on Kubernetes are required, and TOYGRES_TEST_KUBERNETES=1 is missing");
-        eprintln!("skipped: set TOYGRES_TEST_KUBERNETES=1 and KUBECONFIG to test on that cluster");
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            tell(
+                "SKIPPED: there is no cluster, so nothing was done on Kubernetes, whatever the results say; \
+                 set TOYGRES_TEST_KUBERNETES=1 and KUBECONFIG to use that cluster",
+            );
+        });
         return Ok(None);
     }
     let file = std::env::var_os("KUBECONFIG").filter(|file| !file.is_empty());
@@ -184,7 +200,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        eprintln!("{} took {:.1} s", self.name, self.began.elapsed().as_secs_f64());
+        if self.began.elapsed() > SLOW {
+            tell(&format!("{} took {:.0} s", self.name, self.began.elapsed().as_secs_f64()));
+        }
         if std::thread::panicking() {
             self.describe();
         }

@@ -117,13 +117,13 @@ async fn without_a_usable_cluster_a_create_says_why_and_the_rest_goes_on() {
             "refused" => write_kubeconfig(&file, |config| config["users"][0]["user"] = json!({ "token": "old" })).await.unwrap(),
             _ => write_kubeconfig(&file, forget_the_ca).await.unwrap(),
         }
-        // The server reads it once.
+        // A new server, which has no client from before.
         cluster.toygres.ok(&["server", "stop"]).await.unwrap();
         let run = cluster.fails(1, &["create", "demo", "--platform", "kubernetes"]).await.unwrap();
         for word in words.iter().chain([&file.to_str().unwrap()]) {
             assert!(run.stderr.contains(word), "{trouble}: no word of {word:?}: {run}");
         }
-        assert!(run.took < IN_SECONDS / 2, "{trouble}: {run}");
+        assert!(run.took < IN_SECONDS, "{trouble}: {run}");
         cluster.fails(1, &["get", "demo"]).await.unwrap();
         let doctor = cluster.run(&["doctor"]).await.unwrap().expect_humane().unwrap();
         assert!(doctor.stdout.contains("! cluster") && doctor.code == Some(0), "{trouble}: the cluster isn't needed: {doctor}");
