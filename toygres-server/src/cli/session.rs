@@ -1,9 +1,10 @@
 //! A command's connection to a server: the one that was named, or the one on this machine, which
 //! is started where there is none.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
+use tokio::time::sleep;
 use toygres_models::{InstanceKey, InstanceName};
 
 use super::error::CliError;
@@ -14,7 +15,9 @@ use crate::settings::Settings;
 
 /// How often a request is sent again after the server on this machine was started anew.
 const RESTARTS: usize = 2;
-/// How long a server that was named may be away while an operation is watched.
+/// Between requests to a server that is away.
+pub const PAUSE: Duration = Duration::from_millis(250);
+/// How long a server that was named may be away while a command works with it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A command's connection to a server.
@@ -25,6 +28,8 @@ pub struct Session<'a> {
     pub ui: &'a Ui,
     /// The connection.
     pub client: Client,
+    /// Whether a server has answered on it.
+    has_answered: bool,
 }
 
 impl<'a> Session<'a> {
@@ -34,7 +39,7 @@ impl<'a> Session<'a> {
             Some(url) => Client::new(url, token(settings)?.as_ref())?,
             None => local(settings, ui).await?,
         };
-        Ok(Self { settings, ui, client })
+        Ok(Self { settings, ui, client, has_answered: false })
     }
 
     /// Whether the server is the one on this machine, which this program may start.
@@ -48,19 +53,31 @@ impl<'a> Session<'a> {
     }
 
     /// Sends a request. If the server on this machine went away meanwhile, it is started again
-    /// and the request repeated, as each of the API's may be.
+    /// and the request repeated, as each of the API's may be; one elsewhere is waited for, as behind
+    /// its address another replica may take over.
     pub async fn call<T>(&mut self, request: impl AsyncFn(&Client) -> Result<T, ClientError>) -> Result<T, CliError> {
         let mut restarts = 0;
+        let began = Instant::now();
         loop {
             match request(&self.client).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.has_answered = true;
+                    return Ok(answer);
+                }
                 Err(error) if is_gone(&error) && self.is_local() && restarts < RESTARTS => {
                     restarts += 1;
                     self.reopen().await?;
                 }
+                Err(error) if !self.is_local() && self.was_cut_off(&error) && began.elapsed() < PATIENCE => sleep(PAUSE).await,
                 Err(error) => return Err(self.explain(error)),
             }
         }
+    }
+
+    /// Whether there was a server, and its connection broke. (An address that never answered is
+    /// more likely a wrong one.)
+    fn was_cut_off(&self, error: &ClientError) -> bool {
+        matches!(error, ClientError::Broken { .. }) || (self.has_answered && is_gone(error))
     }
 
     /// Finds the server on this machine again, or starts one.

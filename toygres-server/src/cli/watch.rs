@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::display::between;
 use super::error::CliError;
 use super::progress::Progress;
-use super::session::{PATIENCE, Session, is_gone};
+use super::session::{PATIENCE, PAUSE, Session, is_gone};
 use super::ui::Ui;
 use crate::client::{Client, ClientError, Submitted};
 
@@ -23,8 +23,6 @@ const LONG_POLL: Duration = Duration::from_secs(20);
 const STILL: Duration = Duration::from_millis(400);
 /// How often the server on this machine is started again while an operation gets nowhere.
 const RESTARTS: usize = 5;
-/// Between requests to a server that is away, or doesn't hold them.
-const PAUSE: Duration = Duration::from_millis(250);
 
 /// Returns on Ctrl-C. From then on Ctrl-C doesn't end the program by itself.
 pub async fn interrupted() {

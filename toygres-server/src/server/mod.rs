@@ -91,7 +91,12 @@ async fn serve(settings: &Settings, announce: &Announcer) -> anyhow::Result<()> 
     info!(url, "ready");
     announce.say(&StartLine::Ready { url: url.clone() });
     if !announce.background {
-        eprintln!("toygres server {} is ready at {url}; its token is in {}", crate::VERSION, state_dir.token_path().display());
+        let token = match (&settings.token, &settings.kubernetes.own_secret) {
+            (Some(_), _) => "its token is the one that it was given".to_owned(),
+            (None, Some(name)) => format!("its token is in the Secret {name}"),
+            (None, None) => format!("its token is in {}", state_dir.token_path().display()),
+        };
+        eprintln!("toygres server {} is ready at {url}; {token}", crate::VERSION);
     }
 
     let stopping = control_plane.stopping.clone();
