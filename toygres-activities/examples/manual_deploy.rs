@@ -80,7 +80,7 @@ fn setting(name: &str, default: &str) -> String {
     std::env::var(name).ok().filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned())
 }
 
-async fn deploy(activities: &Activities, input: &DeployPostgresInput) -> Outcome<()> {
+async fn deploy(activities: &Activities, input: &DeployPostgresInput, made: &mut bool) -> Outcome<()> {
     let deployed: DeployPostgresOutput = activities.run("deploying PostgreSQL", activities::DEPLOY_POSTGRES, input).await?;
     println!(
         "  {}/{}: {}",
@@ -88,6 +88,10 @@ async fn deploy(activities: &Activities, input: &DeployPostgresInput) -> Outcome
         deployed.instance_name,
         if deployed.created { "created" } else { "was there already" }
     );
+    if !deployed.created {
+        return Err("this instance is somebody's; it was left as it is. Give another INSTANCE_NAME".into());
+    }
+    *made = true;
 
     let wait =
         WaitForReadyInput { namespace: input.namespace.clone(), instance_name: input.instance_name.clone(), timeout_seconds: 60 };
@@ -136,8 +140,12 @@ async fn main() -> Outcome<()> {
     let runtime = Runtime::start_with_options(store.clone(), create_activity_registry(), workflows, options).await;
     let activities = Activities { client: Client::new(store), count: std::cell::Cell::new(0) };
 
-    let deployed = deploy(&activities, &input).await;
-    if setting("KEEP", "0") == "1" {
+    // A name of its own nobody else has; under any other, what isn't seen being made may be another's.
+    let mut made = std::env::var_os("INSTANCE_NAME").is_none();
+    let deployed = deploy(&activities, &input, &mut made).await;
+    if !made {
+        println!("Nothing was made, and nothing is cleaned up.");
+    } else if setting("KEEP", "0") == "1" {
         println!("It is left there, as KEEP=1 says.");
     } else {
         let delete = DeletePostgresInput { namespace: input.namespace.clone(), instance_name: input.instance_name.clone() };

@@ -7,7 +7,7 @@ use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http_body_util::BodyExt;
 use k8s_openapi::NamespaceResourceScope;
@@ -52,6 +52,8 @@ struct Origin {
     /// What the credentials were taken from.
     source: String,
     in_cluster: bool,
+    /// The kubeconfig's files, and when each was written.
+    files: Vec<(PathBuf, Option<SystemTime>)>,
 }
 
 /// A client for the cluster that the environment names.
@@ -68,6 +70,8 @@ impl K8sClient {
     /// # Errors
     /// Permanent, and naming the file, if there is no usable configuration.
     pub async fn connect(choice: &ClusterChoice) -> Result<Self, Failure> {
+        // Before they are read: what is written meanwhile is seen as newer.
+        let files = files(choice).into_iter().map(|path| (path.clone(), written(&path))).collect();
         let (mut config, source, in_cluster) = configuration(choice).await?;
         config.connect_timeout = Some(CONNECT_LIMIT);
         // Reading has none: a watch may be silent for long. Each call has its limit in `call`.
@@ -75,7 +79,7 @@ impl K8sClient {
         let url = config.cluster_url.to_string();
         let client = Client::try_from(config)
             .map_err(|error| unusable(&source, &format!("no client can be made of it: {}", chain(&error))))?;
-        let origin = Origin { url, source, in_cluster };
+        let origin = Origin { url, source, in_cluster, files };
         Ok(Self { client, origin: Arc::new(origin), calls: Arc::default() })
     }
 
@@ -89,6 +93,12 @@ impl K8sClient {
     #[must_use]
     pub fn is_in_cluster(&self) -> bool {
         self.origin.in_cluster
+    }
+
+    /// Whether the kubeconfig has changed since: whoever logged in anew wants a new client.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.origin.files.iter().any(|(path, then)| written(path) != *then)
     }
 
     /// What the credentials were taken from, for a person.
@@ -309,6 +319,21 @@ fn unusable(source: &str, words: &str) -> Failure {
     Failure::permanent(FailureKind::Platform, format!("the Kubernetes configuration {source} can't be used: {words}"))
 }
 
+/// When a file was written; none if it isn't there.
+fn written(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|file| file.modified()).ok()
+}
+
+/// The kubeconfig's files, whether or not they are there.
+fn files(choice: &ClusterChoice) -> Vec<PathBuf> {
+    let from_environment = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
+    match (&choice.kubeconfig, from_environment) {
+        (Some(path), _) => vec![path.clone()],
+        (None, Some(paths)) => std::env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty()).collect(),
+        (None, None) => std::env::home_dir().map(|home| home.join(".kube/config")).into_iter().collect(),
+    }
+}
+
 async fn configuration(choice: &ClusterChoice) -> Result<(Config, String, bool), Failure> {
     let from_environment = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
     let at_home = std::env::home_dir().map(|home| home.join(".kube/config")).filter(|path| path.exists());
@@ -331,7 +356,7 @@ async fn configuration(choice: &ClusterChoice) -> Result<(Config, String, bool),
             ));
         }
     };
-    let refuse = |error: KubeconfigError| unusable(&source, &error.to_string());
+    let refuse = |error: KubeconfigError| unusable(&source, &without_content(&error));
     let options = KubeConfigOptions { context: choice.context.clone(), ..KubeConfigOptions::default() };
     let config = Config::from_custom_kubeconfig(kubeconfig.map_err(refuse)?, &options).await.map_err(refuse)?;
     let source = match &choice.context {
@@ -339,6 +364,19 @@ async fn configuration(choice: &ClusterChoice) -> Result<(Config, String, bool),
         None => source,
     };
     Ok((config, source, false))
+}
+
+/// What is wrong with a kubeconfig. A parser's own words would show the lines around, and with them
+/// tokens and keys.
+fn without_content(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::Parse(error) => match error.location() {
+            Some(location) => format!("it is no kubeconfig in YAML, at or before line {}", location.line()),
+            None => "it is no kubeconfig in YAML".to_owned(),
+        },
+        KubeconfigError::ReadConfig(error, path) => format!("{} can't be read: {error}", path.display()),
+        other => other.to_string(),
+    }
 }
 
 fn read(path: &Path) -> Result<Kubeconfig, KubeconfigError> {

@@ -2,9 +2,9 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use toygres_models::store::Instance;
 use toygres_models::{Failure, FailureKind, Invalid, PlatformName};
 
@@ -24,12 +24,38 @@ type OpenPlace = dyn Fn() -> Pin<Box<dyn Future<Output = Result<Place, Failure>>
 
 struct Served {
     name: PlatformName,
-    place: OnceCell<Place>,
+    place: RwLock<Option<Place>>,
     open: Box<OpenPlace>,
+    /// Held while it is opened: once is enough.
+    opening: Mutex<()>,
 }
 
-/// The platforms that are served. Each is opened when it is first needed: whoever has a kubeconfig
-/// and only local instances has no cluster called. Cheap to clone.
+impl Served {
+    fn place(&self) -> Option<Place> {
+        self.place.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn current(&self) -> Option<Place> {
+        self.place().filter(|place| !place.platform.is_outdated())
+    }
+
+    async fn open(&self) -> Result<Place, Failure> {
+        let _guard = self.opening.lock().await;
+        if let Some(place) = self.current() {
+            return Ok(place);
+        }
+        let place = (self.open)().await?;
+        let last = self.place.write().unwrap_or_else(PoisonError::into_inner).replace(place.clone());
+        if let Some(last) = last {
+            last.platform.shutdown();
+        }
+        Ok(place)
+    }
+}
+
+/// The platforms that are served. Each is opened when it is first needed, so that whoever has a
+/// kubeconfig and only local instances has no cluster called; and anew when that has changed since.
+/// Cheap to clone.
 #[derive(Clone)]
 pub struct Platforms {
     served: Arc<Vec<Served>>,
@@ -60,7 +86,12 @@ impl Platforms {
         Opening: Future<Output = Result<Place, Failure>> + Send + 'static,
     {
         let mut served = Arc::into_inner(self.served).unwrap_or_default();
-        served.push(Served { name, place: OnceCell::new(), open: Box::new(move || Box::pin(open())) });
+        served.push(Served {
+            name,
+            place: RwLock::default(),
+            open: Box::new(move || Box::pin(open())),
+            opening: Mutex::default(),
+        });
         Self { served: Arc::new(served) }
     }
 
@@ -84,7 +115,10 @@ impl Platforms {
             let names: Vec<_> = self.names().map(PlatformName::as_str).collect();
             return Err(Invalid::new("platform", format!("{name} is not served here; served are {}", names.join(", "))).into());
         };
-        served.place.get_or_try_init(|| (served.open)()).await.cloned()
+        match served.current() {
+            Some(place) => Ok(place),
+            None => served.open().await,
+        }
     }
 
     /// The platform that an instance runs on.
@@ -94,25 +128,25 @@ impl Platforms {
     /// served: there it would be taken for gone, and its deletion for done.
     pub async fn of(&self, instance: &Instance) -> Result<Place, Failure> {
         let place = self.get(instance.platform).await?;
-        if let Some(wanted) = &instance.cluster_id
-            && let Some(served) = place.platform.cluster_id().await?
-            && *wanted != served
-        {
-            return Err(Failure::permanent(
-                FailureKind::Conflict,
-                format!(
-                    "{}/{} runs on another Kubernetes cluster (its kube-system namespace is {wanted}) than this server is \
-                     connected to ({served}); nothing was changed. Start the server with that cluster's --kube-context",
-                    instance.namespace, instance.name
-                ),
-            ));
+        let Some(wanted) = &instance.cluster_id else { return Ok(place) };
+        let served = place.platform.cluster_id().await?;
+        if served.as_ref() == Some(wanted) {
+            return Ok(place);
         }
-        Ok(place)
+        let served = served.map_or_else(|| "one that it may not look at".to_owned(), |served| format!("that of {served}"));
+        Err(Failure::permanent(
+            FailureKind::Conflict,
+            format!(
+                "{}/{} runs on the Kubernetes cluster whose namespace kube-system has the uid {wanted}, and this server's \
+                 cluster is {served}; nothing was changed. Start the server with that cluster's --kube-context",
+                instance.namespace, instance.name
+            ),
+        ))
     }
 
     /// Those that are open.
     #[must_use]
     pub fn opened(&self) -> Vec<Place> {
-        self.served.iter().filter_map(|served| served.place.get().cloned()).collect()
+        self.served.iter().filter_map(Served::place).collect()
     }
 }

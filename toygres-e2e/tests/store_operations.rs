@@ -119,7 +119,7 @@ async fn events_are_in_order_and_those_of_a_deleted_instance_are_no_error() {
     };
     store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
     for (kind, healthy) in [("server_exited", false), ("server_restarted", true)] {
-        store.record_platform_event(&key("default", "demo"), kind, "words", "a test", healthy).await.unwrap();
+        store.record_platform_event(&key("default", "demo"), None, kind, "words", "a test", healthy).await.unwrap();
         let health = store.instance(&key("default", "demo")).await.unwrap().health_status;
         assert_eq!(health.as_deref(), Some(if healthy { "healthy" } else { "unhealthy" }));
     }
@@ -129,7 +129,14 @@ async fn events_are_in_order_and_those_of_a_deleted_instance_are_no_error() {
     assert!(events.is_sorted_by_key(|event| event.id));
     let rest = store.events(create.instance_id, events[1].id, 1).await.unwrap();
     assert_eq!(rest, events[2..3]);
-    store.record_platform_event(&key("default", "nobody"), "server_exited", "words", "a test", false).await.unwrap();
+    // Another cluster's instance of the same name, and one whose deletion takes its server down.
+    let count = async || store.events(create.instance_id, 0, 100).await.unwrap().len();
+    store.record_platform_event(&key("default", "demo"), Some("other"), "server_exited", "w", "a test", false).await.unwrap();
+    assert_eq!(count().await, 4);
+    store.delete_instance(&key("default", "demo"), "test").await.unwrap();
+    store.record_platform_event(&key("default", "demo"), None, "server_exited", "w", "a test", false).await.unwrap();
+    assert_eq!(count().await, 5, "only that its deletion was asked for");
+    store.record_platform_event(&key("default", "nobody"), None, "server_exited", "words", "a test", false).await.unwrap();
     store.record_health(&key("default", "nobody"), false).await.unwrap();
 }
 

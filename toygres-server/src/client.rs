@@ -23,7 +23,7 @@ use toygres_models::{InstanceKey, InstanceName, Namespace, PlatformName};
 use url::Url;
 use uuid::Uuid;
 
-use crate::api::resources::{Connection, CreateInstance, Health, Page, Problem};
+use crate::api::resources::{Connection, CreateInstance, Health, KUBE_CONTEXT, Page, Problem};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For everything but long polls. Listing versions may ask an archive on the internet.
@@ -112,6 +112,7 @@ pub struct PageRequest {
 pub struct Client {
     base: Url,
     authorization: Option<HeaderValue>,
+    kube_context: Option<HeaderValue>,
     transport: Transport,
 }
 
@@ -147,7 +148,17 @@ impl Client {
         } else {
             Transport::Plain(builder.build(connector))
         };
-        Ok(Self { base, authorization: authorization.transpose()?, transport })
+        Ok(Self { base, authorization: authorization.transpose()?, kube_context: None, transport })
+    }
+
+    /// The same, for a server that uses its kubeconfig with that context and no other.
+    ///
+    /// # Errors
+    /// If the name can't stand in an HTTP header.
+    pub fn with_kube_context(mut self, context: &str) -> Result<Self, ClientError> {
+        let unsendable = |_| ClientError::Unsendable("the name of the context has characters that can't be sent".into());
+        self.kube_context = Some(HeaderValue::try_from(context).map_err(unsendable)?);
+        Ok(self)
     }
 
     /// The server's address.
@@ -279,6 +290,9 @@ impl Client {
         }
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
+        }
+        if let Some(context) = &self.kube_context {
+            request = request.header(KUBE_CONTEXT, context);
         }
         let request = request.body(Full::from(body)).map_err(|error| ClientError::Unsendable(error.to_string()))?;
         let response = match &self.transport {

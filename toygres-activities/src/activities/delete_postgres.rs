@@ -22,7 +22,8 @@ pub async fn delete_postgres_activity(
     }
     let place = context.place(context.order(&ctx).await?.as_ref()).await?;
     let deleted = place.platform.remove(&key).await?;
-    // Last, so that a repeated deployment cut off by this deletion never lacks it.
+    // Last, so that a repeated deployment cut off by this deletion never lacks it. (On Kubernetes it
+    // went with the rest; a password alone may still be there.)
     place.secrets.remove(&key).await?;
     Ok(DeletePostgresOutput { deleted })
 }

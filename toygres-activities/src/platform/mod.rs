@@ -201,6 +201,11 @@ pub trait Platform: Send + Sync + 'static {
     /// [`NotFound`](toygres_models::FailureKind::NotFound) if there is no such instance.
     async fn logs(&self, key: &InstanceKey, tail_lines: usize) -> Result<Vec<String>, Failure>;
 
+    /// Whether what it was opened with has changed since, so that it should be opened anew.
+    fn is_outdated(&self) -> bool {
+        false
+    }
+
     /// Ends what it does by itself: watching, supervising, preparing. Instances run on.
     fn shutdown(&self);
 

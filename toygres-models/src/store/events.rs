@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::instances::insert_event;
 use super::{Event, Store, StoreError};
-use crate::InstanceKey;
+use crate::{InstanceKey, InstanceState};
 
 impl Store {
     /// An instance's events in order, after the one of that number.
@@ -21,13 +21,15 @@ impl Store {
     }
 
     /// Writes down what the platform saw happen to a live instance, and its health after it. An
-    /// instance that isn't there (any more) is no error: events and deletions may cross.
+    /// instance that isn't there (any more), is being deleted, or runs on another cluster than
+    /// `cluster_id` is no error: events and deletions may cross, and names are the same elsewhere.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn record_platform_event(
         &self,
         key: &InstanceKey,
+        cluster_id: Option<&str>,
         kind: &str,
         message: &str,
         cause: &str,
@@ -39,6 +41,9 @@ impl Store {
             Err(StoreError::InstanceNotFound(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
+        if instance.state == InstanceState::Deleting || instance.cluster_id.as_deref() != cluster_id {
+            return Ok(());
+        }
         insert_event(&mut tx, &instance, kind, message, cause, None).await?;
         set_health(&mut tx, instance.id, healthy).await?;
         Ok(tx.commit().await?)

@@ -26,6 +26,13 @@ impl Store {
     pub async fn lead(&self, role: &str) -> Result<Leadership, StoreError> {
         // Out of the pool: a session's lock must not come back into it.
         let mut connection = self.pool.acquire().await?.detach();
+        // A server whose machine is gone says nothing; the kernel's own patience is two hours.
+        sqlx::query(
+            "SELECT set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '5', false),
+                set_config('tcp_keepalives_count', '3', false)",
+        )
+        .execute(&mut connection)
+        .await?;
         sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, 0))").bind(role).execute(&mut connection).await?;
         Ok(Leadership { connection })
     }

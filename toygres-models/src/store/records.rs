@@ -47,7 +47,7 @@ pub struct Instance {
     pub cluster_id: Option<String>,
     /// Where it is in its life.
     pub state: InstanceState,
-    /// `healthy`, `unhealthy`, or none where it isn't known yet.
+    /// `healthy`, `unhealthy`, `unknown` where it can't be looked at now, or none before it ran.
     pub health_status: Option<String>,
     /// How it is reached by address, without the password.
     pub ip_connection_string: Option<String>,

@@ -51,6 +51,7 @@ fn accepted(operation: Operation) -> Response {
 
 /// What a create asks for, checked.
 struct Wanted {
+    public: Option<bool>,
     platform: Option<PlatformName>,
     version: Option<PostgresVersion>,
     storage: Option<StorageSize>,
@@ -61,7 +62,7 @@ struct Wanted {
 impl Wanted {
     fn check(body: &CreateInstance) -> Result<Self, Invalid> {
         let options = InstanceOptions {
-            use_load_balancer: body.use_load_balancer,
+            use_load_balancer: body.use_load_balancer.unwrap_or_default(),
             dns_label: body.dns_label.as_deref().map(str::parse).transpose()?,
             cpu: body.cpu.as_deref().map(str::parse).transpose()?,
             memory: body.memory.as_deref().map(str::parse).transpose()?,
@@ -72,6 +73,7 @@ impl Wanted {
         }
         let password = body.password.as_deref();
         Ok(Self {
+            public: body.use_load_balancer,
             platform: body.platform.as_deref().map(str::parse).transpose()?,
             version: body.postgres_version.as_deref().map(str::parse).transpose()?,
             storage: body.storage_size_gb.map(StorageSize::try_from).transpose()?,
@@ -94,11 +96,15 @@ pub(super) async fn create(
         return existing(&state, &key, &instance, &wanted).await;
     }
     let platform = wanted.platform.unwrap_or_else(|| state.platforms.default_name());
-    if platform == PlatformName::Kubernetes {
-        check_context(&state, body.kube_context.as_deref())?;
-    }
     let place = state.platforms.get(platform).await?;
     place.platform.check(&key, &wanted.options)?;
+    if place.platform.observe(&key).await?.is_some() {
+        // Taken over, it would get a new password and certificate, and be deleted with this record.
+        return Err(ApiError::conflict(format!(
+            "{key} is on the platform {platform} already, and this server has no record of it: another toygres made it, or \
+             the record was lost. It was left as it is; choose another name"
+        )));
+    }
     let new = NewInstance {
         postgres_version: place.platform.resolve_version(wanted.version).await?,
         storage_size: wanted.storage.unwrap_or_default(),
@@ -117,22 +123,6 @@ pub(super) async fn create(
             Ok(accepted(operation))
         }
         Created::Existing(instance, _) => existing(&state, &new.key, &instance, &wanted).await,
-    }
-}
-
-/// Whoever names a cluster gets that one or none.
-fn check_context(state: &AppState, wanted: Option<&str>) -> Result<(), ApiError> {
-    match (wanted, state.kube_context.as_deref()) {
-        (None, _) => Ok(()),
-        (Some(wanted), Some(served)) if wanted == served => Ok(()),
-        (Some(wanted), served) => {
-            let served =
-                served.map_or_else(|| "its kubeconfig's current context".to_owned(), |served| format!("the context {served}"));
-            Err(ApiError::conflict(format!(
-                "kube_context: the server was started with {served}, not with {wanted}; nothing was changed. \
-                 `toygres server stop`, and the next command starts one with --kube-context {wanted}"
-            )))
-        }
     }
 }
 
@@ -195,7 +185,7 @@ fn difference(instance: &Instance, wanted: &Wanted) -> Option<(String, String)> 
         return differs("a storage_size_gb of", &instance.storage_size_gb.to_string());
     }
     let options = &wanted.options;
-    if options.use_load_balancer != instance.use_load_balancer {
+    if wanted.public.is_some_and(|public| public != instance.use_load_balancer) {
         return differs(if instance.use_load_balancer { "a public" } else { "no public" }, "address");
     }
     let texts = [

@@ -29,7 +29,7 @@ use toygres_models::{PlatformName, Store};
 use crate::server::workflows::Workflows;
 use problem::ApiError;
 use request::Parameters;
-use resources::{Health, Page};
+use resources::{Health, KUBE_CONTEXT, Page};
 
 /// Largest body: a create with a password of the greatest length fits many times.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -67,6 +67,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/operations", get(operations::list))
         .route("/operations/{id}", get(operations::get))
         .route("/versions", get(versions))
+        .layer(middleware::from_fn_with_state(state.clone(), check_context))
         .layer(middleware::from_fn_with_state(state.clone(), authorize));
     Router::new()
         .nest("/v1", v1)
@@ -93,6 +94,22 @@ async fn authorize(State(state): Shared, request: Request, next: Next) -> Respon
                 .into_response()
         }
         None => ApiError::unauthorized("a token is needed: send the header Authorization: Bearer TOKEN").into_response(),
+    }
+}
+
+/// Whoever names a cluster gets that one or none.
+async fn check_context(State(state): Shared, request: Request, next: Next) -> Response {
+    let wanted = request.headers().get(KUBE_CONTEXT).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    match (wanted, state.kube_context.as_deref()) {
+        (Some(wanted), served) if served != Some(&wanted) => {
+            let served = served.map_or_else(|| "no context named".to_owned(), |served| format!("the context {served}"));
+            let problem = format!(
+                "kube_context: the server was started with {served}, not with {wanted:?}; nothing was changed. After \
+                 `toygres server stop` the next command starts one with the context that it names"
+            );
+            ApiError::conflict(problem).into_response()
+        }
+        _ => next.run(request).await,
     }
 }
 

@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 use toygres_models::PlatformName;
 
+/// Header with the context that the server's kubeconfig has to be used with: a safeguard for whoever
+/// means a particular cluster. A server that was started with another one refuses the request.
+pub const KUBE_CONTEXT: &str = "x-toygres-kube-context";
+
 /// Body of `POST /v1/instances`. Unknown fields are refused.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,13 +25,9 @@ pub struct CreateInstance {
     /// `local` or `kubernetes`; the server's default if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// The context that the server's kubeconfig has to be used with: a safeguard for whoever means
-    /// a particular cluster.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kube_context: Option<String>,
     /// Whether it gets a public address; it has none if left out.
-    #[serde(default)]
-    pub use_load_balancer: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub use_load_balancer: Option<bool>,
     /// Label of a public DNS name; only with `use_load_balancer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns_label: Option<String>,

@@ -28,9 +28,7 @@ pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
         storage_size_gb: arguments.storage.map(|size| size.gb().into()),
         password,
         platform: arguments.platform.or(settings.platform).map(|platform| platform.to_string()),
-        // Of a server elsewhere, the contexts are its own; here the flag chooses the way to instances.
-        kube_context: settings.kubernetes.cluster.context.clone().filter(|_| session.is_local()),
-        use_load_balancer: arguments.public,
+        use_load_balancer: arguments.public.then_some(true),
         dns_label: arguments.dns_label.map(String::from),
         cpu: arguments.cpu.map(String::from),
         memory: arguments.memory.map(String::from),

@@ -111,7 +111,11 @@ async fn local(settings: &Settings, ui: &Ui) -> Result<Client, CliError> {
         }
         None => local_server::start(settings, ui).await?,
     };
-    Ok(Client::new(&local_server::parse_url(&url)?, token(settings)?.as_ref())?)
+    let client = Client::new(&local_server::parse_url(&url)?, token(settings)?.as_ref())?;
+    match &settings.kubernetes.cluster.context {
+        Some(context) => Ok(client.with_kube_context(context)?),
+        None => Ok(client),
+    }
 }
 
 /// The token that was set, or the one in the state directory.

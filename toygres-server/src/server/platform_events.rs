@@ -7,8 +7,8 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use toygres_activities::platform::{Platform, PlatformEvent};
-use toygres_models::store::{Leadership, StoreError};
-use toygres_models::{InstanceKey, InstanceState, PlatformName, Store};
+use toygres_models::store::{Instance, Leadership, StoreError};
+use toygres_models::{Failure, InstanceKey, InstanceState, PlatformName, Store};
 use tracing::{error, info, warn};
 
 /// How long an event that can't be written down is kept for the next try.
@@ -36,7 +36,7 @@ impl Recorders {
         match platform.name() {
             // What happens on a machine only its own server sees.
             PlatformName::Local => tasks.spawn(async move {
-                Recorder { store, platform, events }.record(None).await;
+                Recorder { store, platform, cluster_id: None, events }.record(None).await;
             }),
             // What happens in a cluster every server sees, and one writes down.
             PlatformName::Kubernetes => tasks.spawn(take_turns(store, platform)),
@@ -56,12 +56,16 @@ impl Recorders {
 
 /// Writes down what happens whenever no other server does.
 async fn take_turns(store: Store, platform: Arc<dyn Platform>) {
-    let role = format!("toygres events of {}", platform.name());
     loop {
-        match store.lead(&role).await {
-            Ok(leadership) => {
+        let leading = async {
+            let cluster_id = platform.cluster_id().await?;
+            let role = format!("events of {} {}", platform.name(), cluster_id.as_deref().unwrap_or_default());
+            Ok::<_, Failure>((store.lead(&role).await?, cluster_id))
+        };
+        match leading.await {
+            Ok((leadership, cluster_id)) => {
                 let events = platform.events();
-                let mut recorder = Recorder { store: store.clone(), platform: platform.clone(), events };
+                let mut recorder = Recorder { store: store.clone(), platform: platform.clone(), cluster_id, events };
                 if let Ended::PlatformGone = recorder.record(Some(leadership)).await {
                     return;
                 }
@@ -82,15 +86,17 @@ enum Ended {
 struct Recorder {
     store: Store,
     platform: Arc<dyn Platform>,
+    cluster_id: Option<String>,
     events: Receiver<PlatformEvent>,
 }
 
 impl Recorder {
     async fn record(&mut self, mut leadership: Option<Leadership>) -> Ended {
         self.observe_all().await;
+        let mut looks = tokio::time::interval(LEADERSHIP_INTERVAL);
         loop {
             let still_leading = async {
-                tokio::time::sleep(LEADERSHIP_INTERVAL).await;
+                looks.tick().await;
                 match &mut leadership {
                     Some(leadership) => leadership.holds().await,
                     None => true,
@@ -116,14 +122,17 @@ impl Recorder {
 
     async fn write_down(&self, event: &PlatformEvent) {
         info!(instance.name = %event.key, event.kind, message = event.message, "platform event");
-        let cause = format!("seen by the {} platform", self.platform.name());
-        while let Err(error) =
-            self.store.record_platform_event(&event.key, event.kind, &event.message, &cause, event.healthy).await
-        {
+        while let Err(error) = self.try_write_down(event).await {
             // The control database's own restart is such a time.
             warn!(%error, "an event could not be written down; it is tried again");
             tokio::time::sleep(RETRY_INTERVAL).await;
         }
+    }
+
+    async fn try_write_down(&self, event: &PlatformEvent) -> Result<(), StoreError> {
+        let cause = format!("seen by the {} platform", self.platform.name());
+        let cluster_id = self.cluster_id.as_deref();
+        self.store.record_platform_event(&event.key, cluster_id, event.kind, &event.message, &cause, event.healthy).await
     }
 
     /// Brings every running instance's health up to what is seen now: nobody watched meanwhile.
@@ -142,8 +151,11 @@ impl Recorder {
             if after.is_none() {
                 return Ok(());
             }
-            let here = |state, platform| state == InstanceState::Running && platform == self.platform.name();
-            for instance in page.iter().filter(|instance| here(instance.state, instance.platform)) {
+            let here = |instance: &&Instance| {
+                let place = (instance.platform, &instance.cluster_id);
+                instance.state == InstanceState::Running && place == (self.platform.name(), &self.cluster_id)
+            };
+            for instance in page.iter().filter(here) {
                 let Ok(key) = InstanceKey::parse(&instance.namespace, &instance.name) else { continue };
                 match self.platform.observe(&key).await {
                     Ok(seen) => self.store.record_health(&key, seen.is_some_and(|seen| seen.ready)).await?,

@@ -175,6 +175,8 @@ async fn serve_platforms(
                             Some(cluster) => cluster,
                             None => KubernetesPlatform::connect(config).await?,
                         };
+                        // Credentials that are refused are no reason to keep it open.
+                        platform.cluster_id().await?;
                         recorders.begin(platform.clone(), platform.events());
                         let place = Place { secrets: Arc::new(platform.secrets()), platform };
                         recorders.spawn(orphans::keep_forgetting(place.clone(), store.clone()));

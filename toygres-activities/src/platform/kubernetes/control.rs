@@ -32,7 +32,7 @@ impl Cluster {
             let major = set.as_ref().and_then(identity::version_of).map(|there| there.major().to_string().parse()).transpose()?;
             let spec = InstanceSpec {
                 key: key.clone(),
-                postgres_version: self.config.images.choose(major)?.0,
+                postgres_version: self.config.images.choose(major).map_err(|failure| no_image(&key, failure))?.0,
                 storage_size,
                 password: password.clone(),
                 use_load_balancer: false,
@@ -77,4 +77,9 @@ impl Cluster {
         }
         KubernetesSecretStore::new(self.client.clone(), Vec::new()).get_or_generate(key).await
     }
+}
+
+/// Whose image it is that is missing.
+fn no_image(key: &InstanceKey, failure: Failure) -> Failure {
+    Failure { message: format!("toygres's own database {key} can't be started: {}", failure.message), ..failure }
 }

@@ -33,7 +33,10 @@ const LOOKED_AT: &[(&str, &str, &str)] = &[
     ("", "pods", "delete"),
     ("", "pods/log", "get"),
     ("", "events", "list"),
+    ("", "events", "watch"),
 ];
+/// What reaching a private instance from outside takes.
+const FROM_OUTSIDE: (&str, &str, &str) = ("", "pods/portforward", "create");
 
 fn found(name: &'static str, message: String) -> Diagnosis {
     Diagnosis { name, ok: true, message, remedy: None }
@@ -86,7 +89,8 @@ async fn namespace_exists(client: &K8sClient, namespace: &Namespace) -> Diagnosi
 async fn rights(client: &K8sClient, namespace: &Namespace) -> Diagnosis {
     const NAME: &str = "rights";
     let written = WRITTEN.iter().flat_map(|(group, resource)| WRITING.iter().map(|verb| (*group, *resource, *verb)));
-    let asked: Vec<_> = written.chain(LOOKED_AT.iter().copied()).collect();
+    let outside = (!client.is_in_cluster()).then_some(FROM_OUTSIDE);
+    let asked: Vec<_> = written.chain(LOOKED_AT.iter().copied()).chain(outside).collect();
     let answers = join_all(asked.iter().map(|right| may(client, namespace, *right))).await;
     let mut lacking = Vec::new();
     for ((_, resource, verb), answer) in asked.iter().zip(answers) {

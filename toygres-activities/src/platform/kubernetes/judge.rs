@@ -61,9 +61,7 @@ impl Seen {
             if self.claim.is_none() && self.pod.is_none() {
                 return Verdict::Absent;
             }
-            let message = format!(
-                "{key} is half-made or half-removed: its StatefulSet is missing; create or delete it again to finish that"
-            );
+            let message = format!("{key} is half-made or half-removed: its StatefulSet is missing; delete it to clear that away");
             return Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::Platform, message)));
         };
         if set.metadata.deletion_timestamp.is_some() {
@@ -272,6 +270,8 @@ pub(super) fn container(pod: &Pod) -> Option<&ContainerStatus> {
 pub(super) fn ended_how(exit_code: i32, reason: Option<&str>) -> String {
     match reason {
         Some("OOMKilled") => "it used more memory than its limit and was killed".to_owned(),
+        // Its program was never begun.
+        Some(reason @ ("StartError" | "ContainerCannotRun")) => format!("its program can't be started ({reason})"),
         _ if exit_code > 128 => format!("killed by signal {}", exit_code - 128),
         _ => format!("exit code {exit_code}"),
     }

@@ -22,6 +22,8 @@ use crate::platform::{Observation, Phase};
 
 /// How long something may be in doubt: a slow controller may still mend it.
 const DOUBT: Duration = Duration::from_secs(3);
+/// Between two looks at what is in doubt while the API server is away.
+const PAUSE: Duration = Duration::from_millis(500);
 /// How much of a crashing server's log is told.
 const LOG_LINES: i64 = 30;
 const WARNINGS: &str = "type=Warning";
@@ -62,7 +64,7 @@ impl Cluster {
         let mut blind: Option<Failure> = None;
         loop {
             let verdict = seen.judge(key);
-            if !matches!(verdict, Verdict::Doubtful(_)) {
+            if !matches!(verdict, Verdict::Doubtful(_) | Verdict::Unscheduled(..)) {
                 in_doubt_since = None;
             }
             let (phase, reason, wake) = match verdict {
@@ -76,16 +78,19 @@ impl Cluster {
                     if since.elapsed() >= DOUBT && blind.is_none() {
                         return Err(failure);
                     }
-                    (Phase::Pending, failure, deadline.min(since + DOUBT))
+                    (Phase::Pending, failure, deadline.min((since + DOUBT).max(Instant::now() + PAUSE)))
                 }
                 Verdict::Unscheduled(failure, since) => {
-                    // By the cluster's clock, since one wait may be of many.
+                    // By the pod's own time, as this may be one wait of many; and for a moment by ours,
+                    // as clocks differ.
                     let waited = u64::try_from(Utc::now().timestamp() - since).unwrap_or(0);
-                    let left = self.config.scheduling_timeout_seconds.saturating_sub(waited);
-                    if left == 0 && blind.is_none() {
+                    let here = *in_doubt_since.get_or_insert_with(Instant::now);
+                    let left = Duration::from_secs(self.config.scheduling_timeout_seconds.saturating_sub(waited));
+                    let left = left.max(DOUBT.saturating_sub(here.elapsed()));
+                    if left.is_zero() && blind.is_none() {
                         return Err(failure);
                     }
-                    (Phase::Pending, failure, deadline.min(Instant::now() + Duration::from_secs(left.max(1))))
+                    (Phase::Pending, failure, deadline.min(Instant::now() + left.max(PAUSE)))
                 }
             };
             if Instant::now() >= deadline {

@@ -62,6 +62,16 @@ impl Cluster {
         let (public, config) = (spec.use_load_balancer, &self.config);
         let resources = config.resources.clone().with(spec.cpu.as_ref(), spec.memory.as_ref());
         let storage_class = spec.storage_class.as_ref().map(StorageClass::as_str).or(config.storage_class.as_deref());
+        let volume_claim = async {
+            match &found.claim {
+                // It may have been grown since, and can't be shrunk or moved to another class.
+                Some(_) => Ok(false),
+                None => {
+                    let claim = manifests.volume_claim(spec.storage_size, storage_class)?;
+                    self.client.put_ours(key, claim, None).await.map(|(_, made)| made)
+                }
+            }
+        };
         let password = async {
             match &found.password {
                 // Set once, when the instance is made; usually by the secret store, before.
@@ -76,11 +86,11 @@ impl Cluster {
         let (service, others) = tokio::join!(
             client.put_ours(key, manifests.service(public, label.as_ref().map(DnsLabel::as_str))?, found.service.as_ref()),
             futures::future::join_all([
-                made(client.put_ours(key, manifests.volume_claim(spec.storage_size, storage_class)?, found.claim.as_ref())),
                 made(client.put_ours(key, manifests.config_map()?, found.config_map.as_ref())),
                 made(client.put_ours(key, manifests.service_account()?, found.service_account.as_ref())),
                 made(client.put_ours(key, manifests.network_policy(public, control)?, found.policy.as_ref())),
                 made(client.put_ours(key, manifests.disruption_budget()?, found.budget.as_ref())),
+                Box::pin(volume_claim),
                 Box::pin(password),
             ])
         );

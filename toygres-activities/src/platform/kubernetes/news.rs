@@ -1,6 +1,6 @@
 //! What happens to instances without anyone asking for it: servers that end, come back, or don't.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::stream::{SelectAll, StreamExt};
@@ -22,53 +22,74 @@ struct Known {
     /// It has been ready, and isn't since then.
     down: bool,
     crashing: bool,
+    /// Which of the watches shows it.
+    place: usize,
 }
 
 /// Watches all pods of toygres's until the platform ends.
 pub(super) async fn watch(cluster: Arc<Cluster>) {
     let mut changes = SelectAll::new();
-    for pods in cluster.places::<Pod>() {
+    for (place, pods) in cluster.places::<Pod>().into_iter().enumerate() {
         let config = watcher::Config::default().labels(identity::ALL);
-        changes.push(Box::pin(watcher::watcher(pods, config).default_backoff()));
+        changes.push(Box::pin(watcher::watcher(pods, config).default_backoff().map(move |change| (place, change))));
     }
     let mut known: HashMap<InstanceKey, Known> = HashMap::new();
+    // What a list that has begun anew has shown so far.
+    let mut listed: HashMap<usize, HashSet<InstanceKey>> = HashMap::new();
     loop {
         let change = tokio::select! {
             () = cluster.stop.cancelled() => return,
             change = changes.next() => change,
         };
+        let Some((place, change)) = change else { return };
         match change {
-            Some(Ok(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
+            Ok(watcher::Event::Init) => drop(listed.insert(place, HashSet::new())),
+            Ok(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod)) => {
                 let Some(key) = identity::owner(&pod.metadata) else { continue };
+                if let Some(listed) = listed.get_mut(&place) {
+                    listed.insert(key.clone());
+                }
                 // Its end is told when it has come.
                 if pod.metadata.deletion_timestamp.is_some() {
                     continue;
                 }
                 // What a verb does to an instance is told by the verb.
                 let quiet = cluster.is_locked(&key);
-                let last = known.entry(key.clone()).or_default();
+                let last = known.entry(key.clone()).or_insert_with(|| Known { place, ..Known::default() });
                 let (next, news) = compare(&key, last, &pod);
                 *last = next;
                 if !quiet {
                     tell(&cluster, news);
                 }
             }
-            Some(Ok(watcher::Event::Delete(pod))) => {
-                let Some(key) = identity::owner(&pod.metadata) else { continue };
-                if let Some(last) = known.get_mut(&key).filter(|last| last.ready || last.down)
-                    && !cluster.is_locked(&key)
-                {
-                    let message = format!("the pod of {key} was deleted; its server ended with it");
-                    tell(&cluster, vec![PlatformEvent { key: key.clone(), kind: "server_exited", message, healthy: false }]);
-                    (last.ready, last.down) = (false, true);
-                } else {
-                    known.remove(&key);
+            Ok(watcher::Event::InitDone) => {
+                // What went while the watch was down has no event of its own.
+                let listed = listed.remove(&place).unwrap_or_default();
+                let gone = |(key, last): &(&InstanceKey, &Known)| last.place == place && !listed.contains(*key);
+                let gone: Vec<_> = known.iter().filter(gone).map(|(key, _)| key.clone()).collect();
+                for key in gone {
+                    went(&cluster, &mut known, key);
                 }
             }
-            Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => {}
-            Some(Err(error)) => tracing::warn!(error = %error, "the watch of the instances' pods was interrupted"),
-            None => return,
+            Ok(watcher::Event::Delete(pod)) => {
+                if let Some(key) = identity::owner(&pod.metadata) {
+                    went(&cluster, &mut known, key);
+                }
+            }
+            Err(error) => tracing::warn!(error = %error, "the watch of the instances' pods was interrupted"),
         }
+    }
+}
+
+/// A pod is there no more.
+fn went(cluster: &Cluster, known: &mut HashMap<InstanceKey, Known>, key: InstanceKey) {
+    match known.get_mut(&key).filter(|last| last.ready || last.down) {
+        Some(last) if !cluster.is_locked(&key) => {
+            (last.ready, last.down) = (false, true);
+            let message = format!("the pod of {key} was deleted; its server ended with it");
+            tell(cluster, vec![PlatformEvent { key, kind: "server_exited", message, healthy: false }]);
+        }
+        _ => drop(known.remove(&key)),
     }
 }
 
@@ -90,6 +111,7 @@ fn compare(key: &InstanceKey, last: &Known, pod: &Pod) -> (Known, Vec<PlatformEv
         crashing: waiting == Some("CrashLoopBackOff"),
         ready,
         down: last.down && !ready,
+        place: last.place,
         uid,
     };
     let mut news = Vec::new();

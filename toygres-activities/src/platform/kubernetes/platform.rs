@@ -222,6 +222,10 @@ impl Platform for KubernetesPlatform {
         }
     }
 
+    fn is_outdated(&self) -> bool {
+        self.cluster.client.is_outdated()
+    }
+
     fn shutdown(&self) {
         self.cluster.stop.cancel();
     }

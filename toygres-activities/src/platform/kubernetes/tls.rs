@@ -86,6 +86,12 @@ impl Cluster {
         self.certify(key, service, found.as_ref()).await.map(drop)
     }
 
+    /// Whether a certificate is this CA's.
+    pub(super) fn has_signed(&self, meta: &ObjectMeta) -> bool {
+        let signer = meta.annotations.as_ref().and_then(|annotations| annotations.get(SIGNED_BY));
+        signer.is_some_and(|signer| *signer == self.signer())
+    }
+
     /// Tells one CA from another: the end of its certificate, which is its signature's.
     fn signer(&self) -> String {
         let body: String = self.ca.certificate_pem().lines().filter(|line| !line.starts_with('-')).collect();

@@ -18,8 +18,9 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     trap - INT TERM
     printf "\n# Written by toygres; ALTER SYSTEM wins over it.\ninclude '/etc/toygres/config/postgresql.conf'\n" \
         >>"$PGDATA.new/postgresql.conf"
+    # Everything at once, in place of initdb's file by file; and before the name that says it is whole.
+    sync -f "$PGDATA.new"
     mv "$PGDATA.new" "$PGDATA"
-    # Everything at once, in place of initdb's file by file.
     sync -f "$PGDATA"
 fi
 
