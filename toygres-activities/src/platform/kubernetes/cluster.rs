@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
 use kube::api::Api;
-use tokio::sync::{OwnedMutexGuard, broadcast};
+use tokio::sync::{OwnedMutexGuard, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, InstanceKey, Invalid};
 
@@ -15,6 +15,10 @@ use crate::k8s_client::K8sClient;
 use crate::platform::PlatformEvent;
 use crate::platform::certificates::CertificateAuthority;
 
+/// How many instances' objects are made at once. A burst gains nothing: the API server makes them one
+/// by one anyway, and a kubelet that asks for a pod's volume before the API server's node authorizer
+/// has seen that pod is refused, and asks again only 15 s later.
+const MADE_AT_ONCE: usize = 2;
 const EVENTS_KEPT: usize = 1024;
 
 pub(super) struct Cluster {
@@ -27,6 +31,8 @@ pub(super) struct Cluster {
     /// Cancelled when the platform ends.
     pub(super) stop: CancellationToken,
     locks: Mutex<HashMap<InstanceKey, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held while an instance's objects are made.
+    pub(super) making: Semaphore,
 }
 
 impl Cluster {
@@ -39,6 +45,7 @@ impl Cluster {
             control: OnceLock::new(),
             stop: CancellationToken::new(),
             locks: Mutex::default(),
+            making: Semaphore::new(MADE_AT_ONCE),
         }
     }
 

@@ -129,7 +129,12 @@ impl Cluster {
             self.client.call(format!("read the Pod of {key}"), pods.get_opt(&pod)),
         )?;
         let mut seen = Seen { set: ours(set, key), pod: ours(pod, key), ..Seen::default() };
-        if !seen.is_ready() {
+        if seen.set.is_none() && seen.pod.is_none() {
+            // Mostly there is nothing at all, and nothing happened to it.
+            let claims = self.client.api::<PersistentVolumeClaim>(namespace);
+            let claim = self.client.call(format!("read the volume of {key}"), claims.get_opt(&names.data)).await?;
+            seen.claim = ours(claim, key);
+        } else if !seen.is_ready() {
             let (claims, events) = (self.client.api::<PersistentVolumeClaim>(namespace), self.client.api::<Event>(namespace));
             let warnings = ListParams::default().fields(WARNINGS);
             let about_claim = ListParams::default().fields(&about_claim(&names));

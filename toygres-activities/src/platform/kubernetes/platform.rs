@@ -159,6 +159,8 @@ impl Platform for KubernetesPlatform {
         cluster.check_served(&spec.key)?;
         detached(async move {
             let _guard = cluster.lock(&spec.key).await;
+            // Never closed, so there is always a permit to come.
+            let _making = cluster.making.acquire().await;
             cluster.make(&spec).await
         })
         .await

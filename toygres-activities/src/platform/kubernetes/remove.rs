@@ -59,11 +59,12 @@ impl Cluster {
             && accounts.found.is_empty()
             && secrets.found.is_empty());
         let plain = DeleteParams::default();
-        let foreground = DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
+        let background = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
         let stop = DeleteParams { grace_period_seconds: Some(STOP_SECONDS), ..DeleteParams::default() };
         let services = self.delete(key, services, &plain).await?;
-        let sets = self.delete(key, sets, &foreground).await?;
-        // The garbage collector would do it a moment later; a set that is being deleted makes no more.
+        let sets = self.delete(key, sets, &background).await?;
+        // The garbage collector would do it a moment later; a set that is gone makes no more. One that
+        // it made since the list is waited for with the claim, which stays while a pod uses it.
         let pods = self.delete(key, pods, &stop).await?;
         // Stays until no pod uses it.
         let claims = self.delete(key, claims, &plain).await?;
