@@ -220,6 +220,7 @@ async fn live(subject: &Kubernetes, rights: &[Right]) -> Result<Arc<KubernetesPl
         "secret/private-password",
         "serviceaccount/private-postgres",
         "service/private",
+        "statefulset/private",
     ];
     let finalizers = |list: Json| {
         let patch = json!({"metadata": {"finalizers": list}}).to_string();
