@@ -4,18 +4,22 @@ use std::future::Future;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use duroxide::ActivityContext;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::OnceCell;
-use toygres_models::store::Instance;
-use toygres_models::{Failure, FailureKind, InstanceState, Invalid, OperationKind, PlatformName, Store};
+use toygres_models::store::{Exposure, Instance, OperationSubject};
+use toygres_models::{Failure, FailureKind, InstanceState, Invalid, OperationKind, OperationState, PlatformName, Store};
 use uuid::Uuid;
 
 use crate::platform::kubernetes::{KubernetesConfig, KubernetesPlatform};
 use crate::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform};
 use crate::platforms::{Place, Platforms};
 use crate::secrets::FileSecretStore;
+
+/// How often an activity that takes its time looks whether its operation is still wanted.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What activities work with. Cheap to clone.
 #[derive(Clone)]
@@ -29,9 +33,9 @@ pub struct Context {
 
 /// What the store knows of the operation that an activity belongs to.
 pub(crate) struct Order {
-    kind: OperationKind,
-    /// The instance that it is about.
-    pub(crate) instance: Instance,
+    store: Store,
+    operation_id: Uuid,
+    subject: OperationSubject,
 }
 
 impl Context {
@@ -80,30 +84,96 @@ impl Context {
 
     /// What is on record of the operation that an activity belongs to.
     pub(crate) async fn order(&self, ctx: &ActivityContext) -> Result<Option<Order>, Failure> {
-        let Some((store, id)) = self.operation(ctx) else { return Ok(None) };
-        Ok(store.instance_of(id).await?.map(|(kind, instance)| Order { kind, instance }))
+        let Some((store, operation_id)) = self.operation(ctx) else { return Ok(None) };
+        let subject = store.subject_of(operation_id).await?;
+        Ok(subject.map(|subject| Order { store: store.clone(), operation_id, subject }))
     }
 
     /// Where an activity does its work: on the platform that the instance is recorded on, or on the
     /// default one where there is no record.
     pub(crate) async fn place(&self, order: Option<&Order>) -> Result<Place, Failure> {
         match order {
-            Some(order) => self.platforms.of(&order.instance).await,
+            Some(order) => self.platforms.of(order.instance()).await,
             None => self.platforms.get(self.platforms.default_name()).await,
         }
     }
 }
 
+/// Does an activity's work for as long as the operation that it belongs to is wanted. What isn't any
+/// more isn't begun, and is dropped where it was.
+///
+/// # Errors
+/// Those of `work`; [`Cancelled`](FailureKind::Cancelled) or [`Superseded`](FailureKind::Superseded) if
+/// it isn't wanted.
+pub(crate) async fn while_wanted<T>(
+    order: Option<&Order>,
+    exposure: Option<&Exposure>,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let Some(order) = order else { return work.await };
+    wanted(&order.subject, exposure)?;
+    tokio::select! {
+        result = work => result,
+        failure = order.unwanted(exposure) => Err(failure),
+    }
+}
+
 impl Order {
-    /// Fails if a delete has overtaken the creation that the activity belongs to.
-    pub(crate) fn still_wanted(&self) -> Result<(), Failure> {
-        match (self.kind, self.instance.state) {
-            (OperationKind::Create, InstanceState::Deleting | InstanceState::Deleted) => Err(Failure::permanent(
-                FailureKind::Superseded,
-                format!("{}/{} is being deleted; its creation was given up", self.instance.namespace, self.instance.name),
-            )),
-            _ => Ok(()),
+    /// The instance that it is about.
+    pub(crate) fn instance(&self) -> &Instance {
+        &self.subject.instance
+    }
+
+    /// Fails if the operation has ended: another attempt of the activity was quicker, or it was
+    /// cancelled before it began.
+    pub(crate) fn expect_at_work(&self) -> Result<(), Failure> {
+        expect_at_work(&self.subject)
+    }
+
+    /// Returns when the operation isn't wanted any more.
+    async fn unwanted(&self, exposure: Option<&Exposure>) -> Failure {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            // While the store is away nobody can cancel either.
+            if let Ok(Some(subject)) = self.store.subject_of(self.operation_id).await
+                && let Err(failure) = wanted(&subject, exposure)
+            {
+                return failure;
+            }
         }
+    }
+}
+
+fn expect_at_work(subject: &OperationSubject) -> Result<(), Failure> {
+    let OperationSubject { operation_kind: kind, operation_state: state, .. } = subject;
+    let ended = || format!("the {kind} operation has {state} already");
+    match state {
+        OperationState::Pending | OperationState::Running => Ok(()),
+        OperationState::Cancelled => Err(Failure::permanent(FailureKind::Cancelled, "the operation was cancelled")),
+        OperationState::Succeeded | OperationState::Failed => Err(Failure::permanent(FailureKind::Superseded, ended())),
+    }
+}
+
+/// Fails if the instance's record says by now that something else is to be than what the activity is
+/// about to bring about.
+fn wanted(subject: &OperationSubject, exposure: Option<&Exposure>) -> Result<(), Failure> {
+    expect_at_work(subject)?;
+    let OperationSubject { operation_kind: kind, instance, .. } = subject;
+    let cancelled_by = subject.cancel_requested_by.as_ref();
+    let going = matches!(instance.state, InstanceState::Deleting | InstanceState::Deleted);
+    let reached_otherwise = exposure.is_some_and(|exposure| *exposure != instance.exposure());
+    match (kind, cancelled_by) {
+        (OperationKind::Create, Some(who)) if going => {
+            Err(Failure::permanent(FailureKind::Cancelled, format!("{who} cancelled the creation")))
+        }
+        (OperationKind::Update, Some(who)) if reached_otherwise => {
+            Err(Failure::permanent(FailureKind::Cancelled, format!("{who} cancelled the change")))
+        }
+        (OperationKind::Create | OperationKind::Update, _) if going => Err(Failure::permanent(
+            FailureKind::Superseded,
+            format!("{}/{} is being deleted; its {kind} was given up", instance.namespace, instance.name),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -273,7 +273,10 @@ impl K8sClient {
                 Failure::permanent(FailureKind::Exhausted, format!("{plain}. Free some of the quota, or have it raised"))
             }
             403 if words.contains("status unknown for quota") => Failure::transient(FailureKind::Platform, plain),
-            403 if terminating => Failure::permanent(FailureKind::Platform, plain),
+            403 if terminating => Failure::permanent(
+                FailureKind::Conflict,
+                format!("namespace: {words}; when it is gone, make it anew, or choose another one"),
+            ),
             403 => Failure::permanent(
                 FailureKind::Platform,
                 format!("{plain}. toygres isn't allowed to do that; give {} the rights that its docs list", self.origin.source),

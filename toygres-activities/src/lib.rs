@@ -42,12 +42,14 @@
 //! reads it. A workflow retries what is retryable and gives up on the rest.
 
 pub mod context;
+pub mod diagnosis;
 pub mod k8s_client;
 pub mod names;
 pub mod platform;
 pub mod platforms;
 pub mod registry;
 pub mod secrets;
+pub mod server_log;
 pub mod types;
 
 mod activities {
@@ -59,6 +61,7 @@ mod activities {
     pub mod wait_for_ready;
 }
 
+pub use activities::test_connection::log_in;
 pub use context::Context;
 pub use platforms::{Place, Platforms};
 pub use types::*;

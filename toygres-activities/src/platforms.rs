@@ -124,8 +124,8 @@ impl Platforms {
     /// The platform that an instance runs on.
     ///
     /// # Errors
-    /// As [`get`](Self::get); and if the instance runs on another cluster than the one that is
-    /// served: there it would be taken for gone, and its deletion for done.
+    /// As [`get`](Self::get); and if the instance runs on another machine, or another cluster than the
+    /// one that is served: there it would be taken for gone, and its deletion for done.
     pub async fn of(&self, instance: &Instance) -> Result<Place, Failure> {
         let place = self.get(instance.platform).await?;
         let Some(wanted) = &instance.cluster_id else { return Ok(place) };
@@ -133,15 +133,23 @@ impl Platforms {
         if served.as_ref() == Some(wanted) {
             return Ok(place);
         }
-        let served = served.map_or_else(|| "one that it may not look at".to_owned(), |served| format!("that of {served}"));
-        Err(Failure::permanent(
-            FailureKind::Conflict,
-            format!(
-                "{}/{} runs on the Kubernetes cluster whose namespace kube-system has the uid {wanted}, and this server's \
-                 cluster is {served}; nothing was changed. Start the server with that cluster's --kube-context",
-                instance.namespace, instance.name
+        let key = format!("{}/{}", instance.namespace, instance.name);
+        let message = match instance.platform {
+            PlatformName::Local => format!(
+                "{key} runs on another machine, {wanted}, and this server's is {}; nothing was changed. Ask a server of \
+                 that machine",
+                served.unwrap_or_default()
             ),
-        ))
+            PlatformName::Kubernetes => {
+                let served =
+                    served.map_or_else(|| "one that it may not look at".to_owned(), |served| format!("that of {served}"));
+                format!(
+                    "{key} runs on the Kubernetes cluster whose namespace kube-system has the uid {wanted}, and this server's \
+                     cluster is {served}; nothing was changed. Start the server with that cluster's --kube-context"
+                )
+            }
+        };
+        Err(Failure::permanent(FailureKind::Conflict, message))
     }
 
     /// Those that are open.

@@ -103,10 +103,9 @@ impl SecretStore for FileSecretStore {
         let key = key.clone();
         blocking(move || match std::fs::read_to_string(&path) {
             Ok(password) => Ok(password.into()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::permanent(
-                FailureKind::NotFound,
-                format!("no password is kept for {key}: {} is missing", path.display()),
-            )),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(Failure::permanent(FailureKind::NotFound, format!("no password is kept for {key}")))
+            }
             Err(error) => Err(failed("read", &path, &error)),
         })
         .await

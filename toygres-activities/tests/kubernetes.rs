@@ -12,7 +12,7 @@ use sqlx::postgres::PgSslMode;
 use support::kubernetes::{Kubernetes, kubectl, kubectl_apply};
 use support::{PASSWORD, READY, Subject, ask, checks, connect, key, spec};
 use toygres_activities::platform::kubernetes::{Forward, Images, KubernetesConfig, KubernetesPlatform, Resources};
-use toygres_activities::platform::{Phase, Platform};
+use toygres_activities::platform::{InstanceSpec, Phase, Platform};
 use toygres_models::FailureKind;
 
 async fn subject() -> Option<Kubernetes> {
@@ -174,12 +174,12 @@ async fn a_server_that_crashes_is_quoted() {
     sqlx::raw_sql("ALTER SYSTEM SET shared_preload_libraries = 'no_such_library'").execute(&mut connection).await.unwrap();
     drop(connection);
     subject.kubectl(&["exec", "demo-0", "--", "sh", "-c", "kill -QUIT 1"]);
-    let told = tokio::time::timeout(Duration::from_secs(30), events.recv()).await.unwrap().unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(90), events.recv()).await.unwrap().unwrap();
     assert_eq!((told.kind, told.healthy, &told.key), ("server_exited", false, &subject.real_key("demo")));
     let (failure, _) = fails(&subject, "demo").await;
     assert_eq!(failure.kind, FailureKind::StartFailed);
     assert!(failure.message.contains("no_such_library"), "{failure}");
-    let told = tokio::time::timeout(Duration::from_secs(30), events.recv()).await.unwrap().unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(90), events.recv()).await.unwrap().unwrap();
     assert!(["server_exited", "server_start_failed"].contains(&told.kind), "the next start failed as well: {told:?}");
     clear(&subject, "demo").await;
 }
@@ -264,12 +264,114 @@ async fn a_running_server_takes_a_new_certificate() {
     assert!(!subject.platform().ensure(&public).await.unwrap());
     support::eventually("there is an address", || async { subject.platform().endpoint(&key("demo")).await.is_ok() }).await;
     let begun = Instant::now();
-    while connect(&subject, "demo", PASSWORD, PgSslMode::VerifyFull).await.is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(120));
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
+    // The kubelet looks at Secrets about once a minute.
+    support::eventually_within(Duration::from_secs(120), "it serves the new certificate", || async {
+        connect(&subject, "demo", PASSWORD, PgSslMode::VerifyFull).await.is_ok()
+    })
+    .await;
     eprintln!("the new certificate was served after {:.1?}", begun.elapsed());
     assert_eq!(subject.kubectl(&["get", "pod", "demo-0", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]), "0");
+}
+
+/// What is to be seen of how an instance is reached: its Service's type, whether that has an address, its
+/// annotations, whom the NetworkPolicy lets in; and since when its server runs.
+async fn exposure(subject: &Kubernetes) -> (String, bool, String, bool, String) {
+    let service = |path: &str| subject.kubectl(&["get", "service", "demo", "-o", &format!("jsonpath={path}")]);
+    let policy = subject.kubectl(&["get", "networkpolicy", "demo-postgres", "-o", "jsonpath={.spec.ingress[0].from}"]);
+    let way = Forward::open(subject.platform.client(), &subject.real_key("demo"), 0).await.unwrap();
+    let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
+        .host("127.0.0.1")
+        .port(way.address().port())
+        .username("postgres")
+        .password(PASSWORD)
+        .ssl_mode(PgSslMode::Require);
+    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
+    let (started,): (String,) =
+        sqlx::query_as("SELECT pg_postmaster_start_time()::text").fetch_one(&mut connection).await.unwrap();
+    (
+        service("{.spec.type}"),
+        !service("{.status.loadBalancer.ingress}").is_empty(),
+        service("{.metadata.annotations}"),
+        policy.is_empty(),
+        started,
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_goes_public_and_private_again_without_a_restart() {
+    let Some(subject) = subject().await else { return };
+    let platform = subject.platform();
+    let private = spec(&subject, "demo");
+    let public = InstanceSpec { use_load_balancer: true, dns_label: Some("my-demo".into()), ..private.clone() };
+    let nameless = InstanceSpec { dns_label: None, ..public.clone() };
+    platform.ensure(&private).await.unwrap();
+    subject.settle("demo").await;
+    let before = exposure(&subject).await;
+    assert_eq!((before.0.as_str(), before.1, before.3), ("ClusterIP", false, false));
+    for round in 0..2 {
+        assert!(!platform.ensure(&public).await.unwrap(), "nothing is made but an address");
+        support::eventually("there is an address", || async { platform.endpoint(&key("demo")).await.is_ok() }).await;
+        let endpoint = platform.endpoint(&key("demo")).await.unwrap();
+        assert_eq!(endpoint.dns_name.as_deref(), Some("my-demo.westus3.cloudapp.azure.com"));
+        let seen = exposure(&subject).await;
+        assert_eq!((seen.0.as_str(), seen.1, seen.3), ("LoadBalancer", true, true), "round {round}");
+        assert!(seen.2.contains("azure-dns-label-name"), "{}", seen.2);
+        // The name goes by itself.
+        platform.ensure(&nameless).await.unwrap();
+        let endpoint = platform.endpoint(&key("demo")).await.unwrap();
+        assert_eq!((endpoint.dns_name, endpoint.external_ip.is_some()), (None, true));
+        platform.ensure(&private).await.unwrap();
+        let endpoint = platform.endpoint(&key("demo")).await.unwrap();
+        assert!(endpoint.external_ip.is_none() && endpoint.uri.host.contains(".svc."), "{endpoint:?}");
+        assert_eq!(exposure(&subject).await, before, "round {round}");
+    }
+    ask(&subject, "demo", "SELECT 'x'").await;
+    assert_eq!(subject.kubectl(&["get", "pod", "demo-0", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]), "0");
+    clear(&subject, "demo").await;
+}
+
+/// What kept a server from coming up is mended: making it again is enough, though its pod is the old one
+/// and its controller waits before it tries again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_could_not_come_up_does_so_when_it_is_made_again_after_the_cause_is_gone() {
+    let Some(subject) = subject().await else { return };
+    let wanted = InstanceSpec { key: subject.real_key("demo"), ..spec(&subject, "demo") };
+    let version = subject.version();
+    // A wrong image, then no room, then a quota; the volume stays the same throughout.
+    type Break = Box<dyn FnOnce(&mut KubernetesConfig)>;
+    let broken: [(&str, Break); 3] = [
+        (
+            "image",
+            Box::new(move |config| {
+                config.images = Images::parse(None, Some(&format!("{}=docker.io/library/no-such-postgres:1", version))).unwrap();
+            }),
+        ),
+        ("room", Box::new(|config| config.resources = Resources::default().with(Some(&"5000".parse().unwrap()), None))),
+        ("quota", Box::new(|_| ())),
+    ];
+    for (what, change) in broken {
+        let platform = platform_with(&subject, change).await;
+        if what == "quota" {
+            subject.kubectl(&["create", "quota", "none", "--hard=pods=0"]);
+            subject.kubectl(&["wait", "resourcequota/none", "--for=jsonpath={.status.hard.pods}=0", "--timeout=30s"]);
+        }
+        platform.ensure(&wanted).await.unwrap();
+        let (failure, _) = fails(&subject, "demo").await;
+        if what == "quota" {
+            subject.kubectl(&["delete", "quota", "none"]);
+        }
+        let begun = Instant::now();
+        subject.platform().ensure(&spec(&subject, "demo")).await.unwrap();
+        while !subject.platform().wait_ready(&key("demo"), Duration::from_secs(5)).await.unwrap().ready {
+            assert!(begun.elapsed() < READY, "{what}");
+        }
+        eprintln!("{what} ({failure}): ready {:.1?} after it was made again", begun.elapsed());
+        ask(&subject, "demo", "SELECT 'x'").await;
+        // The server alone is removed, its data isn't.
+        subject.kubectl(&["delete", "statefulset", "demo", "--wait=true"]);
+        subject.kubectl(&["wait", "pod/demo-0", "--for=delete", "--timeout=60s"]);
+    }
+    clear(&subject, "demo").await;
 }
 
 /// The serial number of the certificate that the server presents.
@@ -303,10 +405,10 @@ async fn a_certificate_that_is_due_is_renewed_without_anyone_asking() {
     assert_eq!(subject.platform.renew_certificates().await.unwrap(), 0, "it is done");
     // The kubelet takes up to a minute or so to bring a Secret to its pod.
     let begun = Instant::now();
-    while presented(&subject, "demo").await == first {
-        assert!(begun.elapsed() < Duration::from_secs(180));
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+    support::eventually_within(Duration::from_secs(180), "it presents the new certificate", || async {
+        presented(&subject, "demo").await != first
+    })
+    .await;
     eprintln!("the renewed certificate was served after {:.1?}", begun.elapsed());
     ask(&subject, "demo", "SELECT 'x'").await;
     assert_eq!(presented(&subject, "other").await, other, "not due, not renewed");

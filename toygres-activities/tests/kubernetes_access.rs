@@ -86,7 +86,7 @@ async fn who_may_do_nothing_is_told_so_at_once() {
     is_forbidden(&platform.observe(&key).await.unwrap_err(), "cannot get resource");
     is_forbidden(&platform.wait_ready(&key, READY).await.unwrap_err(), "cannot get resource");
     is_forbidden(&platform.endpoint(&key).await.unwrap_err(), "cannot get resource \"services\"");
-    is_forbidden(&platform.logs(&key, 1).await.unwrap_err(), "cannot get resource");
+    is_forbidden(&platform.log_tail(&key, 1).await.unwrap_err(), "cannot get resource");
     is_forbidden(&platform.list().await.unwrap_err(), "cannot list resource");
     is_forbidden(&platform.remove(&key).await.unwrap_err(), "cannot list resource");
     is_forbidden(&platform.renew_certificates().await.unwrap_err(), "cannot list resource \"secrets\"");

@@ -134,7 +134,7 @@ async fn servers_that_start_at_once_share_one_database() {
     subject.platform().ensure(&spec(&subject, "demo")).await.unwrap();
     subject.settle("demo").await;
     subject.kubectl(&["exec", "demo-0", "--", "sh", "-c", "kill -QUIT 1"]);
-    let told = tokio::time::timeout(std::time::Duration::from_secs(30), events.recv()).await.unwrap().unwrap();
+    let told = tokio::time::timeout(std::time::Duration::from_secs(90), events.recv()).await.unwrap().unwrap();
     assert_eq!(told.key, subject.real_key("demo"));
     let failure = InstanceKey::parse(&subject.namespace, "toygres-database").unwrap_err();
     assert!(failure.to_string().contains("reserved"), "{failure}");

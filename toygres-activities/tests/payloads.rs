@@ -43,6 +43,9 @@ fn delete_postgres() {
 #[test]
 fn wait_for_ready() {
     both_ways::<WaitForReadyInput>(r#"{"namespace":"toygres","instance_name":"demo","timeout_seconds":300}"#);
+    both_ways::<WaitForReadyInput>(
+        r#"{"namespace":"toygres","instance_name":"demo","timeout_seconds":5,"exposure":{"use_load_balancer":true,"dns_label":"demo"}}"#,
+    );
     both_ways::<WaitForReadyOutput>(r#"{"pod_phase":"Running","ready_after_seconds":3}"#);
 }
 
@@ -62,6 +65,9 @@ fn get_connection_strings() {
 fn test_connection() {
     let input: TestConnectionInput = both_ways(r#"{"connection_string":"postgresql://postgres:p@10.0.0.1:5432/postgres"}"#);
     assert!(!format!("{input:?}").contains("postgres:p@"));
+    both_ways::<TestConnectionInput>(
+        r#"{"connection_string":"postgresql://10.0.0.1","exposure":{"use_load_balancer":false,"dns_label":null}}"#,
+    );
     both_ways::<TestConnectionOutput>(r#"{"version":"PostgreSQL 18.1","connected":true}"#);
 }
 

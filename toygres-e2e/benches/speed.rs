@@ -168,7 +168,7 @@ async fn at_rest(rounds: usize) -> Result<Vec<Measure>> {
     let (before, began) = (processor_time(&toygres)?, Instant::now());
     tokio::time::sleep(IDLE).await;
     let percent = (processor_time(&toygres)? - before) / began.elapsed().as_secs_f64() * 100.0;
-    let megabytes = resident_bytes(toygres.server_pid()?)? as f64 / 1e6;
+    let megabytes = process::memory_bytes(toygres.server_pid()?)? as f64 / 1e6;
     let list = median(&lists);
     let absolute = |name, ours, reached, limit, is_met| Measure { name, ours, by_hand: "-".into(), reached, limit, is_met };
     Ok(vec![
@@ -217,9 +217,4 @@ fn processor_time(toygres: &Toygres) -> Result<f64> {
         ticks += fields.split_whitespace().skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>();
     }
     Ok(ticks / TICKS_PER_SECOND)
-}
-
-fn resident_bytes(pid: u32) -> Result<u64> {
-    let system = process::all();
-    Ok(system.process(sysinfo::Pid::from_u32(pid)).context("the server doesn't run")?.memory())
 }

@@ -3,13 +3,17 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
-use reqwest::{Client, Method, StatusCode};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
+use sse_stream::SseStream;
 
 use crate::run::humane;
+
+/// What a stream of server-sent events is asked for by.
+pub const EVENTS: &str = "text/event-stream";
 
 /// How long an operation may take on a busy machine, repeats after a crash included.
 const OPERATION_LIMIT: Duration = Duration::from_secs(90);
@@ -22,6 +26,8 @@ pub struct Api {
     token: Option<String>,
     /// The namespace whose instances on Kubernetes are meant; else local ones in the default one.
     namespace: Option<String>,
+    /// What requests are repeated by.
+    idempotency_key: Option<String>,
 }
 
 /// An answer.
@@ -76,7 +82,19 @@ impl Api {
     /// If the HTTP client can't be set up.
     pub fn new(url: &str, token: Option<&str>) -> Result<Self> {
         let client = Client::builder().timeout(Duration::from_secs(100)).no_proxy().build()?;
-        Ok(Self { client, url: url.trim_end_matches('/').to_owned(), token: token.map(ToOwned::to_owned), namespace: None })
+        Ok(Self {
+            client,
+            url: url.trim_end_matches('/').to_owned(),
+            token: token.map(ToOwned::to_owned),
+            namespace: None,
+            idempotency_key: None,
+        })
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// The same server's instances on Kubernetes, in that namespace.
@@ -91,14 +109,34 @@ impl Api {
         Self { token: token.map(ToOwned::to_owned), ..self.clone() }
     }
 
+    /// The same server, every request with that `Idempotency-Key`.
+    #[must_use]
+    pub fn with_idempotency_key(&self, key: &str) -> Self {
+        Self { idempotency_key: Some(key.to_owned()), ..self.clone() }
+    }
+
     /// Sends a request and gives whatever comes back.
     ///
     /// # Errors
     /// If nothing comes back.
     pub async fn send(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer> {
+        self.send_with(&[], method, path, body).await
+    }
+
+    /// The same with more headers.
+    ///
+    /// # Errors
+    /// If nothing comes back.
+    pub async fn send_with(&self, headers: &[(&str, &str)], method: Method, path: &str, body: Option<String>) -> Result<Answer> {
         let mut request = self.client.request(method.clone(), format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(key) = &self.idempotency_key {
+            request = request.header("idempotency-key", key);
         }
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
@@ -108,12 +146,66 @@ impl Api {
         Ok(Answer { status, headers, text: response.text().await? })
     }
 
+    /// PUT of an instance's document, with headers of the request's own.
+    ///
+    /// # Errors
+    /// If nothing comes back.
+    pub async fn put(&self, path: &str, document: &Value, headers: &[(&str, &str)]) -> Result<Answer> {
+        self.send_with(headers, Method::PUT, path, Some(document.to_string())).await
+    }
+
     /// GET.
     ///
     /// # Errors
     /// If nothing comes back.
     pub async fn get(&self, path: &str) -> Result<Answer> {
         self.send(Method::GET, path, None).await
+    }
+
+    /// POST without a body.
+    ///
+    /// # Errors
+    /// If nothing comes back.
+    pub async fn post(&self, path: &str) -> Result<Answer> {
+        self.send(Method::POST, path, None).await
+    }
+
+    /// Asks for a stream of that kind, after the event of that id, and gives whatever comes back.
+    ///
+    /// # Errors
+    /// If nothing comes back.
+    pub async fn ask_for_stream(&self, path: &str, accept: &str, last_event_id: Option<&str>) -> Result<Response> {
+        // Without the client's limit on time: a stream is as long as what it tells of.
+        let mut request = self.client.get(format!("{}{path}", self.url)).header(ACCEPT, accept);
+        request = request.timeout(Duration::from_secs(600));
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(id) = last_event_id {
+            request = request.header("last-event-id", id);
+        }
+        request.send().await.with_context(|| format!("a stream of {path}"))
+    }
+
+    /// Opens a stream of server-sent events, after the event of that id.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn stream(&self, path: &str, last_event_id: Option<&str>) -> Result<SseStream<reqwest::Body>> {
+        let response = self.open(path, EVENTS, last_event_id).await?;
+        Ok(SseStream::new(reqwest::Body::from(response)))
+    }
+
+    /// Opens a stream of that kind, to be read by chunks.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn open(&self, path: &str, accept: &str, last_event_id: Option<&str>) -> Result<Response> {
+        let response = self.ask_for_stream(path, accept, last_event_id).await?;
+        ensure!(response.status() == StatusCode::OK, "the stream of {path} is refused: {}", response.status());
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        ensure!(kind.starts_with(accept), "a stream is sent as {kind:?}");
+        Ok(response)
     }
 
     /// Asks for an instance.
@@ -165,8 +257,8 @@ impl Api {
     pub async fn wait(&self, id: &str) -> Result<Value> {
         let began = Instant::now();
         loop {
-            let operation = self.get(&format!("/v1/operations/{id}?wait_seconds=20")).await?.expect(200)?;
-            if matches!(operation["state"].as_str(), Some("succeeded" | "failed")) {
+            let operation = self.get(&format!("/v1/operations/{id}?wait=20s")).await?.expect(200)?;
+            if matches!(operation["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
                 return Ok(operation);
             }
             if began.elapsed() > OPERATION_LIMIT {

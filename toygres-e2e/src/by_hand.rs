@@ -98,7 +98,11 @@ impl Server {
         Ok(server)
     }
 
-    async fn start(&mut self) -> Result<()> {
+    /// Starts it again after [`stop`](Self::stop).
+    ///
+    /// # Errors
+    /// If it doesn't answer.
+    pub async fn start(&mut self) -> Result<()> {
         let log = std::fs::File::create(self.folder.path().join("postgres.log"))?;
         let mut command = self.programs.command("postgres");
         command.arg("-D").arg(self.data()).arg("-k").arg(self.folder.path()).args(["-c", "listen_addresses="]);
@@ -131,8 +135,14 @@ impl Server {
     /// The same as a URL.
     #[must_use]
     pub fn url(&self) -> String {
+        self.url_of("postgres")
+    }
+
+    /// How to connect to one of its databases, as a URL.
+    #[must_use]
+    pub fn url_of(&self, database: &str) -> String {
         let folder = self.folder.path().to_string_lossy().replace('/', "%2F");
-        format!("postgresql://postgres@localhost:{}/postgres?host={folder}", self.port)
+        format!("postgresql://postgres@localhost:{}/{database}?host={folder}", self.port)
     }
 
     async fn connect(&self) -> Result<PgConnection> {
@@ -146,6 +156,16 @@ impl Server {
     /// # Errors
     /// If it doesn't end.
     pub async fn remove(mut self) -> Result<()> {
+        self.stop().await?;
+        std::fs::remove_dir_all(self.data())?;
+        Ok(())
+    }
+
+    /// Stops it fast.
+    ///
+    /// # Errors
+    /// If it doesn't end.
+    pub async fn stop(&mut self) -> Result<()> {
         let mut child = self.child.take().context("it doesn't run")?;
         process::send(child.id(), Signal::Interrupt)?;
         let told = Instant::now();
@@ -153,7 +173,6 @@ impl Server {
             ensure!(told.elapsed() < SOON, "the server made by hand doesn't stop");
             tokio::time::sleep(POLL).await;
         }
-        std::fs::remove_dir_all(self.data())?;
         Ok(())
     }
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Postgres, Transaction};
 
 use crate::wait::{SOON, eventually};
 
@@ -139,11 +139,60 @@ pub async fn wait_held_up(control: &PgPool, count: i64) -> Result<()> {
 /// # Errors
 /// If the database refuses.
 pub async fn let_go(control: &PgPool) -> Result<()> {
-    sqlx::raw_sql(
-        "DELETE FROM public.e2e_hold_up;
-         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'",
-    )
-    .execute(control)
-    .await?;
+    sqlx::raw_sql("DELETE FROM public.e2e_hold_up").execute(control).await?;
+    // Until nothing is found a few times in a row: one that looked just before may be about to sleep.
+    let mut quiet = 0;
+    eventually("nothing to be held up", SOON, async || {
+        let ended = sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+        quiet = if ended.execute(control).await?.rows_affected() == 0 { quiet + 1 } else { 0 };
+        Ok((quiet == 3).then_some(()))
+    })
+    .await
+}
+
+/// Holds the workflow engine's queue until the transaction ends: no workflow is started, told anything,
+/// or goes on.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn hold_queue(control: &PgPool) -> Result<Transaction<'static, Postgres>> {
+    let mut held = control.begin().await?;
+    sqlx::raw_sql("LOCK TABLE duroxide.orchestrator_queue IN ACCESS EXCLUSIVE MODE").execute(&mut *held).await?;
+    Ok(held)
+}
+
+/// Waits until a statement with that text waits for somebody's lock.
+///
+/// # Errors
+/// If none ever does.
+pub async fn wait_blocked(control: &PgPool, text: &str) -> Result<()> {
+    wait_all_blocked(control, text, 1).await
+}
+
+/// Waits until so many statements with that text wait for somebody's lock.
+///
+/// # Errors
+/// If they never do.
+pub async fn wait_all_blocked(control: &PgPool, text: &str, count: i64) -> Result<()> {
+    eventually(&format!("{count} statements with {text:?} to be blocked"), SOON, async || {
+        let (blocked,): (i64,) = sqlx::query_as(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ILIKE '%' || $1 || '%'",
+        )
+        .bind(text)
+        .fetch_one(control)
+        .await?;
+        Ok((blocked >= count).then_some(()))
+    })
+    .await
+}
+
+/// Ends what waits for a lock: a killed server's statement would be carried out after all.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn end_blocked(control: &PgPool) -> Result<()> {
+    sqlx::raw_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        .execute(control)
+        .await?;
     Ok(())
 }

@@ -11,7 +11,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 /// The ends of all logs, the operations with their steps, the events, and the files of instances.
 pub fn gather(state_dir: &Path) -> String {
     let mut text = format!("\n==== evidence of {}\n", state_dir.display());
-    for log in ["server.log", "server.stderr", "control/postgres.log"] {
+    for log in ["server.log", "server-0.log", "server.stderr", "control/postgres.log"] {
         add_tail(&mut text, &state_dir.join(log));
     }
     for namespace in folders(&state_dir.join("instances")) {

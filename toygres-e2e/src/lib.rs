@@ -19,12 +19,16 @@
 pub mod api;
 pub mod by_hand;
 pub mod control;
+pub mod event_stream;
 mod evidence;
+pub mod follower;
 pub mod kubernetes;
+pub mod load;
 pub mod measure;
 pub mod mount;
 pub mod place;
 pub mod process;
+pub mod raw;
 pub mod run;
 pub mod search;
 pub mod store_database;
@@ -33,6 +37,8 @@ pub mod toygres;
 pub mod wait;
 
 pub use api::Api;
+pub use event_stream::EventStream;
+pub use follower::Follower;
 pub use kubernetes::Cluster;
 pub use place::required_or_skip;
 pub use run::Run;

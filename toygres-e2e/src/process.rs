@@ -120,6 +120,17 @@ pub fn is_alive(pid: u32) -> bool {
     system.process(pid).is_some_and(lives)
 }
 
+/// What a process takes of the machine's memory now, in bytes.
+///
+/// # Errors
+/// If it isn't there.
+pub fn memory_bytes(pid: u32) -> Result<u64> {
+    let pid = Pid::from_u32(pid);
+    let mut system = System::new();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, ProcessRefreshKind::nothing().with_memory());
+    Ok(system.process(pid).context("the process is gone")?.memory())
+}
+
 /// Sends a signal to one process. One that is gone is no error.
 ///
 /// # Errors

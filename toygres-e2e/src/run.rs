@@ -28,7 +28,11 @@ pub struct Run {
 }
 
 impl Run {
-    pub(crate) async fn of(mut command: Command, stdin: Option<&[u8]>) -> Result<Self> {
+    /// What a command does, with something to read.
+    ///
+    /// # Errors
+    /// If it can't be run, or hangs.
+    pub async fn of(mut command: Command, stdin: Option<&[u8]>) -> Result<Self> {
         let arguments: Vec<String> = command.as_std().get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         let began = Instant::now();
         command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });

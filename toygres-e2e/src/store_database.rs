@@ -8,8 +8,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::types::Uuid;
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::Mutex;
-use toygres_models::store::{MetadataUpdate, NewInstance, Operation};
-use toygres_models::{InstanceKey, InstanceState, StorageSize, Store};
+use toygres_models::store::{MetadataUpdate, NewInstance, Operation, Requested};
+use toygres_models::{InstanceKey, InstanceState, Labels, StorageSize, Store};
 
 use crate::by_hand::{Programs, Server};
 use crate::place::{required_or_skip, temporary_folder};
@@ -22,6 +22,8 @@ static SERVER: Mutex<Weak<Server>> = Mutex::const_new(Weak::new());
 pub struct Database {
     /// How to connect to it.
     pub options: PgConnectOptions,
+    /// The same as a URL.
+    pub url: String,
     _server: Arc<Server>,
 }
 
@@ -47,7 +49,16 @@ pub async fn empty_database() -> Result<Option<Database>> {
     let mut shared = SERVER.lock().await;
     let server = match shared.upgrade() {
         Some(server) => server,
-        None => Arc::new(Server::create(&programs, temporary_folder()?).await?),
+        None => {
+            let mut server = Server::create(&programs, temporary_folder()?).await?;
+            // A server has some thirty connections, and tests run side by side.
+            let mut connection = server.options().connect().await?;
+            sqlx::raw_sql("ALTER SYSTEM SET max_connections = 400").execute(&mut connection).await?;
+            connection.close().await?;
+            server.stop().await?;
+            server.start().await?;
+            Arc::new(server)
+        }
     };
     *shared = Arc::downgrade(&server);
     drop(shared);
@@ -56,7 +67,7 @@ pub async fn empty_database() -> Result<Option<Database>> {
         sqlx::query_as("SELECT 'test_' || replace(gen_random_uuid()::text, '-', '')").fetch_one(&mut connection).await?;
     sqlx::raw_sql(&format!("CREATE DATABASE {name}")).execute(&mut connection).await?;
     connection.close().await?;
-    Ok(Some(Database { options: server.options().database(&name), _server: server }))
+    Ok(Some(Database { options: server.options().database(&name), url: server.url_of(&name), _server: server }))
 }
 
 /// A store on a database of its own. `None` where the test can't run, and needn't.
@@ -64,7 +75,7 @@ pub async fn empty_database() -> Result<Option<Database>> {
 /// # Errors
 /// If it has to run, or the database can't be made.
 pub async fn database() -> Result<Option<StoreDatabase>> {
-    let Some(Database { options, _server }) = empty_database().await? else { return Ok(None) };
+    let Some(Database { options, _server, .. }) = empty_database().await? else { return Ok(None) };
     let store = Store::connect(options.clone(), 10).await?;
     Ok(Some(StoreDatabase { store, options, _server }))
 }
@@ -93,7 +104,9 @@ pub fn new_instance(namespace: &str, name: &str) -> NewInstance {
         storage_size: StorageSize::default(),
         options: toygres_models::InstanceOptions::default(),
         cluster_id: None,
-        cause: "a test".into(),
+        labels: Labels::default(),
+        delete_protection: false,
+        requested: Requested { cause: "a test".into(), ..Requested::by("test") },
     }
 }
 
@@ -110,6 +123,7 @@ pub fn update(instance_id: Uuid, name: &str, state: InstanceState) -> MetadataUp
         dns_connection_string: None,
         health_check_orchestration_id: None,
         operation_id: None,
+        compensated: false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Waiting for a condition, with a deadline; never for a length of time.
 
+use std::net::{TcpListener, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -7,7 +8,7 @@ use anyhow::{Context, Result, anyhow};
 const POLL: Duration = Duration::from_millis(10);
 
 /// How long something may take that should happen soon, on a busy machine.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Looks again and again until `look` gives something, and returns that.
 ///
@@ -37,4 +38,12 @@ pub async fn eventually<T>(what: &str, limit: Duration, mut look: impl AsyncFnMu
 /// After `limit`, with what was waited for.
 pub async fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) -> Result<()> {
     eventually(what, limit, async || Ok(holds().then_some(()))).await
+}
+
+/// Listens where a killed process did. Its last threads and children may hold its socket a moment longer.
+///
+/// # Errors
+/// If the address doesn't become free.
+pub async fn take_address(address: impl ToSocketAddrs) -> Result<TcpListener> {
+    eventually("an address to be free", SOON, async || Ok(TcpListener::bind(&address).map(Some)?)).await
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use serde_json::Value;
-use toygres_e2e::wait::SOON;
+use serde_json::{Value, json};
+use toygres_e2e::wait::{SOON, take_address};
 use toygres_e2e::{Toygres, eventually, process, wait_until};
 
 /// An instance's health and state, as one sees them.
@@ -46,9 +46,15 @@ async fn an_instance_that_dies_is_restarted_with_its_data_and_an_event_says_so()
     .await
     .unwrap();
     assert_ne!(toygres.only_postmaster("demo").await.unwrap(), first);
+    // Before anybody looks at its health, which is told too.
+    eventually("two events", SOON, async || {
+        let kinds = kinds_of_events(&toygres, "demo").await?;
+        ensure!(kinds[2..] == ["server_exited", "server_restarted"], "{kinds:?}");
+        Ok(Some(()))
+    })
+    .await
+    .unwrap();
     wait_seen(&toygres, "demo", "running", "healthy").await.unwrap();
-    let kinds = kinds_of_events(&toygres, "demo").await.unwrap();
-    assert_eq!(kinds[2..], ["server_exited", "server_restarted"], "{kinds:?}");
     let operations = toygres.json(&["operations"]).await.unwrap();
     assert_eq!(operations.as_array().unwrap().len(), 1, "nobody asked for anything: {operations}");
 }
@@ -170,10 +176,16 @@ async fn a_removed_data_directory_shows_as_unhealthy_and_can_be_deleted() {
 #[tokio::test]
 async fn a_lost_secret_is_told_and_the_instance_can_be_deleted() {
     let toygres = Toygres::new().unwrap();
-    toygres.ok(&["create", "demo"]).await.unwrap();
+    let api = toygres.serve().await.unwrap();
+    api.create("demo").await.unwrap();
     std::fs::remove_file(toygres.secret_file("demo")).unwrap();
     let run = toygres.fails(1, &["connect", "demo"]).await.unwrap();
     assert!(run.stderr.contains("no password is kept"), "{run}");
+    let connection = api.get("/v1/instances/demo/connection").await.unwrap().expect_problem(409).unwrap();
+    assert!(!connection.contains(&*toygres.state_dir().to_string_lossy()), "{connection}");
+    let create = json!({ "name": "demo", "password": "hunter2" });
+    let create = api.post_instance(&create).await.unwrap().expect_problem(409).unwrap();
+    assert!(create.contains("no password is kept"), "{create}");
     toygres.ok(&["get", "demo"]).await.unwrap();
     toygres.ok(&["delete", "demo", "--yes"]).await.unwrap();
     toygres.expect_nothing_of("demo").await.unwrap();
@@ -264,10 +276,7 @@ async fn a_stranger_on_the_old_servers_port_is_not_taken_for_it_and_learns_no_to
         let record: Value = serde_json::from_slice(&std::fs::read(&record_path).unwrap()).unwrap();
         toygres.kill_server().await.unwrap();
         let address = record["url"].as_str().unwrap().trim_start_matches("http://");
-        // The killed server's last threads may hold its socket a moment longer.
-        let bind = async || Ok(std::net::TcpListener::bind(address).map(Some)?);
-        let listener = eventually("the old port to be free", SOON, bind).await.unwrap();
-        let heard = stranger(listener, answer);
+        let heard = stranger(take_address(address).await.unwrap(), answer);
         toygres.json(&["list"]).await.unwrap();
         let now: Value = serde_json::from_slice(&std::fs::read(&record_path).unwrap()).unwrap();
         assert_ne!(now["url"], record["url"]);

@@ -187,10 +187,13 @@ async fn a_malformed_request_is_answered_with_what_is_wrong_in_it() {
         "/v1/operations?limit=99999999999999999999",
         "/v1/operations/not-an-id",
         "/v1/operations/%00",
-        "/v1/operations/00000000-0000-0000-0000-000000000000?wait_seconds=-1",
+        "/v1/operations/00000000-0000-0000-0000-000000000000?wait=-1",
         "/v1/instances/demo/events?cursor=x",
         "/v1/instances/demo/logs?tail_lines=-1",
         "/v1/instances/demo/logs?tail_lines=100000000",
+        "/v1/instances/demo/logs?since=yesterday",
+        "/v1/instances/demo/logs?since=2026-01-31T12:00:00",
+        "/v1/instances/demo/logs?follow=maybe",
         "/v1/instances/..%2F..%2Ftoken",
     ] {
         api.get(path).await.unwrap().expect_problem(422).map_err(|error| error.context(path)).unwrap();

@@ -6,8 +6,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use toygres_e2e::by_hand::{Programs, Server};
 use toygres_e2e::mount::MemoryDisk;
 use toygres_e2e::place::is_root;
-use toygres_e2e::wait::SOON;
-use toygres_e2e::{Toygres, process, required_or_skip, wait_until};
+use toygres_e2e::wait::{SOON, take_address};
+use toygres_e2e::{Run, Toygres, process, required_or_skip, wait_until};
 
 #[tokio::test]
 async fn a_port_that_a_stranger_has_is_not_taken() {
@@ -29,11 +29,11 @@ async fn a_port_that_a_stranger_has_is_not_taken() {
 
 #[tokio::test]
 async fn among_taken_ports_the_free_one_is_found_and_a_full_range_is_told() {
-    // Two neighbours, of which a stranger has one.
-    let (stranger, first) = (0..200)
-        .find_map(|_| {
-            let stranger = TcpListener::bind("127.0.0.1:0").ok()?;
-            let port = stranger.local_addr().ok()?.port();
+    // Two neighbours, of which a stranger has one; outside the range that connections take theirs from.
+    let (stranger, first) = (14_000..15_000)
+        .step_by(2)
+        .find_map(|port| {
+            let stranger = TcpListener::bind(("127.0.0.1", port)).ok()?;
             TcpListener::bind(("127.0.0.1", port + 1)).ok().map(|_| (stranger, port))
         })
         .unwrap();
@@ -44,6 +44,9 @@ async fn among_taken_ports_the_free_one_is_found_and_a_full_range_is_told() {
     toygres.ok(&["create", "second"]).await.unwrap();
     let full = toygres.fails(1, &["create", "third"]).await.unwrap();
     assert!(full.stderr.contains(&format!("{first} to {}", first + 1)), "{full}");
+    // It is on record, and nothing of it was made.
+    let logs = toygres.fails(1, &["logs", "third"]).await.unwrap();
+    assert!(logs.stderr.contains("default/third") && logs.stderr.contains("toygres why"), "{logs}");
     toygres.ok(&["delete", "third", "--yes"]).await.unwrap();
     toygres.expect_nothing_of("third").await.unwrap();
     for name in ["demo", "second"] {
@@ -59,7 +62,7 @@ async fn an_instance_whose_port_a_stranger_took_says_so_and_comes_back_when_it_i
     let port: u16 = api.uri("demo").await.unwrap().rsplit_once('/').unwrap().0.rsplit_once(':').unwrap().1.parse().unwrap();
     toygres.ok(&["server", "stop"]).await.unwrap();
     process::kill(toygres.only_postmaster("demo").await.unwrap()).await.unwrap();
-    let stranger = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let stranger = take_address(("127.0.0.1", port)).await.unwrap();
     toygres.ok(&["server", "start"]).await.unwrap();
     let told = async || {
         let events = toygres.json(&["events", "demo"]).await?;
@@ -180,7 +183,9 @@ async fn a_first_start_on_a_full_disk_is_told_and_works_when_there_is_room() {
     let toygres = toygres.with("TOYGRES_STATE_DIR", disk.path().join("state"));
     let run = toygres.fails(1, &["create", "demo"]).await.unwrap();
     assert!(run.stderr.contains("No space left") || run.stderr.contains("full"), "the reason is missing: {run}");
-    assert!(process::working_below(toygres.state_dir()).is_empty(), "something of the failed start still runs");
+    // An initdb that was ended has children, which notice that a moment later.
+    let ended = || process::working_below(toygres.state_dir()).is_empty();
+    wait_until("all of the failed start to end", SOON, ended).await.unwrap();
     disk.resize(600).unwrap();
     toygres.ok(&["create", "demo"]).await.unwrap();
 }
@@ -232,7 +237,10 @@ async fn one_server_at_a_time_works_on_a_state_directory() {
     }
     let pid = toygres.server_pid().unwrap();
     wait_until("the losers to end", SOON, || process::servers_on(toygres.state_dir()) == [pid]).await.unwrap();
-    let second = toygres.fails(1, &["server", "run"]).await.unwrap();
+    // One that names its own place to listen at is meant, and runs beside the first.
+    let mut accidental = toygres.command(&["server", "run"]);
+    accidental.env_remove("TOYGRES_LISTEN");
+    let second = Run::of(accidental, None).await.unwrap().expect_code(1).unwrap();
     assert!(second.stderr.contains("another server"), "{second}");
     assert_eq!(toygres.all_postmasters().len(), 1, "one control database");
     assert_eq!(toygres.server_pid().unwrap(), pid, "the second one took the first one's record");

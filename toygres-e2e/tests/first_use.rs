@@ -28,7 +28,7 @@ async fn from_an_empty_directory_to_an_instance_that_answers_and_back() {
     assert_eq!(instance["health_status"], "healthy", "{instance}");
     assert!(toygres.ok(&["get", "demo"]).await.unwrap().stdout.contains("not enforced"), "the storage is no limit here");
     let yaml = toygres.ok(&["get", "demo", "-o", "yaml"]).await.unwrap();
-    assert!(yaml.stdout.contains("name: demo\n") && yaml.stdout.contains("state: running\n"), "{yaml}");
+    assert!(yaml.stdout.contains("name: demo\n") && yaml.stdout.contains("storage_size_gb: 10\n"), "{yaml}");
 
     let events = toygres.json(&["events", "demo"]).await.unwrap();
     let kinds: Vec<_> = events.as_array().unwrap().iter().map(|event| event["kind"].as_str().unwrap()).collect();

@@ -162,7 +162,7 @@ async fn deletes_at_once_are_one_delete() {
     let api = toygres.serve().await.unwrap();
     api.create("demo").await.unwrap();
     let control = toygres.control().await.unwrap();
-    hold_up(&control, "demo", "delete-postgres", Moment::Begin).await.unwrap();
+    hold_up(&control, "demo", "delete-postgres", Moment::End).await.unwrap();
     let deletes = (0..4).map(|_| {
         let api = api.clone();
         async move { api.begin_delete("demo").await }
@@ -170,8 +170,12 @@ async fn deletes_at_once_are_one_delete() {
     let ids: Vec<String> = all(deletes).await.into_iter().map(Result::unwrap).collect();
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     wait_held_up(&control, 1).await.unwrap();
-    let create = api.post_instance(&json!({ "name": "demo" })).await.unwrap().expect_problem(409).unwrap();
-    assert!(create.contains("being deleted"), "{create}");
+    // Its password is gone by now, and so can't be compared.
+    assert!(!toygres.secret_file("demo").exists());
+    for body in [json!({ "name": "demo" }), json!({ "name": "demo", "password": "hunter2" })] {
+        let create = api.post_instance(&body).await.unwrap().expect_problem(409).unwrap();
+        assert!(create.contains("being deleted"), "{create}");
+    }
     let_go(&control).await.unwrap();
     api.wait_success(&ids[0]).await.unwrap();
     toygres.expect_nothing_of("demo").await.unwrap();

@@ -91,6 +91,54 @@ async fn a_password_is_nowhere_but_in_its_secret_file() {
 }
 
 #[tokio::test]
+async fn a_token_is_shown_once_and_only_its_holder_keeps_it() {
+    let toygres = Toygres::new().unwrap().with("TOYGRES_LOG", "trace");
+    let api = toygres.serve().await.unwrap();
+    let minted = toygres.ok(&["token", "create", "ann", "--role", "admin"]).await.unwrap();
+    let by_command = minted.stdout.trim_end().to_owned();
+    // Also where the answer is kept for the request's repeats.
+    let body = serde_json::json!({ "name": "bob", "role": "editor" }).to_string();
+    let key = [("idempotency-key", "one")];
+    let answer = api.send_with(&key, reqwest::Method::POST, "/v1/tokens", Some(body.clone())).await.unwrap().expect(201).unwrap();
+    let by_api = answer["secret"].as_str().unwrap().to_owned();
+    let mut texts = vec![
+        minted.stderr,
+        api.send_with(&key, reqwest::Method::POST, "/v1/tokens", Some(body)).await.unwrap().text,
+        api.get("/v1/tokens").await.unwrap().text,
+        toygres.ok(&["-o", "json", "token", "list"]).await.unwrap().text(),
+    ];
+    // In use: right, with a character too many, and twice.
+    for token in [&by_command, &by_api] {
+        for sent in [token.clone(), format!("{token}x"), format!("{token} {token}")] {
+            texts.push(api.with_token(Some(&sent)).get("/v1/whoami").await.unwrap().text);
+        }
+    }
+    let secrets = toygres.folder().join("secrets");
+    std::fs::create_dir(&secrets).unwrap();
+    std::fs::write(secrets.join("config.toml"), "").unwrap();
+    let server: Value = serde_json::from_slice(&std::fs::read(toygres.state_dir().join("server.json")).unwrap()).unwrap();
+    let needles: Vec<Needles> =
+        [&by_command, &by_api].map(|token| Needles::of(token.rsplit('_').next().unwrap())).into_iter().collect();
+    let watch = needles[0].watch_processes();
+    let (url, config) = (server["url"].as_str().unwrap(), secrets.join("config.toml"));
+    let words = ["login", url, "--token-stdin", "--config", config.to_str().unwrap()];
+    texts.push(toygres.run_with_input(&words, by_command.as_bytes()).await.unwrap().expect_code(0).unwrap().text());
+    watch.end().unwrap();
+    // The search would have found it where it may be.
+    needles[0].absent_from_files(&secrets.join("contexts.toml")).unwrap_err();
+    toygres.ok(&["token", "revoke", "ann"]).await.unwrap();
+    let control = toygres.control().await.unwrap();
+    for needles in &needles {
+        for text in &texts {
+            needles.absent_from("an output", text).unwrap();
+        }
+        needles.absent_from_tables(&control).await.unwrap();
+        needles.absent_from_files(toygres.folder()).unwrap();
+    }
+    control.close().await;
+}
+
+#[tokio::test]
 async fn what_a_failed_create_leaves_has_no_password_either() {
     let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = stranger.local_addr().unwrap().port();

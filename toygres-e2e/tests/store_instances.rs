@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::types::Uuid;
+use sqlx::types::{Json, Uuid};
 use tokio::task::JoinSet;
 use toygres_e2e::store_database::{database, key, new_instance, to_state, update};
-use toygres_models::store::{Created, DeleteRequested, MetadataUpdate, StoreError};
-use toygres_models::{Failure, FailureKind, InstanceState, OperationState};
+use toygres_models::store::{
+    Created, DeleteRequested, Instance, InstanceFilter, MetadataUpdate, Requested, StepFailure, StoreError,
+};
+use toygres_models::{Failure, FailureKind, InstanceState, OperationKind, OperationState};
 
 async fn nothing_to_do() -> Result<(), Failure> {
     Ok(())
@@ -67,7 +69,9 @@ async fn a_live_name_is_unique_in_its_namespace_and_free_after_its_deletion() {
         panic!("made twice")
     };
     assert_eq!((instance.id, operation.id), (first.instance_id, first.id));
-    let DeleteRequested::New(delete) = store.delete_instance(&key("default", "demo"), "test").await.unwrap() else {
+    let DeleteRequested::New(delete) =
+        store.delete_instance(&key("default", "demo"), None, &Requested::by("test")).await.unwrap()
+    else {
         panic!("not new")
     };
     assert!(
@@ -134,6 +138,26 @@ async fn a_create_whose_secret_could_not_be_kept_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_create_whose_secret_takes_its_time_holds_the_name_for_as_long() {
+    let Some(database) = database().await.unwrap() else { return };
+    let (begun, first_begun) = tokio::sync::oneshot::channel();
+    let slowly = async move || {
+        begun.send(()).unwrap();
+        // Longer than other transactions may pause.
+        tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+        Ok(())
+    };
+    let new = new_instance("default", "demo");
+    let second = async {
+        first_begun.await.unwrap();
+        database.store.create_instance(&new, async || panic!("its secret would overwrite the first one's")).await
+    };
+    let (first, second) = tokio::join!(database.store.create_instance(&new, slowly), second);
+    assert!(matches!(first, Ok(Created::New(_))), "{first:?}");
+    assert!(matches!(second, Ok(Created::Existing(..))), "{second:?}");
+}
+
+#[tokio::test]
 async fn an_operation_ends_with_the_state_it_was_for_and_repeating_that_changes_nothing() {
     let Some(database) = database().await.unwrap() else { return };
     let store = &database.store;
@@ -160,9 +184,12 @@ async fn an_operation_ends_with_the_state_it_was_for_and_repeating_that_changes_
     assert_eq!((instance.state, instance.health_status.as_deref()), (InstanceState::Running, Some("healthy")));
 
     // An update without an address leaves the one that is known.
-    store.update_metadata(&MetadataUpdate { ip_connection_string: None, ..running.clone() }).await.unwrap();
+    store.update_metadata(&update(create.instance_id, "demo", InstanceState::Running)).await.unwrap();
     assert_eq!(store.instance(&key("default", "demo")).await.unwrap().ip_connection_string, running.ip_connection_string);
-    let illegal = store.update_metadata(&to_state(&create, InstanceState::Creating)).await;
+    // Whoever still believes that the operation is at work writes nothing.
+    store.update_metadata(&to_state(&create, InstanceState::Failed)).await.unwrap();
+    assert_eq!(store.instance(&key("default", "demo")).await.unwrap().state, InstanceState::Running);
+    let illegal = store.update_metadata(&update(create.instance_id, "demo", InstanceState::Creating)).await;
     assert!(matches!(illegal, Err(StoreError::IllegalTransition(_))), "{illegal:?}");
 }
 
@@ -184,16 +211,20 @@ async fn a_create_that_a_delete_overtook_ends_failed_and_leaves_the_instance_to_
             panic!("not new")
         };
         store.begin_step(create.id, "deploy-postgres").await.unwrap();
-        let DeleteRequested::New(delete) = store.delete_instance(&key("default", name), "test").await.unwrap() else {
+        let DeleteRequested::New(delete) =
+            store.delete_instance(&key("default", name), None, &Requested::by("test")).await.unwrap()
+        else {
             panic!("not new")
         };
-        assert!(store.creation_at_work(delete.id).await.unwrap());
-        let DeleteRequested::AtWork(again) = store.delete_instance(&key("default", name), "test").await.unwrap() else {
+        assert_eq!(store.other_change_at_work(delete.id).await.unwrap(), Some(OperationKind::Create));
+        let DeleteRequested::AtWork(again) =
+            store.delete_instance(&key("default", name), None, &Requested::by("test")).await.unwrap()
+        else {
             panic!("two deletes")
         };
         assert_eq!(again.id, delete.id);
         store.update_metadata(&to_state(&create, state)).await.unwrap();
-        assert!(!store.creation_at_work(delete.id).await.unwrap());
+        assert_eq!(store.other_change_at_work(delete.id).await.unwrap(), None);
         assert_eq!(store.instance_by_id(create.instance_id).await.unwrap().state, InstanceState::Deleting);
         assert_eq!(store.operation(create.id).await.unwrap().unwrap().state, OperationState::Failed, "{state}");
         store.update_metadata(&to_state(&delete, InstanceState::Deleted)).await.unwrap();
@@ -212,15 +243,61 @@ async fn a_failed_delete_can_be_asked_for_again() {
         panic!("not new")
     };
     store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
-    let DeleteRequested::New(first) = store.delete_instance(&key("default", "demo"), "test").await.unwrap() else {
+    let DeleteRequested::New(first) = store.delete_instance(&key("default", "demo"), None, &Requested::by("test")).await.unwrap()
+    else {
         panic!("not new")
     };
     store.update_metadata(&to_state(&first, InstanceState::Failed)).await.unwrap();
     assert!(store.operation(first.id).await.unwrap().unwrap().error.is_some(), "it failed and doesn't say why");
-    let DeleteRequested::New(second) = store.delete_instance(&key("default", "demo"), "test").await.unwrap() else {
+    let DeleteRequested::New(second) =
+        store.delete_instance(&key("default", "demo"), None, &Requested::by("test")).await.unwrap()
+    else {
         panic!("not new")
     };
     assert_ne!(first.id, second.id);
     store.update_metadata(&to_state(&second, InstanceState::Deleted)).await.unwrap();
-    assert!(matches!(store.delete_instance(&key("default", "demo"), "test").await, Err(StoreError::InstanceNotFound(_))));
+    assert!(matches!(
+        store.delete_instance(&key("default", "demo"), None, &Requested::by("test")).await,
+        Err(StoreError::InstanceNotFound(_))
+    ));
+}
+
+#[tokio::test]
+async fn a_lists_rows_are_the_same_json_as_the_records() {
+    let Some(database) = database().await.unwrap() else { return };
+    let store = &database.store;
+    // With nothing but what must be, and with everything, in words that JSON has to escape.
+    sqlx::query(
+        r#"INSERT INTO instances (id, namespace, name, platform, postgres_version, storage_size_gb)
+           VALUES (gen_random_uuid(), 'a', 'bare', 'local', '15.1', 1);"#,
+    )
+    .execute(store.pool())
+    .await
+    .unwrap();
+    let failure = StepFailure {
+        step: "deploy-postgres".into(),
+        failure: Failure { evidence: vec!["\"\\\u{1}\n🐘".into()], ..Failure::transient(FailureKind::TimedOut, "a \"b\"\tc") },
+    };
+    sqlx::query(
+        r#"INSERT INTO instances (id, namespace, name, platform, postgres_version, storage_size_gb, use_load_balancer, dns_label,
+               cpu, memory, storage_class, cluster_id, labels, delete_protection, revision, state, health_status,
+               ip_connection_string, dns_connection_string, health_check_orchestration_id, failure, created_at)
+           VALUES (gen_random_uuid(), 'b', 'full', 'kubernetes', '18.6', 2147483647, true, 'l', '500m', '2Gi', 'fast', 'c',
+               '{"team": "a.b", "owner": "c"}', true, 9007199254740993, 'failed', 'unhealthy', 'postgresql://"\', 'dns', 'h',
+               $1, '2026-01-02 03:04:05.000006')"#,
+    )
+    .bind(Json(&failure))
+    .execute(store.pool())
+    .await
+    .unwrap();
+    let filter = InstanceFilter::default();
+    let records = store.instances(&filter, 10).await.unwrap();
+    assert_eq!((records.len(), records[1].failure.as_ref().map(|failure| &failure.0)), (2, Some(&failure)));
+    let rows = store.instance_rows(&filter, 10).await.unwrap();
+    assert_eq!(rows.iter().map(|row| &*row.name).collect::<Vec<_>>(), ["bare", "full"]);
+    let read: Vec<Instance> = serde_json::from_str(&serde_json::to_string(&rows).unwrap()).unwrap();
+    assert_eq!(read, records);
+    // Equal in text too, but for the blanks in PostgreSQL's JSON.
+    let text = |json: &serde_json::Value| json.to_string();
+    assert_eq!(text(&serde_json::to_value(&rows).unwrap()), text(&serde_json::to_value(&records).unwrap()));
 }

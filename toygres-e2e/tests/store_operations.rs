@@ -1,10 +1,16 @@
 //! The metadata store on a real PostgreSQL, a database of its own for each test: operations, their
 //! steps, events, ports, and the schema itself.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+
+use std::time::Duration;
+
 use sqlx::types::Uuid;
 use tokio::task::JoinSet;
 use toygres_e2e::store_database::{database, empty_database, key, new_instance, to_state};
-use toygres_models::store::{Created, OperationFilter, StoreError};
+use toygres_models::store::{
+    Created, Hold, InstanceFilter, KeptAnswer, OperationFilter, Requested, Reservation, StoreError, Subject,
+};
 use toygres_models::{Failure, FailureKind, InstanceState, OperationKind, OperationState, StepState, Store};
 
 async fn nothing_to_do() -> Result<(), Failure> {
@@ -32,7 +38,7 @@ async fn a_failed_operation_keeps_the_step_the_reason_and_the_evidence() {
     let events = store.events(create.instance_id, 0, 100).await.unwrap();
     assert!(events[1].message.contains("it ended") && events[1].cause == "a test", "{events:?}");
     // Its deletion clears the reason.
-    store.delete_instance(&key("default", "demo"), "test").await.unwrap();
+    store.delete_instance(&key("default", "demo"), None, &Requested::by("test")).await.unwrap();
     assert!(store.instance(&key("default", "demo")).await.unwrap().failure.is_none());
 }
 
@@ -76,11 +82,17 @@ async fn a_workflow_that_broke_ends_its_operation_once() {
         panic!("not new")
     };
     assert_eq!(store.unfinished_operations().await.unwrap().len(), 1);
+    store.begin_step(create.id, "deploy-postgres").await.unwrap();
+    store.end_step(create.id, "deploy-postgres", None).await.unwrap();
+    store.begin_step(create.id, "wait-for-ready").await.unwrap();
     let broken = Failure::permanent(FailureKind::Internal, "the workflow broke");
     for _ in 0..2 {
         store.fail_operation(create.id, broken.clone()).await.unwrap();
     }
     assert!(store.unfinished_operations().await.unwrap().is_empty());
+    let steps = store.operation(create.id).await.unwrap().unwrap().steps;
+    let ends: Vec<_> = steps.iter().map(|step| (step.state, step.error.as_ref().map(|error| &error.0))).collect();
+    assert_eq!(ends, [(StepState::Succeeded, None), (StepState::Failed, Some(&broken))]);
     assert_eq!(store.instance(&key("default", "demo")).await.unwrap().state, InstanceState::Failed);
     let kinds: Vec<_> = store.events(create.instance_id, 0, 100).await.unwrap().into_iter().map(|event| event.kind).collect();
     assert_eq!(kinds, ["create_requested", "instance_failed"]);
@@ -133,11 +145,11 @@ async fn events_are_in_order_and_those_of_a_deleted_instance_are_no_error() {
     let count = async || store.events(create.instance_id, 0, 100).await.unwrap().len();
     store.record_platform_event(&key("default", "demo"), Some("other"), "server_exited", "w", "a test", false).await.unwrap();
     assert_eq!(count().await, 4);
-    store.delete_instance(&key("default", "demo"), "test").await.unwrap();
+    store.delete_instance(&key("default", "demo"), None, &Requested::by("test")).await.unwrap();
     store.record_platform_event(&key("default", "demo"), None, "server_exited", "w", "a test", false).await.unwrap();
     assert_eq!(count().await, 5, "only that its deletion was asked for");
     store.record_platform_event(&key("default", "nobody"), None, "server_exited", "words", "a test", false).await.unwrap();
-    store.record_health(&key("default", "nobody"), false).await.unwrap();
+    store.record_health(&key("default", "nobody"), false, "gone").await.unwrap();
 }
 
 #[tokio::test]
@@ -147,7 +159,7 @@ async fn operations_are_listed_newest_first_and_by_instance() {
     for name in ["one", "two", "three"] {
         store.create_instance(&new_instance("default", name), nothing_to_do).await.unwrap();
     }
-    store.delete_instance(&key("default", "two"), "test").await.unwrap();
+    store.delete_instance(&key("default", "two"), None, &Requested::by("test")).await.unwrap();
     let names = async |filter: OperationFilter, limit| -> Vec<_> {
         let operations = store.operations(&filter, limit).await.unwrap();
         operations.into_iter().map(|operation| (operation.kind, operation.instance_name)).collect()
@@ -159,24 +171,24 @@ async fn operations_are_listed_newest_first_and_by_instance() {
     let older = names(OperationFilter { before: Some(newest[1].id), ..OperationFilter::default() }, 100).await;
     assert_eq!(older, all[2..]);
     assert_eq!(names(OperationFilter { instance_name: Some("two".into()), ..OperationFilter::default() }, 100).await.len(), 2);
-    assert!(names(OperationFilter { namespace: Some("team".into()), ..OperationFilter::default() }, 100).await.is_empty());
+    assert!(names(OperationFilter { namespaces: Some(vec!["team".into()]), ..OperationFilter::default() }, 100).await.is_empty());
 }
 
 #[tokio::test]
 async fn whoever_waits_for_an_operation_is_woken_by_its_changes() {
     let Some(database) = database().await.unwrap() else { return };
     let changes = database.store.listen().await.unwrap();
-    let mut woken = changes.subscribe();
+    let mut woken = changes.subscribe(Subject::Operations);
     let Created::New(create) = database.store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap()
     else {
         panic!("not new")
     };
-    let next = async |woken: &mut tokio::sync::broadcast::Receiver<Uuid>| {
+    let next = async |woken: &mut tokio::sync::broadcast::Receiver<Option<Uuid>>| {
         tokio::time::timeout(toygres_e2e::wait::SOON, woken.recv()).await.unwrap().unwrap()
     };
-    assert_eq!(next(&mut woken).await, create.id);
+    assert_eq!(next(&mut woken).await, Some(create.id));
     database.store.begin_step(create.id, "one").await.unwrap();
-    assert_eq!(next(&mut woken).await, create.id);
+    assert_eq!(next(&mut woken).await, Some(create.id));
     // Again after its connection was cut.
     sqlx::query(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()",
@@ -184,13 +196,10 @@ async fn whoever_waits_for_an_operation_is_woken_by_its_changes() {
     .execute(database.store.pool())
     .await
     .unwrap();
-    toygres_e2e::eventually("a wake after the cut", toygres_e2e::wait::SOON, async || {
-        database.store.end_step(create.id, "one", None).await?;
-        database.store.begin_step(create.id, "one").await?;
-        Ok(woken.try_recv().ok())
-    })
-    .await
-    .unwrap();
+    // Told once it stands again, and nothing has changed since.
+    assert_eq!(next(&mut woken).await, None);
+    database.store.end_step(create.id, "one", None).await.unwrap();
+    assert_eq!(next(&mut woken).await, Some(create.id));
 }
 
 #[tokio::test]
@@ -223,5 +232,38 @@ async fn a_newer_schema_is_refused_and_left_as_it_is() {
     sqlx::raw_sql(&format!("CREATE TABLE public.instances (id int); {pin}")).execute(database.store.pool()).await.unwrap();
     sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 9999").execute(database.store.pool()).await.unwrap();
     let store = Store::connect(database.options.clone(), 1).await.unwrap();
-    assert!(store.instances(None, None, 10).await.unwrap().is_empty());
+    assert!(store.instances(&InstanceFilter::default(), 10).await.unwrap().is_empty());
+}
+
+/// Takes the key for one and the same request.
+async fn take(store: &Store, hold: Duration) -> Reservation {
+    store.reserve_idempotency_key("key", &[7; 32], hold).await.unwrap()
+}
+
+async fn held(store: &Store, hold: Duration) -> Hold {
+    match take(store, hold).await {
+        Reservation::Ours(hold) => hold,
+        other => panic!("not free: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_wakes_after_its_hold_leaves_the_key_to_whoever_has_it_now() {
+    let Some(database) = database().await.unwrap() else { return };
+    let store = &database.store;
+    let answer = |status| KeptAnswer { status, headers: [].into(), body: b"{}".to_vec() };
+    let late = held(store, Duration::ZERO).await;
+    let now = held(store, Duration::from_secs(60)).await;
+    store.release_idempotency_key(&late).await.unwrap();
+    store.keep_answer(&late, &answer(409)).await.unwrap();
+    assert!(matches!(take(store, Duration::ZERO).await, Reservation::AtWork));
+    store.keep_answer(&now, &answer(202)).await.unwrap();
+    store.keep_answer(&late, &answer(409)).await.unwrap();
+    store.release_idempotency_key(&now).await.unwrap();
+    let kept = take(store, Duration::ZERO).await;
+    assert!(matches!(&kept, Reservation::Answered(kept) if kept.status == 202), "{kept:?}");
+    // Freed by whoever has it, it is anybody's.
+    sqlx::query("UPDATE idempotency_keys SET status = NULL").execute(store.pool()).await.unwrap();
+    store.release_idempotency_key(&now).await.unwrap();
+    held(store, Duration::ZERO).await;
 }

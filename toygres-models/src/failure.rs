@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What kind of thing went wrong; stable names that programs may match on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FailureKind {
@@ -17,6 +17,8 @@ pub enum FailureKind {
     Busy,
     /// The instance isn't wanted any more: a delete overtook its creation.
     Superseded,
+    /// Somebody cancelled the operation.
+    Cancelled,
     /// The PostgreSQL programs can't be found or fetched.
     ProgramsUnavailable,
     /// The server process or pod didn't come up, or ended.
@@ -39,7 +41,7 @@ pub enum FailureKind {
 ///
 /// Activities return it as JSON in the `String` that duroxide wants; people see the message.
 /// No field ever holds a secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, utoipa::ToSchema)]
 #[error("{message}")]
 pub struct Failure {
     /// The kind.

@@ -6,6 +6,7 @@
 
 pub mod connection;
 pub mod failure;
+pub mod labels;
 pub mod name;
 pub mod password;
 pub mod platform_name;
@@ -13,17 +14,20 @@ pub mod resources;
 pub mod size;
 pub mod state;
 pub mod store;
+pub mod token;
 pub mod version;
 
 pub use connection::ConnectionUri;
 pub use failure::{Failure, FailureKind};
-pub use name::{InstanceKey, InstanceName, Namespace};
+pub use labels::{LabelSelector, Labels};
+pub use name::{InstanceKey, InstanceName, Namespace, TokenName};
 pub use password::{Password, SecretRef};
 pub use platform_name::PlatformName;
 pub use resources::{ClusterDomain, Cpu, DnsLabel, InstanceOptions, Memory, StorageClass};
 pub use size::StorageSize;
-pub use state::{InstanceState, OperationKind, OperationState, StepState};
+pub use state::{InstanceState, OperationKind, OperationState, Role, StepState};
 pub use store::Store;
+pub use token::BearerToken;
 pub use version::PostgresVersion;
 
 /// A value that was refused at the edge: which field, what is wrong with it, and what would do.

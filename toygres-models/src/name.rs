@@ -23,8 +23,9 @@ fn validate(field: &'static str, value: &str) -> Result<(), Invalid> {
         return refuse(format!("has {} bytes; at most {MAX_NAME_LENGTH} are allowed", value.len()));
     }
     if let Some(bad) = value.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-')) {
-        let hint =
-            if bad.is_ascii_uppercase() { format!("; did you mean {:?}?", value.to_ascii_lowercase()) } else { String::new() };
+        let near = value.to_ascii_lowercase().replace(['_', '.', ' '], "-");
+        let is_near = near != value && validate(field, &near).is_ok();
+        let hint = if is_near { format!("; did you mean {near:?}?") } else { String::new() };
         return refuse(format!("has the character {bad:?}; only lowercase letters a-z, digits and '-' are allowed{hint}"));
     }
     if !value.starts_with(|c: char| c.is_ascii_lowercase()) {
@@ -39,6 +40,14 @@ fn validate(field: &'static str, value: &str) -> Result<(), Invalid> {
 fn validate_not_reserved(field: &'static str, value: &str) -> Result<(), Invalid> {
     if RESERVED.contains(&value) || value.starts_with("toygres-") {
         return Err(Invalid::new(field, format!("{value:?} is a reserved word; choose another name")));
+    }
+    Ok(())
+}
+
+/// Events name who did something: the holder of the server's own token, or toygres by itself.
+fn validate_no_own_actor(field: &'static str, value: &str) -> Result<(), Invalid> {
+    if matches!(value, "root" | "toygres") {
+        return Err(Invalid::new(field, format!("{value:?} is the server's own; choose another name")));
     }
     Ok(())
 }
@@ -109,6 +118,14 @@ name_type!(
     validate
 );
 
+name_type!(
+    /// Whose a token is: by the same rules, and neither of those who act without one of these.
+    TokenName,
+    "name",
+    validate,
+    validate_no_own_actor
+);
+
 impl InstanceName {
     /// `toygres-<purpose>`: a name of toygres's own, which no user can take.
     ///
@@ -177,9 +194,13 @@ mod tests {
     }
 
     #[test]
-    fn an_uppercase_name_is_answered_with_the_lowercase_one() {
+    fn a_name_that_nearly_is_one_is_answered_with_that_one() {
         let error = "Demo".parse::<InstanceName>().unwrap_err();
         assert!(error.to_string().contains("did you mean \"demo\"?"), "{error}");
+        let error = "My_demo 1".parse::<InstanceName>().unwrap_err();
+        assert!(error.to_string().contains("did you mean \"my-demo-1\"?"), "{error}");
+        let error = "Düse_".parse::<InstanceName>().unwrap_err();
+        assert!(!error.to_string().contains("did you mean"), "{error}");
     }
 
     proptest! {

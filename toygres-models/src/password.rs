@@ -55,8 +55,8 @@ impl Password {
     /// Checks what a person gave as the password itself.
     ///
     /// # Errors
-    /// If it is empty, longer than [`MAX_PASSWORD_LENGTH`], has a control character (no password
-    /// file can hold it) or begins like a reference. The error doesn't repeat the password.
+    /// If it is empty, also once prepared for SCRAM (RFC 4013), longer than [`MAX_PASSWORD_LENGTH`], has a control character
+    /// (no password file can hold it) or begins like a reference. The error doesn't repeat the password.
     pub fn check_literal(value: &str) -> Result<(), Invalid> {
         let refuse = |problem: &str| Err(Invalid::new("password", problem));
         if value.is_empty() {
@@ -67,6 +67,9 @@ impl Password {
         }
         if value.chars().any(char::is_control) {
             return refuse("has a control character such as a line break or NUL, which password files can't hold");
+        }
+        if stringprep::saslprep(value).is_ok_and(|prepared| prepared.is_empty()) {
+            return refuse("has only characters that nobody sees and PostgreSQL's clients leave out; choose another one");
         }
         if value.starts_with(SCHEME) {
             return refuse("begins with secret://, which marks a reference; choose another one");
@@ -134,7 +137,7 @@ mod tests {
 
     #[test]
     fn refuses_what_could_not_log_in() {
-        for bad in ["", "a\nb", "a\0b", "secret://", "secret://x", "secret://../x", &"x".repeat(1025)] {
+        for bad in ["", "a\nb", "a\0b", "secret://", "secret://x", "secret://../x", "\u{ad}", &"x".repeat(1025)] {
             assert!(bad.parse::<Password>().is_err(), "{bad:?} was accepted");
         }
     }

@@ -13,7 +13,7 @@ use crate::Invalid;
 macro_rules! text_enum {
     ($(#[$doc:meta])* $type:ident, $field:literal { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
         #[serde(rename_all = "snake_case")]
         #[sqlx(type_name = "text", rename_all = "snake_case")]
         pub enum $type { $($(#[$variant_doc])* $variant),+ }
@@ -72,6 +72,8 @@ impl InstanceState {
         (Self::Creating, Self::Deleting),
         (Self::Running, Self::Deleting),
         (Self::Failed, Self::Deleting),
+        (Self::Failed, Self::Creating),
+        (Self::Deleting, Self::Running),
         (Self::Deleting, Self::Failed),
         (Self::Deleting, Self::Deleted),
     ];
@@ -88,13 +90,15 @@ text_enum!(
     OperationKind, "kind" {
         /// Makes an instance.
         Create = "create",
+        /// Changes what an instance is.
+        Update = "update",
         /// Removes an instance and all its data.
         Delete = "delete",
     }
 );
 
 text_enum!(
-    /// Where an operation is. The last two are final.
+    /// Where an operation is. The last three are final.
     OperationState, "state" {
         /// Written down; its workflow hasn't begun.
         Pending = "pending",
@@ -104,6 +108,8 @@ text_enum!(
         Succeeded = "succeeded",
         /// Ended without reaching its goal; `error` says why.
         Failed = "failed",
+        /// Ended since somebody cancelled it; what it had done was put back.
+        Cancelled = "cancelled",
     }
 );
 
@@ -111,7 +117,7 @@ impl OperationState {
     /// Whether it has ended.
     #[must_use]
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed)
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
 }
 
@@ -126,6 +132,27 @@ text_enum!(
         Failed = "failed",
     }
 );
+
+text_enum!(
+    /// What a token lets its holder do; each role may do all that the ones before it may.
+    Role, "role" {
+        /// Look at everything but passwords.
+        Viewer = "viewer",
+        /// Also read passwords, and create, change and delete instances.
+        Editor = "editor",
+        /// Also set quotas and, with a token for every namespace, make and revoke tokens.
+        Admin = "admin",
+    }
+);
+
+impl Role {
+    /// Whether the holder may do what `needed` may.
+    #[must_use]
+    pub fn includes(self, needed: Self) -> bool {
+        let rank = |role| Self::ALL.iter().position(|known| *known == role);
+        rank(self) >= rank(needed)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -148,10 +175,15 @@ mod tests {
     }
 
     #[test]
-    fn a_delete_is_never_undone() {
-        assert!(!InstanceState::Deleting.may_become(InstanceState::Running));
+    fn a_create_is_never_repeated_over_what_lives() {
         assert!(!InstanceState::Deleting.may_become(InstanceState::Creating));
         assert!(!InstanceState::Running.may_become(InstanceState::Creating));
+    }
+
+    #[test]
+    fn a_role_includes_those_below_it() {
+        assert!(Role::Admin.includes(Role::Viewer) && Role::Editor.includes(Role::Editor));
+        assert!(!Role::Viewer.includes(Role::Editor) && !Role::Editor.includes(Role::Admin));
     }
 
     #[test]

@@ -9,6 +9,8 @@ pub mod delete_instance;
 pub mod names;
 pub mod registry;
 pub mod retry;
+mod steps;
 pub mod types;
+pub mod update_instance;
 
 pub use types::*;

@@ -11,6 +11,13 @@ pub mod orchestrations {
     /// **Id:** the operation's
     pub const CREATE_INSTANCE: &str = "toygres-orchestrations::orchestration::create-instance";
 
+    /// Change how a PostgreSQL instance is reached
+    ///
+    /// **Input:** [`crate::types::UpdateInstanceInput`]
+    /// **Output:** [`crate::types::UpdateInstanceOutput`]
+    /// **Id:** the operation's
+    pub const UPDATE_INSTANCE: &str = "toygres-orchestrations::orchestration::update-instance";
+
     /// Delete a PostgreSQL instance
     ///
     /// **Input:** [`crate::types::DeleteInstanceInput`]

@@ -4,12 +4,19 @@
 //! certificates (40 ms), which is most of the time that `toygres list` may take, and a server on
 //! this machine speaks plain HTTP. TLS is set up only where the URL asks for it.
 
+mod events;
+mod instances;
+mod logs;
+mod namespaces;
+mod operations;
+mod tokens;
+
 use std::error::Error as StdError;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_tls::HttpsConnector;
 use hyper_util::client::legacy;
@@ -18,12 +25,16 @@ use hyper_util::rt::TokioExecutor;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use toygres_activities::platform::OfferedVersion;
-use toygres_models::store::{Event, Instance, Operation};
-use toygres_models::{InstanceKey, InstanceName, Namespace, PlatformName};
+use toygres_models::store::{Instance, Operation};
+use toygres_models::{InstanceKey, InstanceName, InstanceState, LabelSelector, Namespace, PlatformName};
 use url::Url;
 use uuid::Uuid;
 
-use crate::api::resources::{Connection, CreateInstance, Health, KUBE_CONTEXT, Page, Problem};
+pub use events::{EventMessage, EventRequest, EventStream};
+pub use instances::Applied;
+pub use logs::LogLines;
+
+use crate::api::resources::{Connection, Health, InstanceManifest, KUBE_CONTEXT, Page, Problem};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For everything but long polls. Listing versions may ask an archive on the internet.
@@ -45,6 +56,14 @@ pub enum ClientError {
         /// The server.
         url: Url,
         /// The operating system's words.
+        reason: String,
+    },
+    /// Somebody listens there, and no TLS connection came of it.
+    #[error("no TLS connection to the server at {url}: {reason}")]
+    Untrusted {
+        /// The server.
+        url: Url,
+        /// What was wrong.
         reason: String,
     },
     /// The connection broke; whether the server got the request isn't known.
@@ -82,9 +101,11 @@ impl ClientError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Refused(problem) => problem.status >= 500,
+            Self::Refused(problem) => {
+                problem.status >= 500 || matches!(problem.status, 408 | 429) || problem.word() == "in_progress"
+            }
             Self::Unreachable { .. } | Self::Broken { .. } | Self::TimedOut { .. } => true,
-            Self::Foreign { .. } | Self::Unsendable(_) => false,
+            Self::Foreign { .. } | Self::Untrusted { .. } | Self::Unsendable(_) => false,
         }
     }
 }
@@ -107,12 +128,27 @@ pub struct PageRequest {
     pub cursor: Option<String>,
 }
 
+/// Which instances a list has; everything that is left out lets all through.
+#[derive(Debug, Clone, Default)]
+pub struct InstanceQuery {
+    /// In this namespace.
+    pub namespace: Option<Namespace>,
+    /// On this platform.
+    pub platform: Option<PlatformName>,
+    /// In this state.
+    pub state: Option<InstanceState>,
+    /// With these labels.
+    pub label_selector: Option<LabelSelector>,
+}
+
 /// A connection to a server's API. Clones share their connections.
 #[derive(Debug, Clone)]
 pub struct Client {
     base: Url,
     authorization: Option<HeaderValue>,
     kube_context: Option<HeaderValue>,
+    /// Of single requests.
+    headers: HeaderMap,
     transport: Transport,
 }
 
@@ -123,11 +159,20 @@ enum Transport {
 }
 
 impl Client {
-    /// A client of the server at `base`. Nothing is sent yet.
+    /// A client of the server at `base`, which over TLS is known by the system's CAs. Nothing is sent
+    /// yet.
     ///
     /// # Errors
     /// If the token can't stand in an HTTP header.
     pub fn new(base: &Url, token: Option<&SecretString>) -> Result<Self, ClientError> {
+        Self::trusting(base, token, None)
+    }
+
+    /// The same, where over TLS the server is known by this CA, in PEM, and by no other.
+    ///
+    /// # Errors
+    /// If the token can't stand in an HTTP header, or the CA's certificate can't be read.
+    pub fn trusting(base: &Url, token: Option<&SecretString>, ca_certificate: Option<&str>) -> Result<Self, ClientError> {
         let mut base = base.clone();
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
@@ -144,11 +189,11 @@ impl Client {
         let builder = legacy::Client::builder(TokioExecutor::new());
         let transport = if base.scheme() == "https" {
             connector.enforce_http(false);
-            Transport::Tls(builder.build(HttpsConnector::new_with_connector(connector)))
+            Transport::Tls(builder.build(HttpsConnector::from((connector, tls_connector(ca_certificate)?.into()))))
         } else {
             Transport::Plain(builder.build(connector))
         };
-        Ok(Self { base, authorization: authorization.transpose()?, kube_context: None, transport })
+        Ok(Self { base, authorization: authorization.transpose()?, kube_context: None, headers: HeaderMap::new(), transport })
     }
 
     /// The same, for a server that uses its kubeconfig with that context and no other.
@@ -161,6 +206,19 @@ impl Client {
         Ok(self)
     }
 
+    /// The same for a change of what has still that revision.
+    pub(crate) fn expecting(&self, revision: i64) -> Result<Self, ClientError> {
+        let etag = HeaderValue::try_from(format!("\"{revision}\""));
+        let unsendable = |_| ClientError::Unsendable("the revision can't be sent".into());
+        Ok(self.with_header(IF_MATCH, etag.map_err(unsendable)?))
+    }
+
+    fn with_header(&self, name: HeaderName, value: HeaderValue) -> Self {
+        let mut with = self.clone();
+        with.headers.insert(name, value);
+        with
+    }
+
     /// The server's address.
     #[must_use]
     pub fn base(&self) -> &Url {
@@ -168,10 +226,9 @@ impl Client {
     }
 
     /// Asks for an instance. Asking again for the same one gives the same operation.
-    pub async fn create_instance(&self, namespace: &Namespace, body: &CreateInstance) -> Result<Submitted, ClientError> {
+    pub async fn create_instance(&self, namespace: &Namespace, body: &InstanceManifest) -> Result<Submitted, ClientError> {
         let url = self.url(&["v1", "instances"], &[("namespace", Some(namespace.to_string()))])?;
-        let body = serde_json::to_vec(body).map_err(|error| ClientError::Unsendable(error.to_string()))?;
-        self.submit(Method::POST, url, body).await
+        self.submit(Method::POST, url, Self::encode(body)?).await
     }
 
     /// Asks for an instance's removal.
@@ -179,10 +236,17 @@ impl Client {
         self.submit(Method::DELETE, self.instance_url(key, &[], &[])?, Vec::new()).await
     }
 
-    /// A page of the instances of one namespace, or of all.
-    pub async fn instances(&self, namespace: Option<&Namespace>, page: &PageRequest) -> Result<Page<Instance>, ClientError> {
-        let namespace = ("namespace", namespace.map(ToString::to_string));
-        self.get(self.url(&["v1", "instances"], &[namespace, page.limit(), page.cursor()])?).await
+    /// A page of the instances that `query` lets through.
+    pub async fn instances(&self, query: &InstanceQuery, page: &PageRequest) -> Result<Page<Instance>, ClientError> {
+        let query = [
+            ("namespace", query.namespace.as_ref().map(ToString::to_string)),
+            ("platform", query.platform.map(|platform| platform.to_string())),
+            ("state", query.state.map(|state| state.to_string())),
+            ("label_selector", query.label_selector.as_ref().map(ToString::to_string)),
+            page.limit(),
+            page.cursor(),
+        ];
+        self.get(self.url(&["v1", "instances"], &query)?).await
     }
 
     /// One instance.
@@ -193,18 +257,6 @@ impl Client {
     /// How an instance is reached, its password included.
     pub async fn connection(&self, key: &InstanceKey) -> Result<Connection, ClientError> {
         self.get(self.instance_url(key, &["connection"], &[])?).await
-    }
-
-    /// A page of what happened to an instance, oldest first.
-    pub async fn events(&self, key: &InstanceKey, page: &PageRequest) -> Result<Page<Event>, ClientError> {
-        self.get(self.instance_url(key, &["events"], &[page.limit(), page.cursor()])?).await
-    }
-
-    /// The last lines of an instance's server's log.
-    pub async fn logs(&self, key: &InstanceKey, tail_lines: usize) -> Result<String, ClientError> {
-        let url = self.instance_url(key, &["logs"], &[("tail_lines", Some(tail_lines.to_string()))])?;
-        let (_, body) = self.send(Method::GET, url, Vec::new(), REQUEST_TIMEOUT).await?;
-        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// A page of operations, newest first.
@@ -222,15 +274,6 @@ impl Client {
     /// One operation, as it is now.
     pub async fn operation(&self, id: Uuid) -> Result<Operation, ClientError> {
         self.get(self.url(&["v1", "operations", &id.to_string()], &[])?).await
-    }
-
-    /// One operation, as soon as its revision is beyond `after_revision`, it is final, or the
-    /// server has held the request for `wait`.
-    pub async fn operation_after(&self, id: Uuid, after_revision: i64, wait: Duration) -> Result<Operation, ClientError> {
-        let query = [("wait_seconds", Some(wait.as_secs().to_string())), ("after_revision", Some(after_revision.to_string()))];
-        let url = self.url(&["v1", "operations", &id.to_string()], &query)?;
-        let (_, body) = self.send(Method::GET, url, Vec::new(), wait + REQUEST_TIMEOUT).await?;
-        self.decode(&body)
     }
 
     /// The PostgreSQL versions to be had on a platform, newest first.
@@ -268,12 +311,18 @@ impl Client {
     /// Sends a request, and turns every answer that isn't a success into an error.
     async fn send(&self, method: Method, url: Url, body: Vec<u8>, timeout: Duration) -> Result<(StatusCode, Bytes), ClientError> {
         let (status, body) = self.exchange(method, url, body, timeout).await?;
-        if status.is_success() {
-            return Ok((status, body));
-        }
-        match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => Err(ClientError::Refused(Box::new(problem))),
-            Err(_) => Err(self.foreign(format!("it answered {status} without saying why"))),
+        if status.is_success() { Ok((status, body)) } else { Err(self.refused(status, &body)) }
+    }
+
+    /// The error that an answer with that status is.
+    fn refused(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice::<Problem>(body) {
+            Ok(problem) => ClientError::Refused(Box::new(problem)),
+            // A proxy's words while the server behind it is away.
+            Err(_) if matches!(status.as_u16(), 502..=504) => {
+                ClientError::Broken { url: self.base.clone(), reason: format!("something before the server answered {status}") }
+            }
+            Err(_) => self.foreign(format!("it answered {status} without saying why")),
         }
     }
 
@@ -284,7 +333,25 @@ impl Client {
         body: Vec<u8>,
         timeout: Duration,
     ) -> Result<(StatusCode, Bytes), ClientError> {
-        let mut request = Request::builder().method(method).uri(url.as_str()).header(ACCEPT, "application/json");
+        let whole = async { self.read(self.open(method, url, body, &[(ACCEPT, "application/json")]).await?).await };
+        match tokio::time::timeout(timeout, whole).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.timed_out(timeout)),
+        }
+    }
+
+    /// Sends a request; its answer, of which the body is yet to come.
+    async fn open(
+        &self,
+        method: Method,
+        url: Url,
+        body: Vec<u8>,
+        headers: &[(HeaderName, &str)],
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut request = Request::builder().method(method).uri(url.as_str());
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
@@ -294,19 +361,13 @@ impl Client {
         if let Some(context) = &self.kube_context {
             request = request.header(KUBE_CONTEXT, context);
         }
-        let request = request.body(Full::from(body)).map_err(|error| ClientError::Unsendable(error.to_string()))?;
+        let mut request = request.body(Full::from(body)).map_err(|error| ClientError::Unsendable(error.to_string()))?;
+        request.headers_mut().extend(self.headers.clone());
         let response = match &self.transport {
             Transport::Plain(client) => client.request(request),
             Transport::Tls(client) => client.request(request),
         };
-        let whole = async {
-            let response = response.await.map_err(|error| self.failed(&error, error.is_connect()))?;
-            self.read(response).await
-        };
-        match tokio::time::timeout(timeout, whole).await {
-            Ok(answer) => answer,
-            Err(_) => Err(ClientError::TimedOut { url: self.base.clone(), timeout }),
-        }
+        response.await.map_err(|error| self.failed(&error, error.is_connect()))
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<(StatusCode, Bytes), ClientError> {
@@ -317,6 +378,10 @@ impl Client {
         }
     }
 
+    fn encode(body: &InstanceManifest) -> Result<Vec<u8>, ClientError> {
+        serde_json::to_vec(body).map_err(|error| ClientError::Unsendable(error.to_string()))
+    }
+
     fn decode<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
         serde_json::from_slice(body).map_err(|error| self.foreign(error.to_string()))
     }
@@ -325,14 +390,27 @@ impl Client {
         ClientError::Foreign { url: self.base.clone(), reason }
     }
 
+    fn timed_out(&self, timeout: Duration) -> ClientError {
+        ClientError::TimedOut { url: self.base.clone(), timeout }
+    }
+
     fn failed(&self, error: &(dyn StdError + 'static), while_connecting: bool) -> ClientError {
         // hyper's own layers ("client error (Connect): tcp connect error") say nothing to a
         // person; the innermost error is the operating system's.
         let mut innermost = error;
+        let (mut is_tls, mut is_no_http) = (false, false);
         while let Some(source) = innermost.source() {
             innermost = source;
+            is_tls |= innermost.is::<native_tls::Error>();
+            is_no_http |= innermost.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
         }
         let (url, reason) = (self.base.clone(), innermost.to_string());
+        if is_no_http {
+            return self.foreign(format!("it speaks no HTTP ({reason})"));
+        }
+        if is_tls {
+            return ClientError::Untrusted { url, reason };
+        }
         if while_connecting { ClientError::Unreachable { url, reason } } else { ClientError::Broken { url, reason } }
     }
 
@@ -355,6 +433,16 @@ impl Client {
         }
         Ok(url)
     }
+}
+
+fn tls_connector(ca_certificate: Option<&str>) -> Result<native_tls::TlsConnector, ClientError> {
+    let mut builder = native_tls::TlsConnector::builder();
+    if let Some(pem) = ca_certificate {
+        let certificate = native_tls::Certificate::from_pem(pem.as_bytes())
+            .map_err(|error| ClientError::Unsendable(format!("the CA's certificate is none in PEM: {error}")))?;
+        builder.disable_built_in_roots(true).add_root_certificate(certificate);
+    }
+    builder.build().map_err(|error| ClientError::Unsendable(format!("TLS can't be set up: {error}")))
 }
 
 type QueryPair = (&'static str, Option<String>);

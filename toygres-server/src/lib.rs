@@ -6,6 +6,7 @@
 pub mod api;
 pub mod cli;
 pub mod client;
+mod private_file;
 pub mod server;
 pub mod settings;
 

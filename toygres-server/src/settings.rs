@@ -5,15 +5,18 @@
 //! that over the default. Every value arrives as text together with its [`Source`], so that one
 //! parser serves all three and an error names the place that has to be mended.
 
+mod contexts;
 mod flags;
 mod source;
 mod state_dir;
+mod tls;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use toygres_activities::platform::kubernetes::KubernetesConfig;
@@ -21,11 +24,15 @@ use toygres_activities::platform::local::LocalConfig;
 use toygres_models::{Invalid, Namespace, PlatformName};
 use url::Url;
 
+pub use contexts::{Context, ContextName, Contexts, ContextsError, LOCAL};
 pub use flags::{OutputFormat, SettingFlags};
 pub use source::{SettingsError, Source};
 pub use state_dir::{ServerRecord, StartLine, StateDir};
+pub use tls::TlsSettings;
+pub(crate) use tls::is_server_name;
 
 use source::{Sources, Value};
+use tls::tls;
 
 /// Where the server listens unless told otherwise; if that port is taken, on a free one.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7654);
@@ -33,8 +40,13 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 pub const DEFAULT_PORT_RANGE: RangeInclusive<u16> = LocalConfig::DEFAULT_PORT_RANGE;
 /// How many prepared data directories are kept ready.
 pub const DEFAULT_POOL_SIZE: usize = LocalConfig::DEFAULT_POOL_SIZE;
+/// How long events are kept.
+pub const DEFAULT_EVENT_RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A prepared data directory has about 40 MB; more of them would only fill the disk.
 const MAX_POOL_SIZE: usize = 32;
+
+/// The keys of the token: itself, or a file's name.
+const TOKEN: [&str; 2] = ["token", "token_file"];
 
 /// Keys of settings with the text that was given for each.
 type GivenTexts = Vec<(&'static str, String)>;
@@ -50,6 +62,11 @@ pub struct Settings {
     pub database_url: Option<SecretString>,
     /// Where the server listens, if it was asked for: then there is no falling back.
     pub listen: Option<SocketAddr>,
+    /// How the server's API is served over TLS, if it is.
+    pub tls: Option<TlsSettings>,
+    /// The CA that signed the certificate of the server that commands talk to; the system's if there is
+    /// none. Absolute.
+    pub ca_certificate: Option<PathBuf>,
     /// Whether the server may speak plain HTTP beyond this machine.
     pub allow_plaintext: bool,
     /// The platforms that the server serves, the default one first.
@@ -62,12 +79,24 @@ pub struct Settings {
     kubernetes_texts: GivenTexts,
     /// The server that commands talk to; the one on this machine if there is none.
     pub url: Option<Url>,
+    /// The context that commands use, if one was named nearer than a URL.
+    pub context: Option<ContextName>,
+    /// Where the contexts are.
+    contexts_file: Option<PathBuf>,
+    /// The CA of the context's server, in PEM, unless another was given by flag or environment.
+    pub context_ca_certificate: Option<String>,
     /// The bearer token; the state directory's if there is none.
     pub token: Option<SecretString>,
+    /// Whether the token is the config file's: then it isn't meant for a context's server.
+    token_is_from_file: bool,
+    /// The same of the CA.
+    ca_certificate_is_from_file: bool,
     /// The instances' ports.
     pub port_range: RangeInclusive<u16>,
     /// How many prepared data directories are kept ready.
     pub pool_size: usize,
+    /// How long events are kept, and what they tell of.
+    pub event_retention: Duration,
     /// The operating system's user that instances run as when toygres runs as root.
     pub run_as_user: Option<String>,
     /// The namespace that commands work in, if one was given.
@@ -103,6 +132,15 @@ impl Settings {
             None => folders.default_state_dir()?,
         };
         let (kubernetes, kubernetes_texts) = kubernetes(&sources, &state_dir)?;
+        let (url, context) = match sources.find_nearest(&["url", "context"]) {
+            Some(("context", value)) => (None, Some(value.parse(str::parse)?)),
+            Some((_, value)) => (Some(value.parse(parse_url)?), None),
+            None => (None, None),
+        };
+        let is_from_file = |keys: &[&'static str]| {
+            sources.find_nearest(keys).is_some_and(|(_, value)| matches!(value.source, Source::File { .. }))
+        };
+        let config_file = sources.config_file().map(Path::to_owned).or_else(|| folders.config_file());
         Ok(Self {
             state_dir,
             cache_dir: match sources.find("cache_dir") {
@@ -111,21 +149,71 @@ impl Settings {
             },
             database_url: database_url(&sources, &folders)?,
             listen: sources.parse("listen", parse_listen)?,
+            tls: tls(&sources, &folders)?,
+            ca_certificate: sources.find("ca_certificate").map(|value| folders.path(&value)).transpose()?,
             allow_plaintext: sources.parse("allow_plaintext", parse_bool)?.unwrap_or_default(),
             platforms: sources.parse("platforms", parse_platforms)?.unwrap_or_else(|| PlatformName::ALL.into()),
             platform: sources.parse("platform", |text| text.parse().map_err(problem))?,
             kubernetes,
             kubernetes_texts,
-            url: sources.parse("url", parse_url)?,
+            url,
+            context,
+            contexts_file: config_file.map(|file| file.with_file_name("contexts.toml")),
+            context_ca_certificate: None,
+            token_is_from_file: is_from_file(&TOKEN),
+            ca_certificate_is_from_file: is_from_file(&["ca_certificate"]),
             token: token(&sources, &folders)?,
             port_range: sources.parse("port_range", parse_port_range)?.unwrap_or(DEFAULT_PORT_RANGE),
             pool_size: sources.parse("pool_size", parse_pool_size)?.unwrap_or(DEFAULT_POOL_SIZE),
+            event_retention: sources.parse("event_retention", parse_retention)?.unwrap_or(DEFAULT_EVENT_RETENTION),
             run_as_user: sources.parse("run_as_user", parse_user)?,
             namespace: sources.parse("namespace", |text| text.parse().map_err(problem))?,
             output: sources.parse("output", |text| text.parse())?.unwrap_or_default(),
             quiet: sources.parse("quiet", parse_bool)?.unwrap_or_default(),
             config_file: sources.config_file().map(Path::to_owned),
         })
+    }
+
+    /// The same for a command that talks to a server: with the address and the token of the context,
+    /// unless a URL was given. A token that was given by flag or environment wins over the context's.
+    ///
+    /// # Errors
+    /// If the context isn't there, or the file can't be used.
+    pub fn with_context(mut self) -> Result<Self, ContextsError> {
+        if self.url.is_some() || self.context.as_ref().is_some_and(ContextName::is_local) {
+            return Ok(self);
+        }
+        let contexts = match &self.contexts_file {
+            Some(file) => Contexts::read(file)?,
+            None => Contexts::default(),
+        };
+        let Some(name) = self.context.as_ref().or(contexts.current.as_ref()) else { return Ok(self) };
+        let Context { url, token, ca_certificate } = contexts.get(name)?.clone();
+        self.url = Some(url);
+        self.ca_certificate = self.ca_certificate.filter(|_| !self.ca_certificate_is_from_file);
+        self.context_ca_certificate = ca_certificate.filter(|_| self.ca_certificate.is_none());
+        self.token = self.given_token().cloned().or(Some(token));
+        Ok(self)
+    }
+
+    /// The token that was given by flag or environment.
+    #[must_use]
+    pub fn given_token(&self) -> Option<&SecretString> {
+        self.token.as_ref().filter(|_| !self.token_is_from_file)
+    }
+
+    /// The CA's certificate that was given by flag or environment.
+    #[must_use]
+    pub fn given_ca_certificate(&self) -> Option<&Path> {
+        self.ca_certificate.as_deref().filter(|_| !self.ca_certificate_is_from_file)
+    }
+
+    /// The file with the contexts.
+    ///
+    /// # Errors
+    /// If there is no folder for it.
+    pub fn contexts_file(&self) -> Result<&Path, ContextsError> {
+        self.contexts_file.as_deref().ok_or(ContextsError::NoFolder)
     }
 
     /// The files that the server keeps for those who look for it.
@@ -164,9 +252,11 @@ impl Settings {
             ("cache_dir", self.cache_dir.clone().into()),
             ("port_range", format!("{first}-{last}").into()),
             ("pool_size", self.pool_size.to_string().into()),
+            ("event_retention", humantime::format_duration(self.event_retention).to_string().into()),
             ("allow_plaintext", self.allow_plaintext.to_string().into()),
             ("platforms", platforms.join(",").into()),
         ];
+        values.extend(self.tls.iter().flat_map(TlsSettings::to_texts));
         values.extend(self.database_url.as_ref().map(|url| ("database_url", secret(url))));
         values.extend(self.listen.map(|listen| ("listen", listen.to_string().into())));
         values.extend(self.token.as_ref().map(|token| ("token", secret(token))));
@@ -284,7 +374,7 @@ fn secret(
 }
 
 fn token(sources: &Sources, folders: &Folders<'_>) -> Result<Option<SecretString>, SettingsError> {
-    secret(sources, folders, ["token", "token_file"], parse_token)
+    secret(sources, folders, TOKEN, parse_token)
 }
 
 fn database_url(sources: &Sources, folders: &Folders<'_>) -> Result<Option<SecretString>, SettingsError> {
@@ -345,7 +435,7 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not an address with a port, such as {DEFAULT_LISTEN}"))
 }
 
-fn parse_url(text: &str) -> Result<Url, String> {
+pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
     let wanted = "give one such as http://127.0.0.1:7654";
     // User name and password would be repeated in errors; they have no meaning here anyway.
     if text.contains('@') {
@@ -374,6 +464,12 @@ fn parse_port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
 fn parse_pool_size(text: &str) -> Result<usize, String> {
     let size = text.parse().ok().filter(|size| *size <= MAX_POOL_SIZE);
     size.ok_or_else(|| format!("{text:?} is not a number from 0 to {MAX_POOL_SIZE}"))
+}
+
+fn parse_retention(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_secs(1)..=Duration::from_secs(100 * 366 * 24 * 60 * 60);
+    let time = humantime::parse_duration(text).ok().filter(|time| range.contains(time));
+    time.ok_or_else(|| format!("{text:?} is not a length of time from 1s to 100y, such as 30d"))
 }
 
 fn parse_user(text: &str) -> Result<String, String> {

@@ -13,14 +13,18 @@ pub async fn delete_postgres_activity(
     input: DeletePostgresInput,
 ) -> Result<DeletePostgresOutput, Failure> {
     let key = instance_key(&input.namespace, &input.instance_name)?;
-    if let Some((store, operation_id)) = context.operation(&ctx)
-        && store.creation_at_work(operation_id).await?
-    {
-        // The creation sees that it isn't wanted any more at its next step; removing while it
-        // still makes things would leave some behind.
-        return Err(Failure::transient(FailureKind::Busy, format!("the creation of {key} is still being given up")));
+    let order = context.order(&ctx).await?;
+    if let Some(order) = &order {
+        order.expect_at_work()?;
     }
-    let place = context.place(context.order(&ctx).await?.as_ref()).await?;
+    if let Some((store, operation_id)) = context.operation(&ctx)
+        && let Some(kind) = store.other_change_at_work(operation_id).await?
+    {
+        // It sees that it isn't wanted any more in a moment; removing while it still makes things
+        // would leave some behind.
+        return Err(Failure::transient(FailureKind::Busy, format!("the {kind} of {key} is still being given up")));
+    }
+    let place = context.place(order.as_ref()).await?;
     let deleted = place.platform.remove(&key).await?;
     // Last, so that a repeated deployment cut off by this deletion never lacks it. (On Kubernetes it
     // went with the rest; a password alone may still be there.)

@@ -1,10 +1,10 @@
 //! Deploy a PostgreSQL instance.
 
 use duroxide::ActivityContext;
-use toygres_models::store::Instance;
+use toygres_models::store::{Exposure, Instance};
 use toygres_models::{Failure, Invalid, Password, StorageSize};
 
-use crate::context::Context;
+use crate::context::{Context, Order, while_wanted};
 use crate::platform::InstanceSpec;
 use crate::secrets;
 use crate::types::{DeployPostgresInput, DeployPostgresOutput, instance_key};
@@ -19,7 +19,7 @@ pub async fn deploy_postgres_activity(
     let password: Password = input.password.parse()?;
     let order = context.order(&ctx).await?;
     // What the activity's fields don't say, the instance's record does.
-    let instance = order.as_ref().map(|order| &order.instance);
+    let instance = order.as_ref().map(Order::instance);
     let asked = |field: fn(&Instance) -> &Option<String>| instance.and_then(|instance| field(instance).as_deref());
     let mut spec = InstanceSpec {
         postgres_version: input.postgres_version.parse()?,
@@ -35,11 +35,12 @@ pub async fn deploy_postgres_activity(
     if spec.dns_label.is_some() && !spec.use_load_balancer {
         return Err(Invalid::new("dns_label", "needs use_load_balancer: a private instance has no public name").into());
     }
-    if let Some(order) = &order {
-        order.still_wanted()?;
-    }
-    let place = context.place(order.as_ref()).await?;
-    spec.password = secrets::resolve(&*place.secrets, password).await?;
-    let created = place.platform.ensure(&spec).await?;
+    let exposure = Exposure { use_load_balancer: spec.use_load_balancer, dns_label: spec.dns_label.clone() };
+    let deploy = async {
+        let place = context.place(order.as_ref()).await?;
+        spec.password = secrets::resolve(&*place.secrets, password).await?;
+        place.platform.ensure(&spec).await
+    };
+    let created = while_wanted(order.as_ref(), Some(&exposure), deploy).await?;
     Ok(DeployPostgresOutput { instance_name: input.instance_name, namespace: input.namespace, created })
 }

@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions, Connection};
 use toygres_models::{Failure, FailureKind, Invalid};
 use url::Url;
 
-use crate::context::Context;
+use crate::context::{Context, while_wanted};
 use crate::platforms::Place;
 use crate::secrets;
 use crate::types::{TestConnectionInput, TestConnectionOutput};
@@ -25,8 +25,20 @@ pub async fn test_connection_activity(
     ctx: ActivityContext,
     input: TestConnectionInput,
 ) -> Result<TestConnectionOutput, Failure> {
-    let place = context.place(context.order(&ctx).await?.as_ref()).await?;
-    let mut options = connect_options(&place, &input.connection_string).await?;
+    let order = context.order(&ctx).await?;
+    let version = while_wanted(order.as_ref(), input.exposure.as_ref(), async {
+        let place = context.place(order.as_ref()).await?;
+        log_in(&place, &input.connection_string).await
+    });
+    Ok(TestConnectionOutput { version: version.await?, connected: true })
+}
+
+/// Logs in by a URI whose password may be a reference; what `version()` says.
+///
+/// # Errors
+/// [`FailureKind::ConnectionFailed`], permanent where the log-in itself is refused.
+pub async fn log_in(place: &Place, connection_string: &str) -> Result<String, Failure> {
+    let mut options = connect_options(place, connection_string).await?;
     let server = format!("{}:{}", options.get_host(), options.get_port());
     // Held until the answer is there.
     let way = place.platform.reach(options.get_host(), options.get_port()).await?;
@@ -36,8 +48,7 @@ pub async fn test_connection_activity(
     let version = tokio::time::timeout(TIME_LIMIT, query_version(options)).await.map_err(|_| {
         Failure::transient(FailureKind::ConnectionFailed, format!("{server} did not answer within {} s", TIME_LIMIT.as_secs()))
     })?;
-    let version = version.map_err(|error| refused(&server, &error))?;
-    Ok(TestConnectionOutput { version, connected: true })
+    version.map_err(|error| refused(&server, &error))
 }
 
 async fn connect_options(place: &Place, connection_string: &str) -> Result<PgConnectOptions, Failure> {

@@ -27,6 +27,7 @@ pub async fn update_metadata_activity(
         dns_connection_string: input.dns_connection_string,
         health_check_orchestration_id: input.health_check_orchestration_id,
         operation_id: Uuid::parse_str(ctx.instance_id()).ok(),
+        compensated: input.compensated,
     };
     let created = store.update_metadata(&update).await?;
     Ok(UpdateMetadataOutput { instance_id: input.instance_id, created })

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use duroxide::ActivityContext;
 use toygres_models::{Failure, FailureKind};
 
-use crate::context::Context;
+use crate::context::{Context, while_wanted};
 use crate::types::{WaitForReadyInput, WaitForReadyOutput, instance_key};
 
 /// See [`WAIT_FOR_READY`](crate::names::activities::WAIT_FOR_READY).
@@ -16,12 +16,12 @@ pub async fn wait_for_ready_activity(
 ) -> Result<WaitForReadyOutput, Failure> {
     let key = instance_key(&input.namespace, &input.instance_name)?;
     let order = context.order(&ctx).await?;
-    if let Some(order) = &order {
-        order.still_wanted()?;
-    }
-    let place = context.place(order.as_ref()).await?;
     let begun = Instant::now();
-    let seen = place.platform.wait_ready(&key, Duration::from_secs(input.timeout_seconds)).await?;
+    let wait = async {
+        let place = context.place(order.as_ref()).await?;
+        place.platform.wait_ready(&key, Duration::from_secs(input.timeout_seconds)).await
+    };
+    let seen = while_wanted(order.as_ref(), input.exposure.as_ref(), wait).await?;
     if seen.ready {
         return Ok(WaitForReadyOutput {
             pod_phase: seen.phase.as_str().to_owned(),

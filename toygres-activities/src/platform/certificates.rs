@@ -1,4 +1,5 @@
-//! TLS: a CA of toygres's own, which signs the certificates of instances on every platform.
+//! TLS: a CA of toygres's own, which signs the certificates of instances on every platform, and the
+//! server's own.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -18,18 +19,18 @@ const LEAF_DAYS: u32 = 365;
 pub(crate) const RENEW_AFTER: Duration = Duration::from_secs(LEAF_DAYS as u64 / 2 * 24 * 60 * 60);
 
 /// The certificate authority of one toygres.
-pub(crate) struct CertificateAuthority {
+pub struct CertificateAuthority {
     certificate_path: PathBuf,
     certificate_pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A server's certificate and its key.
-pub(crate) struct Issued {
-    /// The certificate, with the CA's behind it.
-    pub(crate) chain_pem: String,
-    /// Its private key.
-    pub(crate) key_pem: String,
+pub struct Issued {
+    /// The certificate, with the CA's behind it, in PEM.
+    pub chain_pem: String,
+    /// Its private key, in PEM.
+    pub key_pem: String,
 }
 
 fn broken(error: rcgen::Error) -> Failure {
@@ -67,7 +68,10 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
 
 impl CertificateAuthority {
     /// Reads `ca.crt` and `ca.key` in `folder`, or makes them.
-    pub(crate) fn open(folder: &Path) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// If what is there can't be used, which is then left as it is, or the folder can't be written to.
+    pub fn open(folder: &Path) -> Result<Self, Failure> {
         let (certificate_path, key_path) = (folder.join("ca.crt"), folder.join("ca.key"));
         // The key is written last, so a pair with a key is whole; without one, what is there is half-made.
         if !key_path.exists() {
@@ -140,10 +144,14 @@ impl CertificateAuthority {
         &self.certificate_pem
     }
 
-    /// A certificate for a server that is reached by `names`, which are addresses or DNS names.
-    pub(crate) fn issue<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Issued, Failure> {
+    /// A certificate for a server that is reached by `names`, which are addresses or DNS names. It is
+    /// valid for a year.
+    ///
+    /// # Errors
+    /// If a name can't be in a certificate.
+    pub fn issue<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Issued, Failure> {
         let key = KeyPair::generate().map_err(broken)?;
-        let mut params = params("toygres instance", LEAF_DAYS);
+        let mut params = params("toygres", LEAF_DAYS);
         for name in names {
             params.subject_alt_names.push(match name.parse() {
                 Ok(address) => SanType::IpAddress(address),

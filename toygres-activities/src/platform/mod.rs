@@ -4,13 +4,15 @@
 //! `tests/conformance.rs` states the promises below as tests and runs them against every
 //! implementation.
 
-pub(crate) mod certificates;
+pub mod certificates;
 pub mod kubernetes;
 pub mod local;
+pub(crate) mod logs;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
@@ -18,6 +20,8 @@ use toygres_models::{
     ConnectionUri, Cpu, Failure, InstanceKey, InstanceOptions, Invalid, Memory, PlatformName, PostgresVersion, StorageClass,
     StorageSize,
 };
+
+pub use logs::{LogLine, LogRequest, LogStream, MAX_LINE_BYTES};
 
 /// What an instance is to be.
 #[derive(Debug, Clone)]
@@ -100,9 +104,10 @@ pub struct Reach {
 }
 
 /// A PostgreSQL version that a platform offers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct OfferedVersion {
     /// The full version, such as `15.18`, or a major where the newest of it would be fetched.
+    #[schema(value_type = String)]
     pub postgres_version: PostgresVersion,
     /// Whether it can be used at once, with nothing to fetch.
     pub at_hand: bool,
@@ -162,7 +167,8 @@ pub trait Platform: Send + Sync + 'static {
     async fn resolve_version(&self, wanted: Option<PostgresVersion>) -> Result<PostgresVersion, Failure>;
 
     /// Makes the instance what `spec` says, started and with its password set. `true` if anything
-    /// had to be made, `false` if all of it was there.
+    /// had to be made, `false` if all of it was there. A caller that drops it gives it up: it ends at
+    /// the next point where it can, and a removal that is asked for after that has the last word.
     ///
     /// # Errors
     /// [`Conflict`](toygres_models::FailureKind::Conflict) if an instance of that name with
@@ -195,11 +201,28 @@ pub trait Platform: Send + Sync + 'static {
     /// The instances of which there is anything, half-made ones included, in order of their keys.
     async fn list(&self) -> Result<Vec<InstanceKey>, Failure>;
 
-    /// The last `tail_lines` lines of the server's log, oldest first.
+    /// The server's log, line by line, oldest first. Memory is bounded, however long the log or one of
+    /// its lines is. The stream ends where the log does; when it follows, with the instance.
+    ///
+    /// Following, and a request with [`after`](LogRequest::after), go on over restarts of the server, over
+    /// the log's being cut for its length, and over the replacement of what the server runs in: no line is
+    /// left out or comes twice, as long as the platform still has it. Whoever stops listening ends all
+    /// work on it.
     ///
     /// # Errors
-    /// [`NotFound`](toygres_models::FailureKind::NotFound) if there is no such instance.
-    async fn logs(&self, key: &InstanceKey, tail_lines: usize) -> Result<Vec<String>, Failure>;
+    /// [`NotFound`](toygres_models::FailureKind::NotFound) if there is no such instance,
+    /// [`InvalidInput`](toygres_models::FailureKind::InvalidInput) if `after` is no position. In the stream,
+    /// where it ends: that the log can't be read on.
+    async fn logs(&self, key: &InstanceKey, request: LogRequest) -> Result<LogStream, Failure>;
+
+    /// The last lines of the server's log, at most `lines`, oldest first.
+    ///
+    /// # Errors
+    /// As [`logs`](Self::logs).
+    async fn log_tail(&self, key: &InstanceKey, lines: usize) -> Result<Vec<String>, Failure> {
+        let stream = self.logs(key, LogRequest::tail(lines)).await?;
+        futures::StreamExt::take(stream, lines).map_ok(|line| line.text).try_collect().await
+    }
 
     /// Whether what it was opened with has changed since, so that it should be opened anew.
     fn is_outdated(&self) -> bool {
@@ -211,4 +234,15 @@ pub trait Platform: Send + Sync + 'static {
 
     /// What happens to instances from now on. A receiver that lags loses the oldest.
     fn events(&self) -> broadcast::Receiver<PlatformEvent>;
+}
+
+/// Whether an instance is healthy by what was seen of it, and else why it isn't.
+#[must_use]
+pub fn health(seen: Option<Observation>) -> (bool, String) {
+    match seen {
+        Some(Observation { ready: true, .. }) => (true, String::new()),
+        Some(Observation { reason: Some(reason), .. }) => (false, reason.message),
+        Some(Observation { phase, .. }) => (false, format!("its server isn't ready ({})", phase.as_str())),
+        None => (false, "nothing of it is there any more".to_owned()),
+    }
 }

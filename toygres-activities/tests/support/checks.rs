@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
+use futures::TryStreamExt;
 use sqlx::Connection;
 use sqlx::postgres::PgSslMode;
-use toygres_activities::platform::Phase;
+use toygres_activities::platform::{LogLine, LogRequest, Phase};
 use toygres_models::FailureKind;
 
-use super::{PASSWORD, READY, Subject, ask, connect, key, secret, spec};
+use super::{PASSWORD, READY, Subject, ask, connect, key, say, secret, spec, until};
 
 pub async fn a_created_instance_is_reached_over_verified_tls_only(subject: &dyn Subject) {
     let platform = subject.platform();
@@ -90,7 +92,7 @@ pub async fn what_is_not_there_is_not_found(subject: &dyn Subject) {
     let platform = subject.platform();
     assert_eq!(platform.observe(&key("demo")).await.unwrap(), None);
     assert_eq!(platform.endpoint(&key("demo")).await.unwrap_err().kind, FailureKind::NotFound);
-    assert_eq!(platform.logs(&key("demo"), 5).await.unwrap_err().kind, FailureKind::NotFound);
+    assert_eq!(platform.log_tail(&key("demo"), 5).await.unwrap_err().kind, FailureKind::NotFound);
     assert_eq!(platform.wait_ready(&key("demo"), READY).await.unwrap_err().kind, FailureKind::NotFound);
     assert!(platform.list().await.unwrap().is_empty());
 }
@@ -124,10 +126,58 @@ pub async fn the_log_is_told_from_its_end(subject: &dyn Subject) {
         sqlx::raw_sql(&format!("DO $$ BEGIN RAISE LOG 'line {n} of the check'; END $$")).execute(&mut connection).await.unwrap();
     }
     connection.close().await.unwrap();
-    let lines = platform.logs(&key("demo"), 1000).await.unwrap();
+    let lines = platform.log_tail(&key("demo"), 1000).await.unwrap();
     let position = |text: &str| lines.iter().position(|line| line.contains(text)).unwrap_or_else(|| panic!("{text}: {lines:#?}"));
     assert!(position("line 0 of the check") < position("line 2 of the check"));
-    assert_eq!(platform.logs(&key("demo"), 2).await.unwrap(), lines[lines.len() - 2..]);
+    assert_eq!(platform.log_tail(&key("demo"), 2).await.unwrap(), lines[lines.len() - 2..]);
+}
+
+pub async fn the_log_is_followed_over_restarts_and_gone_on_with_after_any_line(subject: &dyn Subject) {
+    let platform = subject.platform();
+    platform.ensure(&spec(subject, "demo")).await.unwrap();
+    let log = async |request| platform.logs(&key("demo"), request).await.unwrap();
+    let read = async |request| log(request).await.try_collect::<Vec<_>>().await.unwrap();
+    let follow = LogRequest { follow: true, ..LogRequest::default() };
+    // From the first word on, perhaps before there is one.
+    let mut followed = log(follow.clone()).await;
+    say(subject, "demo", "the first of the check").await;
+    let mut lines = until(&mut followed, "the first of the check").await;
+    let mut silent = log(LogRequest { tail_lines: Some(0), ..follow.clone() }).await;
+    subject.fell("demo");
+    for words in ["the second of the check", "the third of the check"] {
+        say(subject, "demo", words).await;
+        lines.extend(until(&mut followed, words).await);
+    }
+    assert!(lines.iter().any(|line| line.text.contains("not properly shut down")), "no crash: {lines:#?}");
+    let at = |lines: &[LogLine], words: &str| lines.iter().rposition(|line| line.text.ends_with(words)).unwrap();
+    let new = until(&mut silent, "the second of the check").await;
+    let (last_known, second) = (at(&lines, "the first of the check"), at(&lines, "the second of the check"));
+    let known = second + 1 - new.len();
+    assert!(known > last_known, "one that asked for no line of the past has {new:#?}");
+    assert_eq!(new, lines[known..=second]);
+
+    // What was followed is what is there; and what is there can be gone on with after any line.
+    let all = read(LogRequest::default()).await;
+    assert_eq!(all[..=at(&all, "the third of the check")], lines);
+    for (number, line) in lines.iter().enumerate() {
+        let rest = read(LogRequest { after: line.position.clone(), tail_lines: Some(1), ..LogRequest::default() }).await;
+        assert_eq!(rest[..rest.len().min(lines.len() - number - 1)], lines[number + 1..], "after {line:?}");
+    }
+    let tail = read(LogRequest::tail(lines.len())).await;
+    assert_eq!(tail, all[all.len() - lines.len()..], "a tail that begins before the crash");
+    let wrong = platform.logs(&key("demo"), LogRequest { after: Some("nonsense".into()), ..follow }).await;
+    assert_eq!(wrong.err().unwrap().kind, FailureKind::InvalidInput);
+
+    let since = Some(Utc::now());
+    say(subject, "demo", "the fourth of the check").await;
+    let new = read(LogRequest { since, ..LogRequest::default() }).await;
+    let has = |words: &str| new.iter().any(|line| line.text.ends_with(words));
+    assert!(has("the fourth of the check") && !has("the third of the check"), "{new:#?}");
+    assert!(read(LogRequest { since: Some(Utc::now() + TimeDelta::hours(1)), ..LogRequest::default() }).await.is_empty());
+
+    platform.remove(&key("demo")).await.unwrap();
+    let last_words = tokio::time::timeout(READY, followed.try_collect::<Vec<_>>()).await.expect("an end").unwrap();
+    assert!(last_words.iter().any(|line| line.text.ends_with("database system is shut down")), "{last_words:#?}");
 }
 
 /// Gives up a creation after a while, at many points, and takes it up again.

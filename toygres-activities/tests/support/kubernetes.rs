@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, broadcast};
 use toygres_activities::k8s_client::ClusterChoice;
 use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform};
-use toygres_activities::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Platform, PlatformEvent, Reach};
+use toygres_activities::platform::{
+    Endpoint, InstanceSpec, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
+};
 use toygres_models::{Failure, InstanceKey, InstanceOptions, Invalid, PlatformName, PostgresVersion};
 
 use super::{READY, Subject, key};
@@ -221,6 +223,11 @@ impl Subject for Kubernetes {
         assert!(seen.ready, "{seen:#?}");
     }
 
+    /// No signal from inside kills a container's first process; this one has it end without a shutdown.
+    fn fell(&self, name: &str) {
+        self.kubectl(&["exec", &format!("{name}-0"), "--", "sh", "-c", "kill -QUIT 1"]);
+    }
+
     /// StatefulSets, whose pods may still be on their way, or pods without one.
     fn servers(&self) -> usize {
         let count = |kind: &str| self.kubectl(&["get", kind, "-o", "name"]).lines().count();
@@ -232,7 +239,7 @@ impl Subject for Kubernetes {
         let begun = Instant::now();
         loop {
             let found = self.remains();
-            if found.is_empty() || begun.elapsed() > Duration::from_secs(30) {
+            if found.is_empty() || begun.elapsed() > Duration::from_secs(90) {
                 return found;
             }
             std::thread::sleep(Duration::from_millis(200));
@@ -300,8 +307,8 @@ impl Platform for InNamespace {
         Ok(keys.iter().map(|found| key(found.name.as_str())).collect())
     }
 
-    async fn logs(&self, key: &InstanceKey, tail_lines: usize) -> Result<Vec<String>, Failure> {
-        self.inner.logs(&self.real(key), tail_lines).await
+    async fn logs(&self, key: &InstanceKey, request: LogRequest) -> Result<LogStream, Failure> {
+        self.inner.logs(&self.real(key), request).await
     }
 
     fn shutdown(&self) {

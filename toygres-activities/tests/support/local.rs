@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 use toygres_activities::platform::Platform;
+use toygres_activities::platform::local::programs::Programs;
 use toygres_activities::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform};
 use toygres_models::PostgresVersion;
 
@@ -174,6 +175,10 @@ impl Subject for Local {
         self.version
     }
 
+    fn fell(&self, name: &str) {
+        kill(self.postmaster(name));
+    }
+
     fn servers(&self) -> usize {
         postmasters(self.host.state_dir()).len()
     }
@@ -186,5 +191,33 @@ impl Subject for Local {
         }
         found.extend(entries(&self.host.state_dir().join("run")).iter().map(|path| path.display().to_string()));
         found
+    }
+}
+
+/// The newest installed version, so that nothing is fetched.
+async fn installed() -> Option<PostgresVersion> {
+    let nowhere = Path::new("/nonexistent");
+    Some(Programs::discover(nowhere).await.first()?.postgres_version)
+}
+
+/// The newest version that is installed, or else fetched.
+pub async fn local() -> Local {
+    match installed().await {
+        Some(version) => Local::new(version).await,
+        // Everything is fetched on a machine without PostgreSQL.
+        None => fetched().await.expect("there is no PostgreSQL on this machine, and none can be fetched"),
+    }
+}
+
+/// The newest version of all; `None` where it would have to be fetched and can't be.
+pub async fn fetched() -> Option<Local> {
+    let local = Local::new("18".parse().unwrap()).await;
+    match local.platform.resolve_version(Some("18".parse().unwrap())).await {
+        Ok(_) => Some(local),
+        Err(failure) if std::env::var_os("CI").is_some() => panic!("{failure:?}"),
+        Err(failure) => {
+            eprintln!("skipped: {failure}");
+            None
+        }
     }
 }

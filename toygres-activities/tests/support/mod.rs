@@ -10,10 +10,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::TryStreamExt;
 use secrecy::SecretString;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{Connection, Row};
-use toygres_activities::platform::{InstanceSpec, Platform};
+use toygres_activities::platform::{InstanceSpec, LogLine, LogStream, Platform};
 use toygres_models::{InstanceKey, PostgresVersion, StorageSize};
 
 /// Every character that a URI, a shell, SQL or a configuration file could trip over.
@@ -28,6 +29,8 @@ pub trait Subject: Send + Sync {
     fn version(&self) -> PostgresVersion;
     /// Waits until an instance that was made answers, on a platform that doesn't do so while making it.
     async fn settle(&self, _name: &str) {}
+    /// Has an instance's server end at once, with no chance to tidy up.
+    fn fell(&self, name: &str);
     /// How many servers run that this subject's platform started.
     fn servers(&self) -> usize;
     /// How many instances have anything left on the platform, by the platform's own means.
@@ -39,9 +42,13 @@ pub fn key(name: &str) -> InstanceKey {
 }
 
 pub fn spec(subject: &dyn Subject, name: &str) -> InstanceSpec {
+    spec_of(subject.version(), name)
+}
+
+pub fn spec_of(postgres_version: PostgresVersion, name: &str) -> InstanceSpec {
     InstanceSpec {
         key: key(name),
-        postgres_version: subject.version(),
+        postgres_version,
         storage_size: StorageSize::default(),
         password: PASSWORD.to_owned().into(),
         use_load_balancer: false,
@@ -85,11 +92,43 @@ pub async fn ask(subject: &dyn Subject, name: &str, question: &str) -> String {
     answer
 }
 
+/// Has the server log a line, as soon as it answers.
+pub async fn say(subject: &dyn Subject, name: &str, words: &str) {
+    let begun = Instant::now();
+    let mut connection = loop {
+        match connect(subject, name, PASSWORD, PgSslMode::VerifyFull).await {
+            Ok(connection) => break connection,
+            Err(error) => assert!(begun.elapsed() < READY, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    sqlx::raw_sql(&format!("DO $$ BEGIN RAISE LOG '{words}'; END $$")).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+/// The lines of a log until one that ends with these words, that one included.
+pub async fn until(log: &mut LogStream, words: &str) -> Vec<LogLine> {
+    let mut lines = Vec::new();
+    loop {
+        let line = tokio::time::timeout(READY, log.try_next()).await;
+        let line = line.unwrap_or_else(|_| panic!("{words:?} doesn't come: {lines:#?}")).unwrap();
+        lines.push(line.unwrap_or_else(|| panic!("the log ends without {words:?}: {lines:#?}")));
+        if lines.last().is_some_and(|line| line.text.ends_with(words)) {
+            return lines;
+        }
+    }
+}
+
 /// Waits for something to come true.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
+pub async fn eventually<F: Future<Output = bool>>(what: &str, check: impl FnMut() -> F) {
+    eventually_within(Duration::from_secs(90), what, check).await;
+}
+
+/// The same for what takes longer.
+pub async fn eventually_within<F: Future<Output = bool>>(limit: Duration, what: &str, mut check: impl FnMut() -> F) {
     let begun = Instant::now();
     while !check().await {
-        assert!(begun.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
+        assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -110,6 +149,7 @@ macro_rules! conformance {
             another_version_under_the_same_name_is_a_conflict,
             an_unknown_version_is_refused_with_the_known_ones,
             the_log_is_told_from_its_end,
+            the_log_is_followed_over_restarts_and_gone_on_with_after_any_line,
             a_creation_cut_off_anywhere_is_finished_by_repeating,
             a_removal_cut_off_anywhere_is_finished_by_repeating,
             a_removal_overtakes_a_creation,

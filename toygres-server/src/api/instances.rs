@@ -1,214 +1,170 @@
-//! `/v1/instances`.
+//! `/v1/instances`: created, listed, looked at, deleted.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use subtle::ConstantTimeEq;
-use toygres_models::connection::{DATABASE, USER};
-use toygres_models::store::{Created, DeleteRequested, Event, Instance, NewInstance, Operation};
-use toygres_models::{
-    Cpu, DnsLabel, InstanceKey, InstanceOptions, InstanceState, Invalid, Memory, Password, PlatformName, PostgresVersion,
-    StorageClass, StorageSize,
+use toygres_models::store::{
+    Created, DeleteRequested, Instance, InstanceFilter, InstanceRow, NewInstance, Operation, StoreError,
 };
+use toygres_models::{InstanceKey, InstanceState, LabelSelector, Namespace, Password, PlatformName};
+use utoipa::IntoParams;
 
-use super::problem::ApiError;
-use super::request::{Body, Parameters, Segment, instance_key, page_limit};
-use super::resources::{Connection, CreateInstance, Page};
+use super::apply::{LOOKS, existing, find, keeps_changing};
+use super::caller::Caller;
+use super::observations::observed;
+use super::problem::{ApiError, Problems};
+use super::request::{Body, IfMatch, InNamespace, Parameters, Segment, etag, instance_key, page_limit};
+use super::resources::{InstanceManifest, Page};
+use super::wanted::Wanted;
 use super::{AppState, Shared};
 
-/// The lines that `logs` gives unless told otherwise, and at most.
-const DEFAULT_TAIL_LINES: usize = 100;
-const MAX_TAIL_LINES: usize = 10_000;
-
-#[derive(Deserialize)]
+/// Which instances a list has.
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub(super) struct InNamespace {
-    namespace: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListParameters {
+    /// Only in this namespace.
     namespace: Option<String>,
+    /// Only on this platform.
+    #[param(inline)]
+    platform: Option<PlatformName>,
+    /// Only in this state; deleted instances are in no list.
+    #[param(inline)]
+    state: Option<InstanceState>,
+    /// Only with these labels: `team=a,env=prod,reviewed`; all have to hold.
+    #[param(
+        pattern = "^ *[a-zA-Z0-9]([-._/a-zA-Z0-9]{0,61}[a-zA-Z0-9])? *(==? *([a-zA-Z0-9]([-._a-zA-Z0-9]{0,61}[a-zA-Z0-9])?)? *)?(, *[a-zA-Z0-9]([-._/a-zA-Z0-9]{0,61}[a-zA-Z0-9])? *(==? *([a-zA-Z0-9]([-._a-zA-Z0-9]{0,61}[a-zA-Z0-9])?)? *)?)*$"
+    )]
+    label_selector: Option<String>,
+    /// How many at most; 100 if left out.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<i64>,
+    /// Where to go on: the last page's `next_cursor`.
+    #[param(pattern = "^[a-z]([-a-z0-9]{0,48}[a-z0-9])?/[a-z]([-a-z0-9]{0,48}[a-z0-9])?$")]
     cursor: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LogParameters {
-    namespace: Option<String>,
-    tail_lines: Option<usize>,
-}
-
-fn accepted(operation: Operation) -> Response {
+/// 202, and where to watch the operation.
+pub(super) fn accepted(operation: Operation) -> Response {
     let location = format!("/v1/operations/{}", operation.id);
     (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(operation)).into_response()
 }
 
-/// What a create asks for, checked.
-struct Wanted {
-    public: Option<bool>,
-    platform: Option<PlatformName>,
-    version: Option<PostgresVersion>,
-    storage: Option<StorageSize>,
-    options: InstanceOptions,
-    password: Option<SecretString>,
-}
-
-impl Wanted {
-    fn check(body: &CreateInstance) -> Result<Self, Invalid> {
-        let options = InstanceOptions {
-            use_load_balancer: body.use_load_balancer.unwrap_or_default(),
-            dns_label: body.dns_label.as_deref().map(str::parse).transpose()?,
-            cpu: body.cpu.as_deref().map(str::parse).transpose()?,
-            memory: body.memory.as_deref().map(str::parse).transpose()?,
-            storage_class: body.storage_class.as_deref().map(str::parse).transpose()?,
-        };
-        if options.dns_label.is_some() && !options.use_load_balancer {
-            return Err(Invalid::new("dns_label", "needs use_load_balancer (--public): a private instance has no public name"));
-        }
-        let password = body.password.as_deref();
-        Ok(Self {
-            public: body.use_load_balancer,
-            platform: body.platform.as_deref().map(str::parse).transpose()?,
-            version: body.postgres_version.as_deref().map(str::parse).transpose()?,
-            storage: body.storage_size_gb.map(StorageSize::try_from).transpose()?,
-            options,
-            password: password.map(|password| Password::check_literal(password).map(|()| password.into())).transpose()?,
-        })
-    }
-}
-
-/// 202 and the operation; 200 and the earlier operation if the same instance is there already.
+/// Create an instance
+///
+/// The same create again is the same instance: it answers 200 and the operation that made it. A
+/// different one under a live name is a conflict.
+#[utoipa::path(post, path = "/instances", tag = "instances", params(InNamespace), request_body = InstanceManifest,
+    responses((status = OK, description = "It is there already", body = Operation),
+        (status = ACCEPTED, description = "It is being made", body = Operation, headers(("location" = String))), Problems))]
 pub(super) async fn create(
     State(state): Shared,
+    caller: Caller,
     Parameters(parameters): Parameters<InNamespace>,
-    Body(body): Body<CreateInstance>,
+    Body(body): Body<InstanceManifest>,
 ) -> Result<Response, ApiError> {
-    let key = instance_key(&body.name, parameters.namespace.as_deref())?;
+    let key = named(&body, parameters.namespace.as_deref())?;
+    caller.may_edit(&key.namespace)?;
     let wanted = Wanted::check(&body)?;
-    // Looked up first: what is there needs no version to be had any more.
-    if let Ok(instance) = state.store.instance(&key).await {
-        return existing(&state, &key, &instance, &wanted).await;
+    // A loop, since another create may come between the look and the write.
+    for _ in 0..LOOKS {
+        // Looked up first: what is there needs no version to be had any more.
+        if let Some(instance) = find(&state, &key).await? {
+            return existing(&state, &key, &instance, &wanted).await;
+        }
+        let Some(new) = prepare(&state, &caller, key.clone(), &wanted).await? else { continue };
+        return match make(&state, &new, &wanted).await? {
+            Created::New(operation) => Ok(accepted(operation)),
+            Created::Existing(instance, _) => existing(&state, &key, &instance, &wanted).await,
+        };
     }
+    Err(keeps_changing(&key))
+}
+
+/// An instance as it will be written down, checked by its platform: nothing is written of one that
+/// can't be made. `None` if somebody else has begun to make it meanwhile.
+pub(super) async fn prepare(
+    state: &AppState,
+    caller: &Caller,
+    key: InstanceKey,
+    wanted: &Wanted,
+) -> Result<Option<NewInstance>, ApiError> {
     let platform = wanted.platform.unwrap_or_else(|| state.platforms.default_name());
     let place = state.platforms.get(platform).await?;
     place.platform.check(&key, &wanted.options)?;
     if place.platform.observe(&key).await?.is_some() {
+        if find(state, &key).await?.is_some() {
+            return Ok(None);
+        }
         // Taken over, it would get a new password and certificate, and be deleted with this record.
         return Err(ApiError::conflict(format!(
             "{key} is on the platform {platform} already, and this server has no record of it: another toygres made it, or \
              the record was lost. It was left as it is; choose another name"
         )));
     }
-    let new = NewInstance {
+    Ok(Some(NewInstance {
         postgres_version: place.platform.resolve_version(wanted.version).await?,
         storage_size: wanted.storage.unwrap_or_default(),
         platform,
         cluster_id: place.platform.cluster_id().await?,
         options: wanted.options.clone(),
-        cause: "requested through the API".to_owned(),
+        labels: wanted.labels.clone().unwrap_or_default(),
+        delete_protection: wanted.delete_protection.unwrap_or_default(),
+        requested: caller.requested(),
         key,
-    };
+    }))
+}
+
+/// Writes it down with its password, and begins its creation, unless the name is taken.
+pub(super) async fn make(state: &AppState, new: &NewInstance, wanted: &Wanted) -> Result<Created, ApiError> {
+    // The semaphore is never closed. Dropped with its request, a wait gives its place up.
+    let _turn = state.creating.acquire().await;
+    let place = state.platforms.get(new.platform).await?;
     let password = wanted.password.clone().unwrap_or_else(Password::generate);
-    let created = state.store.create_instance(&new, async || place.secrets.put(&new.key, &password).await).await?;
-    match created {
-        Created::New(operation) => {
-            let instance = state.store.instance_by_id(operation.instance_id).await?;
-            begin(&state, &operation, &instance).await;
-            Ok(accepted(operation))
+    let created = state.store.create_instance(new, async || place.secrets.put(&new.key, &password).await).await;
+    let created = created.map_err(|error| match error {
+        // On Kubernetes the namespace has to be there before, and to stay.
+        StoreError::Refused(failure) if failure.message.starts_with("namespace: ") => {
+            ApiError::conflict(format!("{}. Nothing was changed", failure.message)).field("namespace")
         }
-        Created::Existing(instance, _) => existing(&state, &new.key, &instance, &wanted).await,
+        error => error.into(),
+    })?;
+    if let Created::New(operation) = &created {
+        begin(state, operation).await;
+    }
+    Ok(created)
+}
+
+/// The instance that a document names: its own namespace and the query's may not differ.
+pub(super) fn named(body: &InstanceManifest, in_query: Option<&str>) -> Result<InstanceKey, ApiError> {
+    match (body.namespace.as_deref(), in_query) {
+        (Some(own), Some(other)) if own != other => {
+            Err(ApiError::invalid(format!("namespace: the document says {own:?} and the query {other:?}; give one of them"))
+                .field("namespace"))
+        }
+        (own, other) => instance_key(&body.name, own.or(other)),
     }
 }
 
-/// The same create again is the same instance; anything else under a live name is a conflict.
-async fn existing(state: &AppState, key: &InstanceKey, instance: &Instance, wanted: &Wanted) -> Result<Response, ApiError> {
-    match instance.state {
-        InstanceState::Creating | InstanceState::Running => {}
-        InstanceState::Failed => {
-            return Err(ApiError::conflict(format!(
-                "{key} is there, and failed; `toygres get` says why, `toygres delete` clears it away. Nothing was changed"
-            )));
-        }
-        InstanceState::Deleting | InstanceState::Deleted => {
-            return Err(ApiError::conflict(format!(
-                "{key} is being deleted; its name is free when that is done. Nothing was changed"
-            )));
-        }
-    }
-    if let Some((what, has)) = difference(instance, wanted) {
-        return Err(refuse_other(key, &what, &has));
-    }
-    if let Some(password) = &wanted.password {
-        let kept = state.platforms.of(instance).await?.secrets.get(key).await?;
-        let same: bool = kept.expose_secret().as_bytes().ct_eq(password.expose_secret().as_bytes()).into();
-        if !same {
-            return Err(refuse_other(key, "another", "password"));
-        }
-    }
-    let filter = toygres_models::store::OperationFilter {
-        namespace: Some(instance.namespace.clone()),
-        instance_name: Some(instance.name.clone()),
-        before: None,
-    };
-    let operations = state.store.operations(&filter, 100).await?;
-    let operation = operations.into_iter().find(|operation| operation.instance_id == instance.id);
-    operation
-        .map(|operation| Json(operation).into_response())
-        .ok_or_else(|| ApiError::conflict(format!("{key} is there already")))
-}
-
-fn refuse_other(key: &InstanceKey, what: &str, has: &str) -> ApiError {
-    ApiError::conflict(format!(
-        "{key} is there already, with {what} {has}; choose another name, or delete it first. Nothing was changed"
-    ))
-}
-
-/// The first thing in which the instance that is there isn't what is asked for.
-fn difference(instance: &Instance, wanted: &Wanted) -> Option<(String, String)> {
-    let differs = |what: &str, has: &str| Some((what.to_owned(), has.to_owned()));
-    if wanted.platform.is_some_and(|platform| platform != instance.platform) {
-        return differs("the platform", instance.platform.as_str());
-    }
-    let version: Option<PostgresVersion> = instance.postgres_version.parse().ok();
-    if let (Some(wanted), Some(version)) = (wanted.version, version)
-        && !wanted.accepts(version)
-    {
-        return differs("PostgreSQL", &instance.postgres_version);
-    }
-    if wanted.storage.is_some_and(|storage| storage.gb() != instance.storage_size_gb) {
-        return differs("a storage_size_gb of", &instance.storage_size_gb.to_string());
-    }
-    let options = &wanted.options;
-    if wanted.public.is_some_and(|public| public != instance.use_load_balancer) {
-        return differs(if instance.use_load_balancer { "a public" } else { "no public" }, "address");
-    }
-    let texts = [
-        ("the dns_label", options.dns_label.as_ref().map(DnsLabel::as_str), &instance.dns_label),
-        ("a cpu of", options.cpu.as_ref().map(Cpu::as_str), &instance.cpu),
-        ("a memory of", options.memory.as_ref().map(Memory::as_str), &instance.memory),
-        ("the storage_class", options.storage_class.as_ref().map(StorageClass::as_str), &instance.storage_class),
-    ];
-    let other = texts.iter().find(|(_, wanted, has)| wanted.is_some() && *wanted != has.as_deref());
-    other.and_then(|(what, _, has)| differs(what, has.as_deref().unwrap_or("(the platform's default)")))
-}
-
-/// 202 and the operation; repeating it while it is at work gives the same one.
+/// Delete an instance and all its data
+///
+/// Repeating it while it is at work gives the same operation.
+#[utoipa::path(delete, path = "/instances/{name}", tag = "instances", params(("name" = String, Path), InNamespace),
+    responses((status = ACCEPTED, body = Operation, headers(("location" = String))), Problems))]
 pub(super) async fn delete(
     State(state): Shared,
+    caller: Caller,
     Segment(name): Segment,
     Parameters(parameters): Parameters<InNamespace>,
+    IfMatch(expected_revision): IfMatch,
 ) -> Result<Response, ApiError> {
     let key = instance_key(&name, parameters.namespace.as_deref())?;
-    match state.store.delete_instance(&key, "requested through the API").await? {
+    caller.may_edit(&key.namespace)?;
+    match state.store.delete_instance(&key, expected_revision, &caller.requested()).await? {
         DeleteRequested::New(operation) => {
-            let instance = state.store.instance_by_id(operation.instance_id).await?;
-            begin(&state, &operation, &instance).await;
+            begin(&state, &operation).await;
             Ok(accepted(operation))
         }
         DeleteRequested::AtWork(operation) => Ok(accepted(operation)),
@@ -216,19 +172,30 @@ pub(super) async fn delete(
 }
 
 /// Starts the workflow. The operation is written down already: if this fails, the sweep starts it.
-async fn begin(state: &AppState, operation: &Operation, instance: &Instance) {
-    if let Err(error) = state.workflows.begin(operation, instance).await {
+pub(super) async fn begin(state: &AppState, operation: &Operation) {
+    let begun = async {
+        let instance = state.store.instance_by_id(operation.instance_id).await?;
+        state.workflows.begin(operation, &instance).await
+    };
+    if let Err(error) = begun.await {
         tracing::warn!(%error, operation.id = %operation.id, "the operation's workflow will be started by the sweep");
     }
 }
 
+/// List instances
+///
+/// In order of namespace and name. Deleted ones are in no list.
+#[utoipa::path(get, path = "/instances", tag = "instances", params(ListParameters),
+    responses((status = OK, body = Page<Instance>), Problems))]
 pub(super) async fn list(
     State(state): Shared,
+    caller: Caller,
     Parameters(parameters): Parameters<ListParameters>,
-) -> Result<Json<Page<Instance>>, ApiError> {
+) -> Result<Json<Page<InstanceRow>>, ApiError> {
     let limit = page_limit(parameters.limit)?;
-    let namespace: Option<toygres_models::Namespace> = parameters.namespace.as_deref().map(str::parse).transpose()?;
-    let malformed = || ApiError::invalid("cursor: is not one that a list gave");
+    let namespace: Option<Namespace> = parameters.namespace.as_deref().map(str::parse).transpose()?;
+    let labels: Option<LabelSelector> = parameters.label_selector.as_deref().map(str::parse).transpose()?;
+    let malformed = || ApiError::invalid("cursor: is not one that a list gave").field("cursor");
     let after = match parameters.cursor.as_deref() {
         Some(cursor) => {
             let (namespace, name) = cursor.split_once('/').ok_or_else(malformed)?;
@@ -236,113 +203,25 @@ pub(super) async fn list(
         }
         None => None,
     };
-    let namespace = namespace.as_ref().map(toygres_models::Namespace::as_str);
-    let mut items = state.store.instances(namespace, after.as_ref(), limit + 1).await?;
-    let more = i64::try_from(items.len()).is_ok_and(|length| length > limit);
-    if more {
-        items.pop();
-    }
-    let next_cursor = items.last().filter(|_| more).map(|last| format!("{}/{}", last.namespace, last.name));
-    Ok(Json(Page { items, next_cursor }))
+    let namespaces = caller.listed_namespaces(namespace.as_ref())?;
+    let filter = InstanceFilter { namespaces, platform: parameters.platform, state: parameters.state, labels, after };
+    let items = state.store.instance_rows(&filter, limit + 1).await?;
+    Ok(Json(Page::cut(items, limit, |last| format!("{}/{}", last.namespace, last.name))))
 }
 
+/// One instance
+///
+/// Asked about one that runs, the server looks at it, and says what it sees as `health_status`.
+#[utoipa::path(get, path = "/instances/{name}", tag = "instances", params(("name" = String, Path), InNamespace),
+    responses((status = OK, body = Instance, headers(("etag" = String))), Problems))]
 pub(super) async fn get(
     State(state): Shared,
+    caller: Caller,
     Segment(name): Segment,
     Parameters(parameters): Parameters<InNamespace>,
-) -> Result<Json<Instance>, ApiError> {
+) -> Result<impl IntoResponse, ApiError> {
     let key = instance_key(&name, parameters.namespace.as_deref())?;
-    let instance = state.store.instance(&key).await?;
-    if instance.state != InstanceState::Running {
-        return Ok(Json(instance));
-    }
-    // Asked about one instance, the server looks, and says what it sees.
-    let seen = async { state.platforms.of(&instance).await?.platform.observe(&key).await };
-    match seen.await {
-        Ok(seen) => {
-            state.store.record_health(&key, seen.is_some_and(|seen| seen.ready)).await?;
-            Ok(Json(state.store.instance(&key).await?))
-        }
-        // What is on record is worth having without that.
-        Err(failure) => {
-            tracing::warn!(instance.name = %key, error = %failure, "the instance could not be looked at");
-            Ok(Json(Instance { health_status: Some("unknown".into()), ..instance }))
-        }
-    }
-}
-
-pub(super) async fn connection(
-    State(state): Shared,
-    Segment(name): Segment,
-    Parameters(parameters): Parameters<InNamespace>,
-) -> Result<Json<Connection>, ApiError> {
-    let key = instance_key(&name, parameters.namespace.as_deref())?;
-    let instance = state.store.instance(&key).await?;
-    match instance.state {
-        InstanceState::Running => {}
-        InstanceState::Creating => {
-            return Err(ApiError::conflict(format!("{key} is still being created; wait for it with `toygres operations`")));
-        }
-        other => return Err(ApiError::conflict(format!("{key} is {other} and can't be connected to; `toygres get` says more"))),
-    }
-    let place = state.platforms.of(&instance).await?;
-    let (endpoint, password) = tokio::try_join!(place.platform.endpoint(&key), place.secrets.get(&key))?;
-    let ca_certificate = match &endpoint.uri.ca_certificate_path {
-        Some(path) => Some(tokio::fs::read_to_string(path).await.map_err(|error| {
-            ApiError::unavailable(format!("the CA's certificate {path} can't be read on the server's machine: {error}"))
-        })?),
-        None => None,
-    };
-    Ok(Json(Connection {
-        internal: instance.platform == PlatformName::Kubernetes && !instance.use_load_balancer,
-        platform: instance.platform,
-        cluster_id: instance.cluster_id,
-        ca_certificate,
-        user: USER.into(),
-        database: DATABASE.into(),
-        sslmode: if endpoint.uri.ca_certificate_path.is_some() { "verify-full" } else { "require" }.into(),
-        uri: endpoint.uri.with_secret(&password).expose_secret().to_owned(),
-        password: password.expose_secret().to_owned(),
-        host: endpoint.uri.host,
-        port: endpoint.uri.port,
-        ca_certificate_path: endpoint.uri.ca_certificate_path,
-    }))
-}
-
-/// Also of an instance that is deleted already: of the last one that had the name.
-pub(super) async fn events(
-    State(state): Shared,
-    Segment(name): Segment,
-    Parameters(parameters): Parameters<ListParameters>,
-) -> Result<Json<Page<Event>>, ApiError> {
-    let key = instance_key(&name, parameters.namespace.as_deref())?;
-    let limit = page_limit(parameters.limit)?;
-    let after: i64 = match parameters.cursor.as_deref() {
-        Some(cursor) => cursor.parse().map_err(|_| ApiError::invalid("cursor: is not one that a list gave"))?,
-        None => 0,
-    };
-    let instance = state.store.instance_or_last_deleted(&key).await?;
-    let items = state.store.events(instance.id, after, limit).await?;
-    let full = i64::try_from(items.len()).is_ok_and(|length| length == limit);
-    let next_cursor = items.last().filter(|_| full).map(|last| last.id.to_string());
-    Ok(Json(Page { items, next_cursor }))
-}
-
-/// The end of the server's log, as text.
-pub(super) async fn logs(
-    State(state): Shared,
-    Segment(name): Segment,
-    Parameters(parameters): Parameters<LogParameters>,
-) -> Result<String, ApiError> {
-    let key = instance_key(&name, parameters.namespace.as_deref())?;
-    let tail_lines = parameters.tail_lines.unwrap_or(DEFAULT_TAIL_LINES);
-    if tail_lines > MAX_TAIL_LINES {
-        return Err(ApiError::invalid(format!("tail_lines: {tail_lines} is out of range; give 0 to {MAX_TAIL_LINES}")));
-    }
-    let instance = state.store.instance(&key).await?;
-    let mut lines = state.platforms.of(&instance).await?.platform.logs(&key, tail_lines).await?;
-    if let Some(last) = lines.last_mut() {
-        last.push('\n');
-    }
-    Ok(lines.join("\n"))
+    caller.may_view(&key.namespace)?;
+    let instance = observed(&state, &key).await?;
+    Ok(([etag(&instance)], Json(instance)))
 }

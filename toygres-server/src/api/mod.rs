@@ -1,100 +1,165 @@
 //! HTTP: `/v1`, with a bearer token.
 
+mod apply;
+mod caller;
+mod connection;
+mod conventions;
+mod envelope;
+mod event_stream;
+mod events;
+pub mod explanation;
+mod idempotency;
 mod instances;
+mod known_tokens;
+mod limits;
+mod logs;
+pub(crate) mod manifest;
+mod namespaces;
+mod observations;
+mod openapi;
+mod operation_watch;
 mod operations;
+mod plan;
 mod problem;
 mod request;
 pub mod resources;
+mod tokens;
+pub mod traffic;
+mod versions;
+pub(crate) mod wanted;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header;
+use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use secrecy::{ExposeSecret, SecretString};
-use subtle::ConstantTimeEq;
+use secrecy::SecretString;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
 use toygres_activities::Platforms;
-use toygres_activities::platform::OfferedVersion;
 use toygres_activities::platform::local::LocalHost;
-use toygres_models::store::OperationChanges;
-use toygres_models::{PlatformName, Store};
+use toygres_models::Store;
+use toygres_models::store::Changes;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::server::clock::{Clock, ClockError};
+use crate::server::event_feed::EventFeed;
 use crate::server::workflows::Workflows;
-use problem::ApiError;
-use request::Parameters;
-use resources::{Health, KUBE_CONTEXT, Page};
+pub use idempotency::KEPT_FOR as IDEMPOTENCY_KEPT_FOR;
+pub use known_tokens::KnownTokens;
+pub use limits::ANSWER_LIMIT;
+use limits::Limits;
+pub use observations::Observations;
+pub(crate) use problem::PROBLEM_CONTENT_TYPE;
+use problem::{ApiError, Problems};
+use resources::{Health, KUBE_CONTEXT};
+use traffic::Traffic;
 
-/// Largest body: a create with a password of the greatest length fits many times.
-const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long the metadata store may take to answer before the server counts as not ready.
+const READINESS_LIMIT: Duration = Duration::from_secs(2);
 
 /// What the handlers work with.
 pub struct AppState {
     /// The metadata store.
     pub store: Store,
+    /// This machine's clock, held against the metadata store's.
+    pub clock: Arc<Clock>,
     /// Where instances run, and their passwords rest.
     pub platforms: Platforms,
     /// This machine, for what it is busy with, where it has instances.
     pub host: Option<Arc<LocalHost>>,
     /// The context of the kubeconfig that the server was started with, where one was named.
     pub kube_context: Option<String>,
+    /// When instances were last looked at.
+    pub observations: Observations,
     /// The workflow engine.
     pub workflows: Arc<Workflows>,
-    /// Wakes those who wait for an operation.
-    pub changes: OperationChanges,
-    /// What a client has to know.
+    /// Wakes those who wait for a change.
+    pub changes: Changes,
+    /// Tells the streams what happens.
+    pub feed: Arc<EventFeed>,
+    /// One for each instance that may be being written down: meanwhile it has one of the store's connections, and its
+    /// platform is asked to keep a password, which may take seconds.
+    pub creating: Semaphore,
+    /// The server's own token: its holder may do everything.
     pub token: SecretString,
+    /// The tokens that were made for people and programs.
+    pub tokens: Arc<KnownTokens>,
     /// Cancelled when the server stops: who waits is answered at once.
     pub stopping: CancellationToken,
+    /// What requests come.
+    pub traffic: Traffic,
 }
 
 type Shared = State<Arc<AppState>>;
 
-/// All routes.
-pub fn router(state: Arc<AppState>) -> Router {
-    let v1 = Router::new()
-        .route("/instances", post(instances::create).get(instances::list))
-        .route("/instances/{name}", get(instances::get).merge(delete(instances::delete)))
-        .route("/instances/{name}/connection", get(instances::connection))
-        .route("/instances/{name}/events", get(instances::events))
-        .route("/instances/{name}/logs", get(instances::logs))
-        .route("/operations", get(operations::list))
-        .route("/operations/{id}", get(operations::get))
-        .route("/versions", get(versions))
-        .layer(middleware::from_fn_with_state(state.clone(), check_context))
-        .layer(middleware::from_fn_with_state(state.clone(), authorize));
-    Router::new()
-        .nest("/v1", v1)
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .fallback(|| async { ApiError::not_found("there is nothing at this path; the API is below /v1") })
-        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(CatchPanicLayer::custom(|_| ApiError::internal().into_response()))
-        .layer(PropagateRequestIdLayer::x_request_id())
-        .layer(TraceLayer::new_for_http())
-        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-        .with_state(state)
+/// What needs a token.
+fn v1() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new()
+        .routes(routes!(instances::create, instances::list))
+        .routes(routes!(instances::get, instances::delete, apply::put))
+        .routes(routes!(connection::connection))
+        .routes(routes!(events::list))
+        .routes(routes!(events::of_instance))
+        .routes(routes!(explanation::why))
+        .routes(routes!(logs::logs))
+        .routes(routes!(operations::list))
+        .routes(routes!(operations::get))
+        .routes(routes!(operations::cancel))
+        .routes(routes!(operations::retry))
+        .routes(routes!(versions::list))
+        .routes(routes!(namespaces::list))
+        .routes(routes!(namespaces::get, namespaces::set_quota))
+        .routes(routes!(tokens::create, tokens::list))
+        .routes(routes!(tokens::get, tokens::revoke))
+        .routes(routes!(tokens::whoami))
 }
 
-/// Lets in who knows the token.
-async fn authorize(State(state): Shared, request: Request, next: Next) -> Response {
-    let given = request.headers().get(header::AUTHORIZATION).map(axum::http::HeaderValue::as_bytes);
-    let token = given.and_then(|value| value.strip_prefix(b"Bearer ").or_else(|| value.strip_prefix(b"bearer ")));
-    match token {
-        Some(token) if token.ct_eq(state.token.expose_secret().as_bytes()).into() => next.run(request).await,
-        Some(_) => {
-            ApiError::unauthorized("the token is wrong; the right one is in the file `token` of the server's state directory")
-                .into_response()
-        }
-        None => ApiError::unauthorized("a token is needed: send the header Authorization: Bearer TOKEN").into_response(),
-    }
+/// All routes, with the document that describes them.
+fn described(v1: OpenApiRouter<Arc<AppState>>) -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::with_openapi(openapi::frame())
+        .nest("/v1", v1)
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(manifest::instance_schema))
+}
+
+/// The API's description.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    conventions::describe(described(v1()).into_openapi())
+}
+
+/// The whole server.
+pub fn router(state: Arc<AppState>) -> Router {
+    let v1 = v1()
+        // From the last to the first: whether there is room for it, who it is, then whether it was asked
+        // before.
+        .layer(middleware::from_fn_with_state(state.clone(), idempotency::once))
+        .layer(middleware::from_fn_with_state(state.clone(), check_context))
+        .layer(middleware::from_fn_with_state(state.clone(), caller::authorize))
+        .layer(middleware::from_fn_with_state(Limits::default(), limits::bound));
+    let (routes, document) = described(v1).split_for_parts();
+    routes
+        .merge(openapi::pages(conventions::describe(document)))
+        .fallback(|| async {
+            ApiError::not_found("there is nothing at this path; the API is below /v1, its description at /docs")
+        })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(CatchPanicLayer::custom(ApiError::panicked))
+        .layer(middleware::from_fn(envelope::complete))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(TraceLayer::new_for_http().make_span_with(envelope::span))
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .layer(middleware::from_fn(envelope::check_request_id))
+        .layer(middleware::from_fn_with_state(state.clone(), traffic::count))
+        .with_state(state)
 }
 
 /// Whoever names a cluster gets that one or none.
@@ -113,32 +178,29 @@ async fn check_context(State(state): Shared, request: Request, next: Next) -> Re
     }
 }
 
-/// Whether the process lives: no more than that.
+/// Whether the process lives
+///
+/// No more than that.
+#[utoipa::path(get, path = "/healthz", tag = "server", security(()), responses((status = OK, body = Health)))]
 async fn healthz() -> Json<Health> {
     Json(Health { status: "ok".into(), version: crate::VERSION.into() })
 }
 
-/// Whether requests can be served: the metadata store answers, and the server isn't stopping.
+/// Whether requests can be served
+///
+/// The metadata store answers, its clock and this server's agree, and the server isn't stopping.
+#[utoipa::path(get, path = "/readyz", tag = "server", security(()), responses((status = OK, body = Health), Problems))]
 async fn readyz(State(state): Shared) -> Result<Json<Health>, ApiError> {
     if state.stopping.is_cancelled() {
         return Err(ApiError::unavailable("the server is stopping"));
     }
-    state.store.ping().await?;
-    Ok(healthz().await)
-}
-
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OnPlatform {
-    platform: Option<String>,
-}
-
-/// The versions that one platform offers.
-async fn versions(
-    State(state): Shared,
-    Parameters(parameters): Parameters<OnPlatform>,
-) -> Result<Json<Page<OfferedVersion>>, ApiError> {
-    let name = parameters.platform.as_deref().map(str::parse::<PlatformName>).transpose()?;
-    let place = state.platforms.get(name.unwrap_or_else(|| state.platforms.default_name())).await?;
-    Ok(Json(Page { items: place.platform.versions().await?, next_cursor: None }))
+    match tokio::time::timeout(READINESS_LIMIT, state.clock.compare()).await {
+        Ok(Ok(())) => Ok(healthz().await),
+        Ok(Err(ClockError::Database(error))) => {
+            tracing::warn!(%error, "not ready: the metadata store failed");
+            Err(ApiError::unavailable("the metadata store can't be used"))
+        }
+        Ok(Err(error)) => Err(ApiError::unavailable(format!("{error}. Until then no work is taken up"))),
+        Err(_) => Err(ApiError::unavailable("the metadata store does not answer")),
+    }
 }

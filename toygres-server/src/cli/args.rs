@@ -1,11 +1,23 @@
 //! What can be typed. Values that have a type in `toygres_models` are checked here, before
 //! anything else happens.
 
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use toygres_models::{Cpu, DnsLabel, InstanceName, Memory, PlatformName, PostgresVersion, StorageClass, StorageSize};
-use uuid::Uuid;
+use toygres_models::{
+    Cpu, DnsLabel, InstanceName, InstanceState, LabelSelector, Labels, Memory, PlatformName, PostgresVersion, StorageClass,
+    StorageSize,
+};
 
+use super::context::ContextCommand;
+use super::events::Events;
+use super::login::Login;
+use super::namespaces::Namespaces;
+use super::operations::Operations;
+use super::token::TokenCommand;
+use super::why::Why;
 use crate::settings::SettingFlags;
 
 /// PostgreSQL as a service that you run yourself
@@ -46,18 +58,24 @@ pub enum Command {
         #[arg(value_parser = instance_name)]
         name: InstanceName,
     },
+    /// Make instances what a file says: create what is missing, change what may change
+    Apply(super::apply::Apply),
+    /// Show what `apply` would change; the exit status tells whether there is anything
+    Diff(super::diff::Diff),
     /// Print how to connect to an instance, its password included
     Connect(Connect),
     /// Open a SQL session in an instance, by the program psql
     Psql(Psql),
     /// Delete an instance and all its data
     Delete(Delete),
-    /// Show what happened to an instance, and why
+    /// Show what happened, and what happens
     Events(Events),
-    /// Show the operations that created and deleted instances, or watch one
+    /// Tell what is wrong with an instance, how that came, and what to do
+    Why(Why),
+    /// List what was done and is being done; watch, cancel or retry it
     #[command(visible_alias = "ops")]
     Operations(Operations),
-    /// Print the end of an instance's PostgreSQL log
+    /// Print the end of an instance's PostgreSQL log, or follow it
     Logs(Logs),
     /// List the PostgreSQL versions to be had
     Versions {
@@ -65,11 +83,25 @@ pub enum Command {
         #[arg(long, value_name = "PLATFORM", value_parser = platform)]
         platform: Option<PlatformName>,
     },
+    /// Make and revoke tokens, by which other people and programs are let in
+    #[command(subcommand, visible_alias = "tokens")]
+    Token(TokenCommand),
+    /// Show what each namespace uses and may use, or set its quota
+    Namespaces(Namespaces),
+    /// Use a server elsewhere from now on: check a token there, and keep both
+    Login(Login),
+    /// Forget the server that is used now, and the token for it
+    Logout,
+    /// Choose among the servers that you logged in to
+    #[command(subcommand)]
+    Context(ContextCommand),
     /// Tell what is missing on this machine, and how to get it
     Doctor,
     /// Start, stop and look at the server on this machine
     #[command(subcommand)]
     Server(ServerCommand),
+    /// Print the JSON Schema of the files that `apply` takes, for editors
+    Schema,
     /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
@@ -131,6 +163,14 @@ pub struct Create {
     #[arg(long, value_name = "NAME", value_parser = storage_class)]
     pub storage_class: Option<StorageClass>,
 
+    /// A label, for people to sort instances by; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+
+    /// Refuse to delete it until that is taken back
+    #[arg(long)]
+    pub delete_protection: bool,
+
     /// Read the superuser's password from standard input instead of generating one
     #[arg(long)]
     pub password_stdin: bool,
@@ -145,6 +185,18 @@ pub struct List {
     /// Every namespace's, whatever TOYGRES_NAMESPACE says [the default without --namespace]
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
+
+    /// Only with these labels, such as team=a,env=prod,reviewed; all have to hold
+    #[arg(short = 'l', long, value_name = "LABELS", value_parser = label_selector)]
+    pub selector: Option<LabelSelector>,
+
+    /// Only in this state: creating, running, failed or deleting
+    #[arg(long, value_name = "STATE", value_parser = instance_state)]
+    pub state: Option<InstanceState>,
+
+    /// Only on this platform: local or kubernetes
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    pub platform: Option<PlatformName>,
 }
 
 /// A form to print a connection in.
@@ -234,61 +286,30 @@ pub struct Delete {
 }
 
 #[derive(Debug, Args)]
-pub struct Events {
-    /// The instance's name
-    #[arg(value_parser = instance_name)]
-    pub name: InstanceName,
-
-    /// How many of the latest events to show
-    #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
-    pub limit: u32,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    args_conflicts_with_subcommands = true,
-    after_help = "\
+#[command(after_help = "\
 Examples:
-  toygres operations
-  toygres operations demo
-  toygres operations watch 019ab3f2-7c1e-7d3a-9f54-0c6f1f0f7a11"
-)]
-pub struct Operations {
-    /// Only this instance's
-    #[arg(value_parser = instance_name)]
-    pub name: Option<InstanceName>,
+  toygres logs demo
+  toygres logs demo --follow
+  toygres logs demo --since 10m
+  toygres logs demo --since 2026-01-31T12:00:00Z --tail 1000
 
-    /// How many of the latest operations to show
-    #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    pub limit: u32,
-
-    #[command(subcommand)]
-    pub command: Option<OperationsCommand>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum OperationsCommand {
-    /// Show one operation and its steps
-    Get {
-        /// The operation's id
-        id: Uuid,
-    },
-    /// Wait for an operation, showing its steps; the exit status tells how it ended
-    Watch {
-        /// The operation's id
-        id: Uuid,
-    },
-}
-
-#[derive(Debug, Args)]
+Following goes on over restarts of the instance and of toygres, until the instance is deleted or Ctrl-C.")]
 pub struct Logs {
     /// The instance's name
     #[arg(value_parser = instance_name)]
     pub name: InstanceName,
 
-    /// How many lines
-    #[arg(long, value_name = "LINES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    pub tail: u32,
+    /// Go on with what the server says from now on
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Only what was logged since: so long ago, such as 10m or 2h, or a time, such as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<DateTime<Utc>>,
+
+    /// Only so many lines from the end of what there is [default: 100, without --since]
+    #[arg(long, value_name = "LINES")]
+    pub tail: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -307,7 +328,23 @@ pub enum ServerCommand {
     },
 }
 
-fn instance_name(text: &str) -> Result<InstanceName, String> {
+/// A label by itself: whether all of them go together is checked by the server.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("give KEY=VALUE, such as team=a")?;
+    let label = (key.to_owned(), value.to_owned());
+    Labels::try_from(BTreeMap::from([label.clone()])).map_err(problem)?;
+    Ok(label)
+}
+
+fn label_selector(text: &str) -> Result<LabelSelector, String> {
+    text.parse().map_err(problem)
+}
+
+fn instance_state(text: &str) -> Result<InstanceState, String> {
+    text.parse().map_err(problem)
+}
+
+pub(super) fn instance_name(text: &str) -> Result<InstanceName, String> {
     text.parse().map_err(problem)
 }
 
@@ -335,6 +372,15 @@ fn postgres_version(text: &str) -> Result<PostgresVersion, String> {
     text.parse().map_err(problem)
 }
 
+fn since(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.to_utc());
+    }
+    let ago = humantime::parse_duration(text).ok().and_then(|ago| TimeDelta::from_std(ago).ok());
+    ago.and_then(|ago| Utc::now().checked_sub_signed(ago))
+        .ok_or_else(|| "give how long ago, such as 10m or 2h, or a time with its zone, such as 2026-01-31T12:00:00Z".to_owned())
+}
+
 fn storage_size(text: &str) -> Result<StorageSize, String> {
     let digits = text.strip_suffix("GB").or_else(|| text.strip_suffix("gb")).unwrap_or(text).trim_end();
     let gb: i64 = digits.parse().map_err(|_| "give a whole number of GB, such as 10".to_owned())?;
@@ -342,7 +388,7 @@ fn storage_size(text: &str) -> Result<StorageSize, String> {
 }
 
 /// An [`Invalid`](toygres_models::Invalid) without its field: clap names the argument.
-fn problem(invalid: toygres_models::Invalid) -> String {
+pub fn problem(invalid: toygres_models::Invalid) -> String {
     invalid.problem
 }
 
@@ -365,7 +411,7 @@ mod tests {
     fn bad_names_versions_and_sizes_are_wrong_usage() {
         let long = "a".repeat(64);
         for name in ["Demo", &long, "..", "ünï", "", "null", "toygres-x", "a b", "-x"] {
-            for command in ["create", "get", "connect", "psql", "delete", "events", "logs"] {
+            for command in ["create", "get", "connect", "psql", "delete", "events", "why", "logs"] {
                 let error = parse(&[command, "--", name]).unwrap_err();
                 assert_eq!(error.exit_code(), 2, "{command} {name:?}");
             }
@@ -411,14 +457,5 @@ mod tests {
             panic!("another command");
         };
         assert_eq!(psql.arguments, ["-c", "select 1", "-n", "--version", "x"]);
-    }
-
-    #[test]
-    fn an_operation_command_and_an_instance_are_told_apart() {
-        let Command::Operations(operations) = parse(&["operations", "demo", "--limit", "3"]).unwrap().command else {
-            panic!("another command");
-        };
-        assert_eq!((operations.name.unwrap().as_str(), operations.limit), ("demo", 3));
-        assert!(parse(&["operations", "watch", "not-an-id"]).is_err());
     }
 }

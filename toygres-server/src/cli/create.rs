@@ -1,29 +1,34 @@
 //! `toygres create`.
 
-use std::io::{self, IsTerminal, Read};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use toygres_models::password::MAX_PASSWORD_LENGTH;
 use toygres_models::store::{Instance, Operation};
 use toygres_models::{InstanceKey, OperationState, Password, PlatformName};
+use uuid::Uuid;
 
 use super::args::Create;
 use super::display;
 use super::error::{CliError, Outcome};
 use super::session::Session;
-use super::ui::{Ui, ask};
-use super::watch;
-use crate::api::resources::CreateInstance;
+use super::ui::Ui;
+use super::{secret_input, watch};
+use crate::api::resources::InstanceManifest;
 use crate::client::Client;
 use crate::settings::Settings;
 
 pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
-    let password = if arguments.password_stdin { Some(read_password().await?) } else { None };
+    let password = match arguments.password_stdin {
+        true => Some(check_password(secret_input::read("password", MAX_PASSWORD_LENGTH).await?)?),
+        false => None,
+    };
+    let labels: BTreeMap<String, String> = arguments.labels.into_iter().collect();
     let mut session = Session::open(settings, ui).await?;
     let key = session.key(arguments.name);
-    let body = CreateInstance {
+    let body = InstanceManifest {
         name: key.name.to_string(),
+        namespace: None,
         postgres_version: arguments.version.map(|version| version.to_string()),
         storage_size_gb: arguments.storage.map(|size| size.gb().into()),
         password,
@@ -33,11 +38,14 @@ pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
         cpu: arguments.cpu.map(String::from),
         memory: arguments.memory.map(String::from),
         storage_class: arguments.storage_class.map(String::from),
+        labels: (!labels.is_empty()).then_some(labels),
+        delete_protection: arguments.delete_protection.then_some(true),
     };
-    let create = async |client: &Client| client.create_instance(&key.namespace, &body).await;
+    let once = Uuid::now_v7();
+    let create = async |client: &Client| client.once(once).create_instance(&key.namespace, &body).await;
     let submitted = watch::submit(&mut session, &key, create).await?;
     if arguments.no_wait {
-        return watch::print_started(ui, &submitted.operation, &key);
+        return watch::print_started(ui, &submitted.operation);
     }
     // The same was asked for before: then its steps were seen before, too.
     let was_there = !submitted.is_new && submitted.operation.state.is_final();
@@ -46,7 +54,7 @@ pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
         operation => watch::until_final(&mut session, operation).await?,
     };
     let instance = session.call(async |client: &Client| client.instance(&key).await).await;
-    if operation.state == OperationState::Failed {
+    if operation.state != OperationState::Succeeded {
         if let (Ok(instance), false) = (instance, ui.is_for_people()) {
             ui.print_record(&instance)?;
         }
@@ -89,60 +97,10 @@ fn next_steps(ui: &Ui, key: &InstanceKey, instance: &Instance, storage_was_given
     }
 }
 
-/// Reads the password from standard input; on a terminal, without showing it.
-async fn read_password() -> Result<String, CliError> {
-    let unreadable = |error| CliError::failed(format!("the password can't be read from standard input: {error}"));
-    let stdin = io::stdin();
-    let mut bytes = Vec::new();
-    if stdin.is_terminal() {
-        let hidden = HiddenInput::begin().map_err(unreadable)?;
-        let typed = ask("Password: ").await;
-        drop(hidden);
-        bytes = typed?.into_bytes();
-    } else {
-        // Enough to see that it is too long, however much is to come.
-        let most = MAX_PASSWORD_LENGTH as u64 + 3;
-        stdin.lock().take(most).read_to_end(&mut bytes).map_err(unreadable)?;
-    }
-    check_password(bytes)
-}
-
-/// One line's end is how `echo` and editors finish a text; it isn't the password's.
-fn check_password(mut bytes: Vec<u8>) -> Result<String, CliError> {
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
-    // The error of a failed conversion would hold the bytes.
-    let text = String::from_utf8(bytes).map_err(|_| CliError::usage("the password on standard input is not valid UTF-8"))?;
+fn check_password(text: String) -> Result<String, CliError> {
     Password::check_literal(&text)
         .map_err(|invalid| CliError::usage(format!("the password on standard input {}", invalid.problem)))?;
     Ok(text)
-}
-
-/// While it lives, the terminal shows nothing of what is typed but the line's end.
-struct HiddenInput {
-    before: Termios,
-}
-
-impl HiddenInput {
-    fn begin() -> io::Result<Self> {
-        let before = tcgetattr(io::stdin())?;
-        let mut hidden = before.clone();
-        hidden.local_modes.remove(LocalModes::ECHO);
-        hidden.local_modes.insert(LocalModes::ECHONL);
-        tcsetattr(io::stdin(), OptionalActions::Flush, &hidden)?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for HiddenInput {
-    fn drop(&mut self) {
-        // Where that fails the terminal is gone.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
-    }
 }
 
 #[cfg(test)]
@@ -153,21 +111,14 @@ mod tests {
     use crate::cli::testing;
 
     #[test]
-    fn a_password_keeps_everything_but_one_line_end() {
-        for (typed, password) in [("p@:/?#%'\"\\ $🐘", "p@:/?#%'\"\\ $🐘"), ("a \n", "a "), ("a\r\n", "a"), (" ", " ")] {
-            assert_eq!(check_password(typed.into()).unwrap(), password);
-        }
-    }
-
-    #[test]
     fn a_password_that_could_not_log_in_is_wrong_usage_and_not_repeated() {
         let long = "hunter2".repeat(1_500);
-        for bad in ["", "\n", "hunter2\n\n", "hunter2\0", &long, "secret://hunter2"] {
+        for bad in ["", "hunter2\n", "hunter2\0", &long, "secret://hunter2"] {
             let error = check_password(bad.into()).unwrap_err();
             assert_eq!(error.exit_status, 2);
             assert!(!error.message.contains("hunter2"), "{error:?}");
         }
-        assert_eq!(check_password(vec![0xff]).unwrap_err().exit_status, 2);
+        assert_eq!(check_password(" two words ".into()).unwrap(), " two words ");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use chrono::Utc;
 use toygres_models::store::Instance;
 use toygres_models::{InstanceKey, OperationState};
+use uuid::Uuid;
 
 use super::args::Delete;
 use super::display;
@@ -29,18 +30,22 @@ pub async fn run(arguments: Delete, settings: &Settings, ui: &Ui) -> Outcome {
     let key = session.key(arguments.name);
     if !arguments.yes {
         let instance = session.call(async |client: &Client| client.instance(&key).await).await?;
+        if instance.delete_protection {
+            return Err(CliError::protected(format!("{key} is protected from deletion; nothing was changed")));
+        }
         confirm(ui, &key, &instance).await?;
     }
-    let delete = async |client: &Client| client.delete_instance(&key).await;
+    let once = Uuid::now_v7();
+    let delete = async |client: &Client| client.once(once).delete_instance(&key).await;
     let submitted = watch::submit(&mut session, &key, delete).await?;
     if arguments.no_wait {
-        return watch::print_started(ui, &submitted.operation, &key);
+        return watch::print_started(ui, &submitted.operation);
     }
     let operation = watch::until_final(&mut session, submitted.operation).await?;
     if !ui.is_for_people() {
         ui.print_record(&operation)?;
     }
-    if operation.state == OperationState::Failed {
+    if operation.state != OperationState::Succeeded {
         return Err(watch::failed(&operation));
     }
     if ui.is_for_people() {

@@ -8,9 +8,9 @@ use toygres_activities::platform::{kubernetes, local};
 use toygres_models::PlatformName;
 
 use super::error::Outcome;
-use super::local_server;
 use super::progress::Progress;
 use super::ui::Ui;
+use super::{local_server, session};
 use crate::settings::Settings;
 
 /// What toygres can do without: psql for everything but `toygres psql`, the archives where
@@ -85,12 +85,12 @@ fn config(settings: &Settings) -> Diagnosis {
 
 async fn server(settings: &Settings) -> Diagnosis {
     let (ok, message) = match &settings.url {
-        Some(url) => match crate::client::Client::new(url, None) {
+        Some(url) => match session::client(settings, url, None) {
             Ok(client) => client
                 .health()
                 .await
                 .map_or_else(|error| (false, error.to_string()), |health| (true, format!("toygres {} at {url}", health.version))),
-            Err(error) => (false, error.to_string()),
+            Err(error) => (false, error.message),
         },
         None => match local_server::find(settings).await {
             Ok(Some(server)) => (true, format!("toygres {} at {} (process {})", server.version, server.url, server.pid)),

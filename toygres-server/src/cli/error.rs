@@ -3,8 +3,9 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use crate::api::resources::Problem;
 use crate::client::ClientError;
-use crate::settings::SettingsError;
+use crate::settings::{ContextsError, SettingsError};
 
 /// What a command comes to.
 pub type Outcome = Result<ExitCode, CliError>;
@@ -20,17 +21,26 @@ pub struct CliError {
     pub evidence: Vec<String>,
     /// What to do, a line each.
     pub hints: Vec<String>,
+    /// The server's refusal, where it is one.
+    pub problem: Option<Box<Problem>>,
 }
 
 impl CliError {
     /// It was asked for rightly and didn't work.
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { exit_status: 1, message: message.into(), evidence: Vec::new(), hints: Vec::new() }
+        Self { exit_status: 1, message: message.into(), evidence: Vec::new(), hints: Vec::new(), problem: None }
     }
 
     /// It was asked for wrongly.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { exit_status: 2, ..Self::failed(message) }
+    }
+
+    /// It may not be deleted.
+    pub fn protected(message: impl Into<String>) -> Self {
+        Self::failed(message).hint(
+            "`toygres get NAME -o yaml` prints it as a file; set delete_protection: false there, then `toygres apply -f FILE`",
+        )
     }
 
     /// The same with something to do.
@@ -54,16 +64,49 @@ impl From<SettingsError> for CliError {
     }
 }
 
+impl From<ContextsError> for CliError {
+    fn from(error: ContextsError) -> Self {
+        let failed = Self::failed(chain(&error));
+        match error {
+            ContextsError::NotRead { path, .. } => failed.hint(format!(
+                "it holds tokens, so it has to be a file of yours that nobody else can read: chmod 600 {}",
+                path.display()
+            )),
+            ContextsError::Unknown(_) => {
+                failed.hint("`toygres context list` shows those that there are, `toygres login URL` makes one")
+            }
+            _ => failed,
+        }
+    }
+}
+
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Refused(problem) if problem.kind == "invalid" => Self::usage(problem.detail),
-            ClientError::Refused(problem) if problem.kind == "unauthorized" => Self::failed(problem.detail)
-                .hint("this one comes from TOYGRES_TOKEN, --token-file or the config file, or else from the state directory"),
+            ClientError::Refused(problem) => Self::from(problem),
             error @ ClientError::Foreign { .. } => Self::failed(error.to_string())
                 .hint("if it is another version: `toygres server stop`, then run this command again"),
+            error @ ClientError::Untrusted { .. } => Self::failed(error.to_string())
+                .hint("give its CA's certificate by --ca-certificate or TOYGRES_CA_CERTIFICATE: toygres's own CA is the file `ca.crt` of the server's state directory")
+                .hint("the address has to be one of the names in the server's certificate (--tls-names); a server without TLS has one with http://"),
             error => Self::failed(error.to_string()),
         }
+    }
+}
+
+impl From<Box<Problem>> for CliError {
+    fn from(problem: Box<Problem>) -> Self {
+        let detail = problem.detail.clone();
+        let error = match problem.word() {
+            "invalid" => Self::usage(detail),
+            "unauthorized" => Self::failed(detail).hint(
+                "this one comes from TOYGRES_TOKEN, --token-file, the context (`toygres context list`) or the config file, or \
+                 else from the state directory",
+            ),
+            "delete_protected" => Self::protected(detail),
+            _ => Self::failed(detail),
+        };
+        Self { problem: Some(problem), ..error }
     }
 }
 
@@ -87,7 +130,6 @@ pub fn chain(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::resources::Problem;
 
     #[test]
     fn what_the_server_calls_invalid_is_wrong_usage_and_the_rest_a_failure() {

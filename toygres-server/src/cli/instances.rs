@@ -1,4 +1,5 @@
-//! `toygres list` and `toygres get`.
+//! `toygres list` and `toygres get`. As YAML they print documents that `toygres apply` takes; as JSON,
+//! the API's records.
 
 use std::process::ExitCode;
 
@@ -9,22 +10,35 @@ use toygres_models::{InstanceName, InstanceState, Namespace, PlatformName};
 
 use super::args::List;
 use super::display::{self, age, moment};
+use super::documents;
 use super::error::Outcome;
 use super::session::Session;
 use super::ui::Ui;
 use super::watch::namespace_flag;
-use crate::client::{self, Client};
+use crate::api::resources::InstanceManifest;
+use crate::client::{self, Client, InstanceQuery};
+use crate::settings::OutputFormat;
 
 pub async fn list(arguments: &List, session: &mut Session<'_>) -> Outcome {
     let ui = session.ui;
     let namespace = session.settings.namespace.clone().filter(|_| !arguments.all_namespaces);
+    let query = InstanceQuery {
+        namespace: namespace.clone(),
+        platform: arguments.platform,
+        state: arguments.state,
+        label_selector: arguments.selector.clone(),
+    };
+    let is_filtered = query.platform.is_some() || query.state.is_some() || query.label_selector.is_some();
     let instances = session
-        .call(async |client: &Client| {
-            client::all_pages(None, async |page: &_| client.instances(namespace.as_ref(), page).await).await
-        })
+        .call(async |client: &Client| client::all_pages(None, async |page: &_| client.instances(&query, page).await).await)
         .await?;
-    if !ui.is_for_people() {
+    if ui.format == OutputFormat::Yaml {
+        let manifests: Vec<_> = instances.iter().map(InstanceManifest::from).collect();
+        ui.print(documents::to_yaml(&manifests)?.trim_end())?;
+    } else if !ui.is_for_people() {
         ui.print_record(&instances)?;
+    } else if instances.is_empty() && is_filtered {
+        ui.note("No instances are like that.");
     } else if instances.is_empty() {
         let place = namespace.as_ref().map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
         ui.note(format_args!("No instances{place} yet.\n\n  {}   make one", ui.err.cyan("toygres create demo")));
@@ -70,6 +84,10 @@ pub async fn get(name: InstanceName, session: &mut Session<'_>) -> Outcome {
     let key = session.key(name);
     let instance = session.call(async |client: &Client| client.instance(&key).await).await?;
     let ui = session.ui;
+    if ui.format == OutputFormat::Yaml {
+        ui.print(documents::to_yaml(&[InstanceManifest::from(&instance)])?.trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if !ui.is_for_people() {
         ui.print_record(&instance)?;
         return Ok(ExitCode::SUCCESS);
@@ -111,6 +129,14 @@ fn details(ui: &Ui, instance: &Instance) -> String {
     if instance.platform == PlatformName::Kubernetes {
         fields.push(("Reached from", if instance.use_load_balancer { "anywhere" } else { "inside the cluster" }.to_owned()));
     }
+    if !instance.labels.is_empty() {
+        let labels: Vec<_> = instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        fields.push(("Labels", labels.join(", ")));
+    }
+    if instance.delete_protection {
+        fields.push(("Protected", "from deletion".to_owned()));
+    }
+    fields.push(("Revision", instance.revision.to_string()));
     fields.extend(display::endpoint(instance).map(|endpoint| ("Endpoint", endpoint)));
     fields.extend(instance.ip_connection_string.clone().map(|uri| ("URI", uri)));
     fields.extend(instance.dns_connection_string.clone().map(|uri| ("DNS URI", uri)));

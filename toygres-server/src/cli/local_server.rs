@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -31,26 +32,50 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How many lines of a crashed server's words are shown.
 const EVIDENCE_LINES: usize = 15;
 
-/// The server that runs here, if one does: the process that left its record is there, and answers
+/// What is found of servers that run here.
+pub enum Found {
+    /// This one answers.
+    Answering(ServerRecord),
+    /// This one is there, and doesn't answer.
+    Hanging(ServerRecord),
+    /// None answers, and none hangs.
+    Nothing,
+}
+
+/// Looks for a server that runs here: the process that left its record is there, and answers
 /// as a toygres server. It isn't enough that someone answers on its port, who may be a stranger or
 /// the server of another state directory: they would be shown this one's token.
-pub async fn find(settings: &Settings) -> Result<Option<ServerRecord>, CliError> {
-    let path = settings.state().server_record_path();
-    let Some(record) = settings.state().server_record().map_err(|error| unreadable(&path, &error))? else {
-        return Ok(None);
-    };
-    if !process::is_server(record.pid) {
-        return Ok(None);
+pub async fn look(settings: &Settings) -> Result<Found, CliError> {
+    let mut found = Found::Nothing;
+    for record in running(settings)? {
+        match client(settings, &record.url, None)?.health().await {
+            Ok(_) => return Ok(Found::Answering(record)),
+            Err(ClientError::TimedOut { .. }) if matches!(found, Found::Nothing) => found = Found::Hanging(record),
+            Err(_) => {}
+        }
     }
-    match Client::new(&parse_url(&record.url)?, None)?.health().await {
-        Ok(_) => Ok(Some(record)),
-        Err(ClientError::TimedOut { .. }) => {
+    Ok(found)
+}
+
+/// A server that runs here, if one does. One that is there and doesn't answer is an error: another can't be started.
+pub async fn find(settings: &Settings) -> Result<Option<ServerRecord>, CliError> {
+    match look(settings).await? {
+        Found::Answering(record) => Ok(Some(record)),
+        Found::Hanging(record) => {
             Err(CliError::failed(format!("the toygres server (process {}) is there, but does not answer", record.pid))
                 .hint(log_hint(settings))
                 .hint("`toygres server stop` ends it; instances keep running, and what it was doing is finished by the next one"))
         }
-        Err(_) => Ok(None),
+        Found::Nothing => Ok(None),
     }
+}
+
+/// The servers that left their records and whose processes are there.
+pub fn running(settings: &Settings) -> Result<Vec<ServerRecord>, CliError> {
+    let path = settings.state().server_record_path();
+    let mut records = settings.state().server_records().map_err(|error| unreadable(&path, &error))?;
+    records.retain(|record| process::is_server(record.pid));
+    Ok(records)
 }
 
 /// Tells if the server is of another version than this program.
@@ -64,8 +89,20 @@ pub fn warn_of_other_version(server: &ServerRecord, ui: &Ui) {
     }
 }
 
+/// A client of a server here, at the address that it wrote down. Over TLS its certificate is of the CA
+/// in the state directory.
+pub fn client(settings: &Settings, url: &str, token: Option<&SecretString>) -> Result<Client, CliError> {
+    let url = parse_url(url)?;
+    if url.scheme() != "https" {
+        return Ok(Client::new(&url, token)?);
+    }
+    let path = settings.state().ca_certificate_path();
+    let ca_certificate = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, &error))?;
+    Ok(Client::trusting(&url, token, Some(&ca_certificate))?)
+}
+
 /// Reads an address that a server wrote down.
-pub fn parse_url(url: &str) -> Result<Url, CliError> {
+fn parse_url(url: &str) -> Result<Url, CliError> {
     url.parse().map_err(|error| CliError::failed(format!("the server wrote down {url:?} as its address: {error}")))
 }
 

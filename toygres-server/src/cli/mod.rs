@@ -3,29 +3,39 @@
 //! Results go to standard output, everything else to standard error. Exit status: 0 done,
 //! 1 failed, 2 wrong usage.
 
+mod apply;
 mod args;
+mod board;
 mod connect;
+mod context;
 mod create;
 mod delete;
+mod diff;
 mod display;
 mod doctor;
+pub(crate) mod documents;
 mod error;
 mod events;
 mod instances;
 mod local_server;
+mod login;
 mod logs;
+mod namespaces;
 mod operations;
 mod process;
 mod progress;
 mod psql;
 mod route;
+mod secret_input;
 mod server;
 mod session;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
+mod token;
 mod ui;
 mod versions;
 mod watch;
+mod why;
 
 use std::process::ExitCode;
 
@@ -52,6 +62,9 @@ fn run(cli: Cli) -> Outcome {
     if let Command::Completions { shell } = cli.command {
         return completions(shell);
     }
+    if let Command::Schema = cli.command {
+        return schema();
+    }
     let settings = Settings::resolve(&cli.settings)?;
     let ui = Ui::new(settings.output, settings.quiet);
     let serves = matches!(cli.command, Command::Server(args::ServerCommand::Run { .. }));
@@ -64,6 +77,8 @@ fn run(cli: Cli) -> Outcome {
         .map_err(|error| CliError::failed(format!("the program's runtime can't be set up: {error}")))?;
     // These two have their own way with Ctrl-C.
     let handles_interrupts = serves || matches!(cli.command, Command::Psql(_));
+    // 1 says that there are differences.
+    let failure_is_2 = matches!(cli.command, Command::Diff(_));
     let outcome = runtime.block_on(async {
         if handles_interrupts {
             return dispatch(cli.command, settings, &ui).await;
@@ -80,28 +95,41 @@ fn run(cli: Cli) -> Outcome {
     });
     // A read of standard input that nobody waits for any more must not hold the program up.
     runtime.shutdown_background();
-    outcome
+    outcome.map_err(|error| if failure_is_2 { CliError { exit_status: 2, ..error } } else { error })
 }
 
 async fn dispatch(command: Command, settings: Settings, ui: &Ui) -> Outcome {
     let settings = match command {
         Command::Server(command) => return server::run(command, settings, ui).await,
-        Command::Doctor => return doctor::run(&settings, ui).await,
-        _ => settings,
+        Command::Login(arguments) => return login::run(arguments, &settings, ui).await,
+        Command::Logout => return context::log_out(&settings, ui),
+        Command::Context(command) => return context::run(command, &settings, ui),
+        _ => settings.with_context()?,
     };
     // Before a server is started for it, the command's input is read and checked.
     match command {
         Command::Create(arguments) => create::run(arguments, &settings, ui).await,
         Command::List(arguments) => instances::list(&arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Get { name } => instances::get(name, &mut Session::open(&settings, ui).await?).await,
+        Command::Apply(arguments) => apply::run(&arguments, &settings, ui).await,
+        Command::Diff(arguments) => diff::run(&arguments, &settings, ui).await,
         Command::Connect(arguments) => connect::run(&arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Psql(arguments) => psql::run(arguments, &settings, ui).await,
         Command::Delete(arguments) => delete::run(arguments, &settings, ui).await,
         Command::Events(arguments) => events::run(arguments, &mut Session::open(&settings, ui).await?).await,
+        Command::Why(arguments) => why::run(arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Operations(arguments) => operations::run(arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Logs(arguments) => logs::run(arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Versions { platform } => versions::run(platform, &mut Session::open(&settings, ui).await?).await,
-        Command::Server(_) | Command::Doctor | Command::Completions { .. } => Ok(ExitCode::SUCCESS),
+        Command::Token(command) => token::run(command, &mut Session::open(&settings, ui).await?).await,
+        Command::Namespaces(arguments) => namespaces::run(arguments, &mut Session::open(&settings, ui).await?).await,
+        Command::Doctor => doctor::run(&settings, ui).await,
+        Command::Server(_)
+        | Command::Login(_)
+        | Command::Logout
+        | Command::Context(_)
+        | Command::Schema
+        | Command::Completions { .. } => Ok(ExitCode::SUCCESS),
     }
 }
 
@@ -109,5 +137,11 @@ fn completions(shell: clap_complete::Shell) -> Outcome {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "toygres", &mut script);
     ui::write_stdout(&script)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn schema() -> Outcome {
+    let schema = serde_json::to_string_pretty(&crate::api::manifest::schema()).unwrap_or_default();
+    ui::write_stdout(format!("{schema}\n").as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::display::{self, STEP_WIDTH};
 use super::ui::Ui;
 
-const TICK: Duration = Duration::from_millis(100);
+/// How often a line is drawn again.
+pub const TICK: Duration = Duration::from_millis(100);
 
 /// The display of one piece of work.
 pub struct Progress<'a> {
@@ -40,6 +41,13 @@ impl<'a> Progress<'a> {
             self.ui.note(format_args!("  {message}"));
         }
         message.clone_into(&mut self.said);
+    }
+
+    /// How long it takes, where lines stay; a line that is drawn tells that with each step.
+    pub fn foretell(&mut self, time: &str) {
+        if !self.ui.live {
+            self.ui.note(format_args!("  usually takes {time}"));
+        }
     }
 
     /// A step is at work, since a while, with what it says of itself.
@@ -108,7 +116,8 @@ impl Drop for Progress<'_> {
     }
 }
 
-fn style(coloured: bool) -> ProgressStyle {
+/// How such a line looks: a spinner, a name, a time, a detail.
+pub fn style(coloured: bool) -> ProgressStyle {
     let template = if coloured {
         format!("  {{spinner:.cyan}} {{prefix:{STEP_WIDTH}}} {{time:>8.dim}}  {{wide_msg:.dim}}")
     } else {

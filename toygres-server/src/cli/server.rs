@@ -12,7 +12,7 @@ use super::error::{CliError, Outcome};
 use super::process::ServerProcess;
 use super::ui::Ui;
 use super::{local_server, session};
-use crate::client::Client;
+use crate::client::InstanceQuery;
 use crate::settings::{ServerRecord, Settings};
 
 /// A clean shutdown of the server and its database takes a moment; this long, something hangs.
@@ -52,30 +52,37 @@ async fn start(settings: &Settings, ui: &Ui) -> Outcome {
 
 async fn stop(settings: &Settings, ui: &Ui) -> Outcome {
     let path = settings.state().server_record_path();
-    let record = settings.state().server_record().map_err(|error| local_server::unreadable(&path, &error))?;
-    let process = match &record {
-        Some(record) => ServerProcess::find(record.pid, is_this_directorys(settings, record).await),
-        None => None,
-    };
-    let Some(process) = process else {
-        ui.note(format_args!("no toygres server runs on {}", settings.state_dir.display()));
-        return Ok(ExitCode::SUCCESS);
-    };
-    let refused = |error: std::io::Error| {
-        CliError::failed(format!("the toygres server (process {}) can't be told to stop: {error}", process.pid()))
-            .hint("it belongs to another user; stop it as that user")
-    };
-    process.terminate().map_err(refused)?;
-    if !process.wait(SHUTDOWN_LIMIT) {
-        return Err(CliError::failed(format!(
-            "the toygres server (process {}) was told to stop and is still there after {} s",
-            process.pid(),
-            SHUTDOWN_LIMIT.as_secs()
-        ))
-        .hint(format!("its log: {}", settings.state().log_path().display()))
-        .hint(format!("`kill -9 {}` loses nothing: the next server finishes what this one was doing", process.pid())));
+    let records = settings.state().server_records().map_err(|error| local_server::unreadable(&path, &error))?;
+    let mut processes = Vec::new();
+    for record in &records {
+        processes.extend(ServerProcess::find(record.pid, is_this_directorys(settings, record).await));
     }
-    ui.print("the toygres server is stopped")?;
+    // All of them at once, so that none takes over from another.
+    for process in &processes {
+        process.terminate().map_err(|error| {
+            CliError::failed(format!("the toygres server (process {}) can't be told to stop: {error}", process.pid()))
+                .hint("it belongs to another user; stop it as that user")
+        })?;
+    }
+    for process in &processes {
+        if !process.wait(SHUTDOWN_LIMIT) {
+            return Err(CliError::failed(format!(
+                "the toygres server (process {}) was told to stop and is still there after {} s",
+                process.pid(),
+                SHUTDOWN_LIMIT.as_secs()
+            ))
+            .hint(format!("its log: {}", settings.state().log_path().display()))
+            .hint(format!("`kill -9 {}` loses nothing: the next server finishes what this one was doing", process.pid())));
+        }
+    }
+    match processes.len() {
+        0 => {
+            ui.note(format_args!("no toygres server runs on {}", settings.state_dir.display()));
+            return Ok(ExitCode::SUCCESS);
+        }
+        1 => ui.print("the toygres server is stopped")?,
+        several => ui.print(format_args!("the {several} toygres servers are stopped"))?,
+    }
     ui.note("Instances keep running. The next command that needs the server starts it again.");
     Ok(ExitCode::SUCCESS)
 }
@@ -83,14 +90,10 @@ async fn stop(settings: &Settings, ui: &Ui) -> Outcome {
 /// Whether the server that left this record is the one that answers at its address: it takes the
 /// state directory's token. Then the record's process is its own, too.
 async fn is_this_directorys(settings: &Settings, record: &ServerRecord) -> bool {
-    let (Ok(url), Ok(token)) = (local_server::parse_url(&record.url), session::token(settings)) else {
-        return false;
-    };
-    let Ok(client) = Client::new(&url, token.as_ref()) else {
-        return false;
-    };
+    let Ok(token) = session::token(settings) else { return false };
+    let Ok(client) = local_server::client(settings, &record.url, token.as_ref()) else { return false };
     // Health first: a stranger on the port must not be shown the token.
-    client.health().await.is_ok() && client.instances(None, &one_item()).await.is_ok()
+    client.health().await.is_ok() && client.instances(&InstanceQuery::default(), &one_item()).await.is_ok()
 }
 
 fn one_item() -> crate::client::PageRequest {
@@ -110,19 +113,24 @@ struct Status {
     uptime_seconds: Option<i64>,
     state_dir: String,
     log: String,
+    /// The servers that share the work with it.
+    beside: Vec<ServerRecord>,
 }
 
 async fn look(settings: &Settings) -> Result<Status, CliError> {
     let server = local_server::find(settings).await?;
     let ready = match &server {
         Some(server) => {
-            let client = Client::new(&local_server::parse_url(&server.url)?, None)?;
+            let client = local_server::client(settings, &server.url, None)?;
             Some(client.readiness().await.map_or_else(|error| error.to_string(), |health| health.status))
         }
         None => None,
     };
+    let mut beside = local_server::running(settings)?;
+    beside.retain(|other| server.as_ref().is_some_and(|server| server.pid != other.pid));
     Ok(Status {
         running: server.is_some(),
+        beside,
         ready,
         uptime_seconds: server.as_ref().map(|server| (Utc::now() - server.started_at).num_seconds().max(0)),
         url: server.as_ref().map(|server| server.url.clone()),
@@ -162,6 +170,7 @@ fn status_text(ui: &Ui, status: &Status) -> String {
         ("Log", Some(status.log.clone())),
     ]
     .into_iter()
+    .chain(status.beside.iter().map(|other| ("Beside it", Some(format!("{}, process {}", other.url, other.pid)))))
     .filter_map(|(name, value)| Some((name, value?)))
     .collect();
     format!("{}  {word}\n\n{}", style.bold("toygres server"), display::fields(ui, &fields))
@@ -184,6 +193,7 @@ mod tests {
             uptime_seconds: Some(0),
             state_dir: "/s".into(),
             log: "/s/server.log".into(),
+            beside: Vec::new(),
         };
         let text = status_text(&testing::ui(), &status);
         assert!(text.starts_with("toygres server  running, not ready\n"), "{text}");

@@ -1,17 +1,21 @@
 //! A command's connection to a server: the one that was named, or the one on this machine, which
 //! is started where there is none.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
+use tokio::sync::Mutex;
 use tokio::time::sleep;
 use toygres_models::{InstanceKey, InstanceName};
+use url::Url;
 
 use super::error::CliError;
-use super::local_server;
+use super::local_server::{self, Found};
 use super::ui::Ui;
 use crate::client::{Client, ClientError};
-use crate::settings::Settings;
+use crate::settings::{ServerRecord, Settings};
 
 /// How often a request is sent again after the server on this machine was started anew.
 const RESTARTS: usize = 2;
@@ -20,7 +24,8 @@ pub const PAUSE: Duration = Duration::from_millis(250);
 /// How long a server that was named may be away while a command works with it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A command's connection to a server.
+/// A command's connection to a server. Clones are for what goes on side by side.
+#[derive(Clone)]
 pub struct Session<'a> {
     /// What is set.
     pub settings: &'a Settings,
@@ -30,16 +35,18 @@ pub struct Session<'a> {
     pub client: Client,
     /// Whether a server has answered on it.
     has_answered: bool,
+    /// Held while the server is started again, so that of several clones only one does.
+    reopening: Arc<Mutex<()>>,
 }
 
 impl<'a> Session<'a> {
     /// Finds the server, or starts one.
     pub async fn open(settings: &'a Settings, ui: &'a Ui) -> Result<Self, CliError> {
         let client = match &settings.url {
-            Some(url) => Client::new(url, token(settings)?.as_ref())?,
+            Some(url) => client(settings, url, token_for(settings, url)?.as_ref())?,
             None => local(settings, ui).await?,
         };
-        Ok(Self { settings, ui, client, has_answered: false })
+        Ok(Self { settings, ui, client, has_answered: false, reopening: Arc::default() })
     }
 
     /// Whether the server is the one on this machine, which this program may start.
@@ -68,6 +75,8 @@ impl<'a> Session<'a> {
                     restarts += 1;
                     self.reopen().await?;
                 }
+                // The first try was cut off: its server may be gone, and holds it for a while yet.
+                Err(error) if is_in_progress(&error) && began.elapsed() < PATIENCE => sleep(PAUSE).await,
                 Err(error) if !self.is_local() && self.was_cut_off(&error) && began.elapsed() < PATIENCE => sleep(PAUSE).await,
                 Err(error) => return Err(self.explain(error)),
             }
@@ -82,8 +91,20 @@ impl<'a> Session<'a> {
 
     /// Finds the server on this machine again, or starts one.
     pub async fn reopen(&mut self) -> Result<(), CliError> {
+        let reopening = self.reopening.clone();
+        let _one_at_a_time = reopening.lock().await;
         self.client = local(self.settings, self.ui).await?;
         Ok(())
+    }
+
+    /// Looks for the server again without starting one: on this machine it may have another address by now.
+    /// `false` if none answers.
+    pub async fn find_again(&mut self) -> Result<bool, CliError> {
+        if self.is_local() {
+            let Found::Answering(server) = local_server::look(self.settings).await? else { return Ok(false) };
+            self.client = client_of(&server.url, self.settings)?;
+        }
+        Ok(true)
     }
 
     /// A request's error, with what to do about it.
@@ -91,7 +112,8 @@ impl<'a> Session<'a> {
         let (gone, slow) = (is_gone(&error), matches!(error, ClientError::TimedOut { .. }));
         let explained = CliError::from(error);
         match (self.is_local(), gone || slow) {
-            (false, true) => explained.hint("the address comes from --url, TOYGRES_URL or the config file"),
+            (false, true) => explained
+                .hint("the address comes from --url, TOYGRES_URL, the config file or the context (`toygres context list`)"),
             (true, true) => explained.hint(format!("its log: {}", self.settings.state().log_path().display())),
             (_, false) => explained,
         }
@@ -103,6 +125,11 @@ pub fn is_gone(error: &ClientError) -> bool {
     matches!(error, ClientError::Unreachable { .. } | ClientError::Broken { .. })
 }
 
+/// Whether an earlier try of the same request isn't answered yet.
+fn is_in_progress(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused(problem) if problem.word() == "in_progress")
+}
+
 async fn local(settings: &Settings, ui: &Ui) -> Result<Client, CliError> {
     let url = match local_server::find(settings).await? {
         Some(server) => {
@@ -111,11 +138,52 @@ async fn local(settings: &Settings, ui: &Ui) -> Result<Client, CliError> {
         }
         None => local_server::start(settings, ui).await?,
     };
-    let client = Client::new(&local_server::parse_url(&url)?, token(settings)?.as_ref())?;
+    client_of(&url, settings)
+}
+
+/// A client of the server on this machine.
+fn client_of(url: &str, settings: &Settings) -> Result<Client, CliError> {
+    let client = local_server::client(settings, url, token(settings)?.as_ref())?;
     match &settings.kubernetes.cluster.context {
         Some(context) => Ok(client.with_kube_context(context)?),
         None => Ok(client),
     }
+}
+
+/// A client of a server that was named, known by the CA that was set or else the system's.
+pub fn client(settings: &Settings, url: &Url, token: Option<&SecretString>) -> Result<Client, CliError> {
+    let ca_certificate = if url.scheme() == "https" { ca_certificate(settings)? } else { None };
+    Ok(Client::trusting(url, token, ca_certificate.as_deref())?)
+}
+
+/// The certificate of the CA that was set, or of the context's, in PEM.
+pub fn ca_certificate(settings: &Settings) -> Result<Option<String>, CliError> {
+    match &settings.ca_certificate {
+        Some(path) => read_certificate(path).map(Some),
+        None => Ok(settings.context_ca_certificate.clone()),
+    }
+}
+
+/// The certificate of the CA that was set for this command. The config file's is for the config file's server.
+pub fn given_ca_certificate(settings: &Settings) -> Result<Option<String>, CliError> {
+    settings.given_ca_certificate().map(read_certificate).transpose()
+}
+
+fn read_certificate(path: &Path) -> Result<String, CliError> {
+    std::fs::read_to_string(path).map_err(|error| {
+        CliError::usage(format!("the CA's certificate {} can't be read: {error}", path.display()))
+            .hint("it comes from --ca-certificate, TOYGRES_CA_CERTIFICATE or the config file")
+    })
+}
+
+/// The token that was set. The one in the state directory may do everything there, so only a server that runs on it is
+/// shown that one, whoever else's address was given.
+fn token_for(settings: &Settings, url: &Url) -> Result<Option<SecretString>, CliError> {
+    if settings.token.is_some() {
+        return Ok(settings.token.clone());
+    }
+    let is_own = |record: &ServerRecord| record.url.parse::<Url>().is_ok_and(|own| own == *url);
+    if local_server::running(settings)?.iter().any(is_own) { token(settings) } else { Ok(None) }
 }
 
 /// The token that was set, or the one in the state directory.

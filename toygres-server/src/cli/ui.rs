@@ -94,12 +94,16 @@ pub fn print_error(error: &CliError) {
 
 /// Writes to standard output. That nobody reads on (`toygres list | head -1`) is no failure.
 pub fn write_stdout(bytes: &[u8]) -> Result<(), CliError> {
+    write_to_reader(bytes).map(|_| ())
+}
+
+/// Writes to standard output. `false` if nobody reads on.
+pub fn write_to_reader(bytes: &[u8]) -> Result<bool, CliError> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(CliError::failed(format!("the result can't be written: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::failed(format!("the result can't be written: {error}"))),
     }
 }
 

@@ -5,6 +5,8 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
+use toygres_models::store::EventStart;
+
 use super::*;
 
 /// A server of these routes, on a free port.
@@ -41,7 +43,9 @@ async fn sends_the_token_and_the_query_and_reads_pages_to_the_end() {
     };
     let client = serve(Router::new().route("/v1/instances/{name}/events", get(events))).await;
     let ids = |limit| async move {
-        let events = all_pages(limit, async |page: &PageRequest| client.events(&key("demo"), page).await).await.unwrap();
+        let events = all_pages(limit, async |page: &PageRequest| client.events(&key("demo"), EventStart::After(0), page).await)
+            .await
+            .unwrap();
         events.iter().map(|event| event.id).collect::<Vec<_>>()
     };
     assert_eq!(ids.clone()(None).await, [3, 2, 1]);
@@ -63,9 +67,16 @@ async fn what_is_not_toygres_is_told_apart_and_never_gets_the_token_by_a_health_
         assert!(!headers.contains_key(AUTHORIZATION));
         "<html>a stranger</html>"
     };
-    let client = serve(Router::new().route("/healthz", get(page)).route("/v1/versions", get(async || Status::BAD_GATEWAY))).await;
+    let client = serve(Router::new().route("/healthz", get(page)).route("/v1/versions", get(async || Status::IM_A_TEAPOT))).await;
     assert!(matches!(client.health().await.unwrap_err(), ClientError::Foreign { .. }));
     assert!(matches!(client.versions(None).await.unwrap_err(), ClientError::Foreign { .. }));
+}
+
+#[tokio::test]
+async fn a_proxy_whose_server_is_away_is_waited_for() {
+    let client = serve(Router::new().route("/v1/versions", get(async || (Status::BAD_GATEWAY, "<html>")))).await;
+    let error = client.versions(None).await.unwrap_err();
+    assert!(matches!(error, ClientError::Broken { .. }) && error.is_passing(), "{error}");
 }
 
 #[tokio::test]
@@ -88,7 +99,7 @@ async fn a_create_tells_whether_it_began_something() {
     };
     let client = serve(Router::new().route("/v1/instances", post(create))).await;
     let namespace = "team".parse().unwrap();
-    let body = |name: &str| CreateInstance { name: name.into(), ..CreateInstance::default() };
+    let body = |name: &str| InstanceManifest { name: name.into(), ..InstanceManifest::default() };
     assert!(client.create_instance(&namespace, &body("demo")).await.unwrap().is_new);
     assert!(!client.create_instance(&namespace, &body("other")).await.unwrap().is_new);
 }

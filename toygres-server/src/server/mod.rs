@@ -1,28 +1,44 @@
 //! The server: started, run until it is told to stop, stopped so that nothing is lost.
 
+pub mod clock;
+mod door;
+pub mod event_feed;
+mod housekeeping;
+mod http;
+mod lead;
 mod log;
 mod orphans;
 mod platform_events;
 mod ports;
 mod start;
 mod state_files;
+mod tls;
 pub mod waking_provider;
 pub mod workflows;
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chrono::Utc;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::api;
-use crate::settings::{DEFAULT_LISTEN, ServerRecord, Settings, StartLine};
+use crate::api::{self, ANSWER_LIMIT};
+use crate::settings::{ServerRecord, Settings, StartLine};
+use http::HttpServer;
 use state_files::{Locking, ServerLock};
+use tls::Tls;
+use toygres_activities::platform::certificates::CertificateAuthority;
+
+/// When no request has come for this long, nobody sends any to a server that stops.
+const DRAIN_PAUSE: Duration = Duration::from_millis(200);
+/// How long somebody may go on sending them.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// How long requests that were accepted may take to end: a little longer than any may take.
+const REQUEST_LIMIT: Duration = ANSWER_LIMIT.saturating_add(Duration::from_secs(1));
 
 /// Runs the server until SIGTERM or SIGINT.
 ///
@@ -30,7 +46,8 @@ use state_files::{Locking, ServerLock};
 ///
 /// # Errors
 /// If it can't start; nothing is left behind but what can be used by the next start. Another
-/// server on the same state directory is an error too.
+/// server on the same state directory is an error too, unless this one was told where to listen: then
+/// they share the work.
 pub async fn run(settings: Settings, background: bool) -> anyhow::Result<()> {
     let announce = Announcer { background };
     let result = serve(&settings, &announce).await;
@@ -69,25 +86,40 @@ async fn serve(settings: &Settings, announce: &Announcer) -> anyhow::Result<()> 
     let mut interrupt = signal(SignalKind::interrupt())?;
     let state_dir = settings.state();
     state_files::create_state_dir(state_dir.path())?;
-    let lock = match state_files::lock(state_dir.path())? {
-        Locking::Ours(lock) => lock,
-        Locking::Taken => {
+    let lock = match (state_files::lock(state_dir.path())?, settings.listen) {
+        (Locking::Ours(lock), _) => lock,
+        (Locking::Taken(follower), Some(_)) if !announce.background => tokio::select! {
+            lock = follower.join() => lock?,
+            () = told_to_stop(&mut terminate, &mut interrupt) => bail!("the server was told to stop while it waited for another one"),
+        },
+        (Locking::Taken(_), _) => {
             announce.say(&StartLine::Locked { message: None });
-            bail!("another server runs on {} already; `toygres server status` tells of it", state_dir.path().display());
+            bail!(
+                "another server runs on {} already; `toygres server status` tells of it. To run one more beside it, \
+                 say where it is to listen: --listen 127.0.0.1:PORT",
+                state_dir.path().display()
+            );
         }
     };
-    log::start(state_dir, announce.background)?;
+    let lock = Arc::new(lock);
+    let log_path = match settings.listen {
+        Some(listen) if !lock.alone() => state_dir.log_path_beside(listen.port()),
+        _ => state_dir.log_path(),
+    };
+    log::start(&log_path, announce.background)?;
     info!(version = crate::VERSION, state_dir = %state_dir.path().display(), "starting");
-    let listener = bind(settings).await?;
-    let url = format!("http://{}", listener.local_addr()?);
+    tls::check(settings.tls.as_ref())?;
+    let listener = http::bind(settings).await?;
+    let url = http::url(&listener, settings)?;
     let control_plane = tokio::select! {
-        started = start::start(settings, |message| announce.starting(message)) => started?,
+        started = start::start(settings, &lock, |message| announce.starting(message)) => started?,
         () = told_to_stop(&mut terminate, &mut interrupt) => bail!("the server was told to stop while it started"),
     };
-    state_files::write_record(
-        state_dir,
-        &ServerRecord { pid: std::process::id(), url: url.clone(), version: crate::VERSION.into(), started_at: Utc::now() },
-    )?;
+    let tls = settings.tls.as_ref().map(|tls| Tls::open(tls, control_plane.ca.clone(), listener.local_addr()?)).transpose()?;
+    let record =
+        ServerRecord { pid: std::process::id(), url: url.clone(), version: crate::VERSION.into(), started_at: Utc::now() };
+    let record_path = state_files::write_record(state_dir, &record, lock.alone())?;
+    lock.share().await?;
     info!(url, "ready");
     announce.say(&StartLine::Ready { url: url.clone() });
     if !announce.background {
@@ -99,24 +131,29 @@ async fn serve(settings: &Settings, announce: &Announcer) -> anyhow::Result<()> 
         eprintln!("toygres server {} is ready at {url}; {token}", crate::VERSION);
     }
 
-    let stopping = control_plane.stopping.clone();
-    let server = axum::serve(listener, api::router(control_plane.state.clone()))
-        .with_graceful_shutdown(async move { stopping.cancelled().await });
-    let mut server = tokio::spawn(server.into_future());
+    let mut server = HttpServer::start(listener, api::router(control_plane.state.clone()), tls)?;
     tokio::select! {
         () = told_to_stop(&mut terminate, &mut interrupt) => {}
-        ended = &mut server => ended.context("the HTTP server broke")?.context("the HTTP server broke")?,
+        error = server.broke() => return Err(error),
     }
     info!("stopping: requests are finished, instances keep running");
-    // A client that stopped reading must not keep the server from stopping.
+    // From now on it isn't ready, and closes every connection with an answer. Whoever spreads requests
+    // over several servers sees that; until then requests are served.
     control_plane.stopping.cancel();
-    if tokio::time::timeout(std::time::Duration::from_secs(5), &mut server).await.is_err() {
-        server.abort();
-    }
-    control_plane.parts.stop(&control_plane.state).await;
-    std::fs::remove_file(state_dir.server_record_path()).context("the server's record could not be removed")?;
+    let traffic = &control_plane.state.traffic;
+    let _ = tokio::time::timeout(DRAIN_LIMIT, traffic.pause(DRAIN_PAUSE)).await;
+    // Then nobody comes in any more, and who is in has a moment to send what he came with.
+    let _ = tokio::time::timeout(DRAIN_LIMIT, async {
+        server.close().await;
+        traffic.pause(DRAIN_PAUSE).await;
+    })
+    .await;
+    server.stop(REQUEST_LIMIT).await;
+    control_plane.parts.stop(&control_plane.state, &lock).await;
+    std::fs::remove_file(record_path).context("the server's record could not be removed")?;
     info!("stopped");
-    drop::<ServerLock>(lock);
+    // Until here nobody else may start or lead.
+    drop::<Arc<ServerLock>>(lock);
     Ok(())
 }
 
@@ -127,30 +164,11 @@ async fn told_to_stop(terminate: &mut tokio::signal::unix::Signal, interrupt: &m
     }
 }
 
-/// Listens where it was told to; at the usual place otherwise, or on a free port if that is taken.
-async fn bind(settings: &Settings) -> anyhow::Result<TcpListener> {
-    let wanted = settings.listen.unwrap_or(DEFAULT_LISTEN);
-    if !wanted.ip().is_loopback() && !settings.allow_plaintext {
-        bail!(
-            "--listen {wanted}: the server has no TLS of its own yet, and others on the way would read its token and the \
-             passwords; give 127.0.0.1:PORT, or --allow-plaintext where something in front of it speaks TLS"
-        );
-    }
-    match TcpListener::bind(wanted).await {
-        Ok(listener) => Ok(listener),
-        Err(error) if settings.listen.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
-            info!(%wanted, "the usual port is taken by another program; listening on a free one");
-            TcpListener::bind(SocketAddr::new(wanted.ip(), 0)).await.context("no free port to listen on")
-        }
-        Err(error) => Err(error).with_context(|| {
-            format!("the server can't listen on {wanted}; another program may have the port. Give another one with --listen, or leave it out")
-        }),
-    }
-}
-
 /// What the running server consists of.
 struct ControlPlane {
     state: Arc<api::AppState>,
+    /// What signs the API's own certificate.
+    ca: Arc<CertificateAuthority>,
     /// Cancelled when the server is told to stop.
     stopping: CancellationToken,
     parts: start::Parts,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
-use toygres_activities::platform::{Platform, PlatformEvent};
-use toygres_models::store::{Instance, Leadership, StoreError};
+use toygres_activities::platform::{Platform, PlatformEvent, health};
+use toygres_models::store::{Instance, InstanceFilter, Leadership, StoreError};
 use toygres_models::{Failure, InstanceKey, InstanceState, PlatformName, Store};
 use tracing::{error, info, warn};
 
@@ -34,9 +34,11 @@ impl Recorders {
         let store = self.store.clone();
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         match platform.name() {
-            // What happens on a machine only its own server sees.
+            // What happens on a machine one of its own servers sees.
             PlatformName::Local => tasks.spawn(async move {
-                Recorder { store, platform, cluster_id: None, events }.record(None).await;
+                // It is always known.
+                let cluster_id = platform.cluster_id().await.unwrap_or_default();
+                Recorder { store, platform, cluster_id, events }.record(None).await;
             }),
             // What happens in a cluster every server sees, and one writes down.
             PlatformName::Kubernetes => tasks.spawn(take_turns(store, platform)),
@@ -143,22 +145,26 @@ impl Recorder {
     }
 
     async fn try_observe_all(&self) -> Result<(), StoreError> {
-        let mut after = None;
+        let mut filter = InstanceFilter {
+            platform: Some(self.platform.name()),
+            state: Some(InstanceState::Running),
+            ..InstanceFilter::default()
+        };
         loop {
-            let page = self.store.instances(None, after.as_ref(), 500).await?;
+            let page = self.store.instances(&filter, 500).await?;
             let Some(last) = page.last() else { return Ok(()) };
-            after = InstanceKey::parse(&last.namespace, &last.name).ok();
-            if after.is_none() {
+            filter.after = InstanceKey::parse(&last.namespace, &last.name).ok();
+            if filter.after.is_none() {
                 return Ok(());
             }
-            let here = |instance: &&Instance| {
-                let place = (instance.platform, &instance.cluster_id);
-                instance.state == InstanceState::Running && place == (self.platform.name(), &self.cluster_id)
-            };
+            let here = |instance: &&Instance| instance.cluster_id == self.cluster_id;
             for instance in page.iter().filter(here) {
                 let Ok(key) = InstanceKey::parse(&instance.namespace, &instance.name) else { continue };
                 match self.platform.observe(&key).await {
-                    Ok(seen) => self.store.record_health(&key, seen.is_some_and(|seen| seen.ready)).await?,
+                    Ok(seen) => {
+                        let (ready, reason) = health(seen);
+                        self.store.record_health(&key, ready, &reason).await?;
+                    }
                     Err(error) => warn!(%error, instance.name = %key, "the instance could not be looked at"),
                 }
             }

@@ -10,22 +10,29 @@ use duroxide_pg::{PostgresProvider, ProviderConfig};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use toygres_activities::platform::Platform;
+use toygres_activities::platform::certificates::CertificateAuthority;
 use toygres_activities::platform::kubernetes::KubernetesPlatform;
-use toygres_activities::platform::local::{LocalHost, LocalPlatform};
+use toygres_activities::platform::local::{LocalConfig, LocalHost};
 use toygres_activities::registry::create_activity_registry_with;
-use toygres_activities::secrets::FileSecretStore;
 use toygres_activities::{Context, Place, Platforms};
+use toygres_models::store::Subject;
 use toygres_models::{PlatformName, StorageSize, Store};
+use toygres_orchestrations::registry::create_orchestration_registry;
 
+use super::clock::Clock;
+use super::event_feed::EventFeed;
+use super::lead::Duties;
 use super::platform_events::Recorders;
-use super::ports::StorePorts;
+use super::state_files::ServerLock;
 use super::waking_provider::WakingProvider;
 use super::workflows::Workflows;
-use super::{ControlPlane, orphans, state_files};
-use crate::api::AppState;
+use super::{ControlPlane, housekeeping, orphans, state_files};
+use crate::api::traffic::Traffic;
+use crate::api::{AppState, KnownTokens, Observations};
 use crate::settings::Settings;
 
 /// The schema of the workflow engine's tables.
@@ -49,25 +56,35 @@ pub struct Parts {
 }
 
 /// Starts everything but HTTP. If that fails, the control database that it started is stopped.
-pub async fn start(settings: &Settings, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
+pub async fn start(settings: &Settings, lock: &Arc<ServerLock>, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
     let host = match settings.platforms.contains(&PlatformName::Local) {
-        true => Some(LocalHost::open(settings.local_config()).await?),
+        // Whoever leads prepares data directories.
+        true => Some(LocalHost::open(LocalConfig { pool_size: 0, ..settings.local_config() }).await?),
         false => None,
     };
     let own_database = host.clone().filter(|_| settings.database_url.is_none());
-    let started = start_on(host, settings, say).await;
-    if started.is_err() {
-        stop_own_database(own_database.as_deref()).await;
+    let started = start_on(host, settings, lock, say).await;
+    if started.is_err() && lock.leads() {
+        stop_own_database(own_database.as_deref(), lock).await;
     }
     started
 }
 
-async fn start_on(host: Option<Arc<LocalHost>>, settings: &Settings, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
+async fn start_on(
+    host: Option<Arc<LocalHost>>,
+    settings: &Settings,
+    lock: &Arc<ServerLock>,
+    say: impl Fn(&str),
+) -> anyhow::Result<ControlPlane> {
     // Opened now where the server's own things are in the cluster, later otherwise.
     let is_needed = settings.kubernetes.own_secret.is_some() || (host.is_none() && settings.database_url.is_none());
     let cluster = match is_needed {
         true => Some(KubernetesPlatform::connect(settings.kubernetes.clone()).await?),
         false => None,
+    };
+    let ca = match &cluster {
+        Some(cluster) => cluster.certificate_authority(),
+        None => Arc::new(CertificateAuthority::open(&settings.state_dir)?),
     };
     let token = match (&settings.token, cluster.as_ref().and_then(|cluster| cluster.token())) {
         (Some(token), _) | (None, Some(token)) => token.clone(),
@@ -77,7 +94,7 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &Settings, say: impl F
         (Some(url), ..) => url.clone(),
         (None, Some(host), _) => {
             say("starting the control database");
-            start_own_database(host).await?
+            own_database(host, lock.leads(), settings.pool_size).await?
         }
         (None, None, Some(cluster)) => {
             say("starting the control database in the cluster");
@@ -85,108 +102,125 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &Settings, say: impl F
         }
         (None, None, None) => anyhow::bail!("no platform is served: give --platforms"),
     };
+    let store = open_store(&database_url).await?;
+    let clock = Arc::new(Clock::new(store.pool().clone()));
+    // Before anything is written: an older server can't be started on a newer schema.
+    clock.compare().await.context("the server was not started, and the database is as it was")?;
     say("bringing the metadata store up to date");
-    let (store, provider) = tokio::try_join!(connect_store(&database_url), connect_provider(&database_url))?;
+    let migrated = async { store.migrate().await.context("the metadata store can't be used; nothing was started") };
+    let ((), provider) = tokio::try_join!(migrated, connect_provider(&database_url, &clock))?;
 
     let recorders = Recorders::new(store.clone());
-    let platforms = serve_platforms(settings, host.as_ref(), cluster, &store, &recorders).await?;
-    if settings.platforms.contains(&PlatformName::Local) {
-        say("taking up the instances");
-        platforms.get(PlatformName::Local).await?;
+    let mut tasks = Vec::new();
+    let mut platforms = Platforms::none();
+    for name in settings.platforms.iter().copied() {
+        match (name, &host) {
+            (PlatformName::Local, Some(host)) => {
+                let duties = Duties::new(settings, host, &store, &recorders);
+                if lock.leads() {
+                    say("taking up the instances");
+                    duties.take_up(lock.alone()).await?;
+                } else {
+                    tasks.push(tokio::spawn(duties.clone().in_turn(lock.clone())));
+                }
+                platforms = platforms.with(name, move || {
+                    let place = duties.place().clone();
+                    async move { Ok(place) }
+                });
+            }
+            (PlatformName::Local, None) => {}
+            (PlatformName::Kubernetes, _) => {
+                platforms = serve_kubernetes(platforms, settings, cluster.clone(), &store, &recorders)
+            }
+        }
     }
     let activities = create_activity_registry_with(Context { platforms: platforms.clone(), store: Some(store.clone()) });
-    let workflows = Arc::new(Workflows::start(provider, activities, store.clone()).await);
-    let tasks =
-        vec![tokio::spawn(workflows.clone().sweep_forever()), tokio::spawn(open_where_needed(platforms.clone(), store.clone()))];
+    let machine_id = host.as_ref().map(|host| host.machine_id().to_owned());
+    let workflows =
+        Arc::new(Workflows::start(provider, activities, store.clone(), &settings.platforms, machine_id.as_deref()).await);
+    tasks.push(tokio::spawn(workflows.clone().sweep_forever()));
+    tasks.push(tokio::spawn(open_where_needed(platforms.clone(), store.clone())));
+    tasks.push(tokio::spawn(clock.clone().keep_comparing()));
+    let tokens = Arc::new(KnownTokens::new(store.clone()));
+    tasks.push(tokio::spawn(tokens.clone().listen_forever()));
     let stopping = CancellationToken::new();
     let changes = store.listen().await?;
+    let feed = Arc::new(EventFeed::new(store.clone()));
+    tasks.push(tokio::spawn(feed.clone().tell(changes.subscribe(Subject::Events)).await?));
+    tasks.push(tokio::spawn(housekeeping::keep_forgetting(store.clone(), workflows.clone(), settings.event_retention)));
     let own_database = host.clone().filter(|_| settings.database_url.is_none());
     let parts = Parts { own_database, platforms: platforms.clone(), recorders, tasks };
     let state = Arc::new(AppState {
         store,
+        clock,
         platforms,
         host,
+        observations: Observations::default(),
         workflows,
         changes,
+        feed,
+        creating: Semaphore::new(STORE_CONNECTIONS as usize / 2),
         token,
+        tokens,
         stopping: stopping.clone(),
+        traffic: Traffic::default(),
         kube_context: settings.kubernetes.cluster.context.clone(),
     });
-    Ok(ControlPlane { state, stopping, parts })
+    Ok(ControlPlane { state, ca, stopping, parts })
 }
 
-/// The control database, on this machine, and how it is reached.
-async fn start_own_database(host: &Arc<LocalHost>) -> anyhow::Result<SecretString> {
-    // The first instance's directory is initialised beside the control database's.
-    host.warm_pool();
-    let control = host.start_control().await.context("the control database could not be started")?;
+/// The control database, on this machine, and how it is reached. Whoever leads starts it.
+async fn own_database(host: &Arc<LocalHost>, leads: bool, pool_size: usize) -> anyhow::Result<SecretString> {
+    let control = match leads {
+        true => {
+            // The first instance's directory is initialised beside the control database's.
+            host.warm_pool(pool_size);
+            host.start_control().await.context("the control database could not be started")?
+        }
+        false => host.wait_control().await?,
+    };
     let socket_dir = control.socket_dir.to_string_lossy().into_owned();
     let socket_dir = utf8_percent_encode(&socket_dir, NON_ALPHANUMERIC);
     let url = format!("postgres://{}@localhost:{}/postgres?host={socket_dir}&sslmode=disable", control.user, control.port);
     Ok(url.into())
 }
 
-/// Stops the control database cleanly, where the server has one of its own on this machine.
-async fn stop_own_database(host: Option<&LocalHost>) {
+/// Stops the control database cleanly, where the server has one of its own on this machine and no other
+/// server needs it.
+async fn stop_own_database(host: Option<&LocalHost>, lock: &ServerLock) {
     if let Some(host) = host
+        && lock.is_last()
         && let Err(error) = host.stop_control().await
     {
         tracing::error!(%error, "the control database could not be stopped; the next start finds it running");
     }
 }
 
-/// The platforms that are to be served. What happens on one is written down from when it is opened.
-async fn serve_platforms(
+/// Serves Kubernetes too. What happens there is written down from when it is opened.
+fn serve_kubernetes(
+    platforms: Platforms,
     settings: &Settings,
-    host: Option<&Arc<LocalHost>>,
     cluster: Option<Arc<KubernetesPlatform>>,
     store: &Store,
     recorders: &Recorders,
-) -> anyhow::Result<Platforms> {
-    let mut platforms = Platforms::none();
-    for name in settings.platforms.iter().copied() {
-        let recorders = recorders.clone();
-        platforms = match (name, host) {
-            (PlatformName::Local, Some(host)) => {
-                let secrets = Arc::new(FileSecretStore::new(settings.state_dir.join("secrets")));
-                let platform = LocalPlatform::new(host.clone(), Arc::new(StorePorts(store.clone())));
-                // Nobody else works on the state directory, and requests aren't served yet.
-                let place = Place { platform: platform.clone(), secrets };
-                orphans::forget(&place, store, Duration::ZERO).await?;
-                platforms.with(name, move || {
-                    let (platform, place, recorders) = (platform.clone(), place.clone(), recorders.clone());
-                    async move {
-                        let events = platform.events();
-                        platform.supervise().await?;
-                        recorders.begin(platform, events);
-                        Ok(place)
-                    }
-                })
-            }
-            (PlatformName::Local, None) => platforms,
-            (PlatformName::Kubernetes, _) => {
-                let (config, cluster) = (settings.kubernetes.clone(), cluster.clone());
-                let store = store.clone();
-                platforms.with(name, move || {
-                    let (config, cluster) = (config.clone(), cluster.clone());
-                    let (recorders, store) = (recorders.clone(), store.clone());
-                    async move {
-                        let platform = match cluster {
-                            Some(cluster) => cluster,
-                            None => KubernetesPlatform::connect(config).await?,
-                        };
-                        // Credentials that are refused are no reason to keep it open.
-                        platform.cluster_id().await?;
-                        recorders.begin(platform.clone(), platform.events());
-                        let place = Place { secrets: Arc::new(platform.secrets()), platform };
-                        recorders.spawn(orphans::keep_forgetting(place.clone(), store.clone()));
-                        Ok(place)
-                    }
-                })
-            }
-        };
-    }
-    Ok(platforms)
+) -> Platforms {
+    let (config, store, recorders) = (settings.kubernetes.clone(), store.clone(), recorders.clone());
+    platforms.with(PlatformName::Kubernetes, move || {
+        let (config, cluster) = (config.clone(), cluster.clone());
+        let (recorders, store) = (recorders.clone(), store.clone());
+        async move {
+            let platform = match cluster {
+                Some(cluster) => cluster,
+                None => KubernetesPlatform::connect(config).await?,
+            };
+            // Credentials that are refused are no reason to keep it open.
+            platform.cluster_id().await?;
+            recorders.begin(platform.clone(), platform.events());
+            let place = Place { secrets: Arc::new(platform.secrets()), platform };
+            recorders.spawn(orphans::keep_forgetting(place.clone(), store.clone()));
+            Ok(place)
+        }
+    })
 }
 
 /// Opens the platforms that have instances, so that what happens to them is seen. One that can't be
@@ -214,7 +248,7 @@ async fn open_where_needed(platforms: Platforms, store: Store) {
 
 impl Parts {
     /// Stops everything but HTTP and the instances.
-    pub async fn stop(self, state: &AppState) {
+    pub async fn stop(self, state: &AppState, lock: &ServerLock) {
         for task in &self.tasks {
             task.abort();
         }
@@ -227,20 +261,20 @@ impl Parts {
         if tokio::time::timeout(POOL_CLOSE_LIMIT, state.store.pool().close()).await.is_err() {
             tracing::warn!("a statement is still at work in the metadata store; stopping without its answer");
         }
-        stop_own_database(self.own_database.as_deref()).await;
+        stop_own_database(self.own_database.as_deref(), lock).await;
     }
 }
 
-async fn connect_store(url: &SecretString) -> anyhow::Result<Store> {
+async fn open_store(url: &SecretString) -> anyhow::Result<Store> {
     // The parser's error would repeat the URL, which may hold a password.
     let options = PgConnectOptions::from_str(url.expose_secret())
         .map_err(|_| anyhow::anyhow!("the database URL can't be read; give postgresql://user:password@host:port/database"))?;
-    Store::connect(options, STORE_CONNECTIONS).await.context("the metadata store can't be used; nothing was started")
+    Store::open(options, STORE_CONNECTIONS).await.context("the metadata store can't be used; nothing was started")
 }
 
-async fn connect_provider(url: &SecretString) -> anyhow::Result<Arc<dyn Provider>> {
+async fn connect_provider(url: &SecretString, clock: &Arc<Clock>) -> anyhow::Result<Arc<dyn Provider>> {
     let mut config = ProviderConfig::url(url.expose_secret());
     config.schema_name = Some(WORKFLOW_SCHEMA.into());
     let provider = PostgresProvider::new_with_config(config).await.context("the workflow engine can't use the database")?;
-    Ok(Arc::new(WakingProvider::new(Arc::new(provider))))
+    Ok(Arc::new(WakingProvider::new(Arc::new(provider), create_orchestration_registry(), clock.clone())))
 }

@@ -15,9 +15,14 @@ use duroxide::providers::{
     DispatcherCapabilityFilter, ExecutionMetadata, OrchestrationItem, Provider, ProviderAdmin, ProviderError,
     ScheduledActivityIdentifier, SessionFetchConfig, TagFilter, WorkItem,
 };
-use duroxide::{Event, SystemStats};
+use duroxide::{Event, OrchestrationRegistry, SystemStats};
 use tokio::sync::{Mutex, Notify};
 
+use super::clock::Clock;
+
+/// How long a workflow that this server doesn't know is left to the others before the next look: a newer
+/// server beside this one began it. The engine itself would give it up after ten looks.
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(500);
 /// How often an idle queue is looked at.
 const IDLE_POLL: Duration = Duration::from_secs(1);
 
@@ -42,15 +47,18 @@ impl Queue {
         });
     }
 
-    /// Fetches until there is something or `patience` is over.
+    /// Fetches until there is something or `patience` is over; nothing while the `clock` is wrong.
     async fn fetch<T, F: Future<Output = Result<Option<T>, ProviderError>>>(
         &self,
+        clock: &Clock,
         patience: Duration,
         fetch: impl Fn() -> F,
     ) -> Result<Option<T>, ProviderError> {
         let deadline = Instant::now() + patience;
         loop {
-            if let Some(item) = fetch().await? {
+            if clock.is_right()
+                && let Some(item) = fetch().await?
+            {
                 // There may be more, and one ring may have stood for several items.
                 self.ring();
                 return Ok(Some(item));
@@ -80,15 +88,24 @@ impl Queue {
 /// A provider whose queues wake their dispatchers.
 pub struct WakingProvider {
     inner: Arc<dyn Provider>,
+    known: OrchestrationRegistry,
+    clock: Arc<Clock>,
     orchestrations: Queue,
     activities: Queue,
 }
 
 impl WakingProvider {
-    /// Decorates `inner`.
+    /// Decorates `inner`. Of the workflows, those that are `known` are taken up, and nothing is while the `clock` is
+    /// wrong, by which that would be leased.
     #[must_use]
-    pub fn new(inner: Arc<dyn Provider>) -> Self {
-        Self { inner, orchestrations: Queue::default(), activities: Queue::default() }
+    pub fn new(inner: Arc<dyn Provider>, known: OrchestrationRegistry, clock: Arc<Clock>) -> Self {
+        Self { inner, known, clock, orchestrations: Queue::default(), activities: Queue::default() }
+    }
+
+    /// Whether this server has a workflow in that version. One without a version is begun in the newest.
+    fn knows(&self, item: &OrchestrationItem) -> bool {
+        let versions = self.known.list_versions(&item.orchestration_name);
+        item.version == "unknown" || versions.iter().any(|version| version.to_string() == item.version)
     }
 
     fn ring_for(&self, orchestrator_items: &[WorkItem]) {
@@ -121,9 +138,19 @@ impl Provider for WakingProvider {
         poll_timeout: Duration,
         filter: Option<&DispatcherCapabilityFilter>,
     ) -> Result<Option<(OrchestrationItem, String, u32)>, ProviderError> {
-        self.orchestrations
-            .fetch(poll_timeout, || self.inner.fetch_orchestration_item(lock_timeout, Duration::ZERO, filter))
-            .await
+        let fetched = self
+            .orchestrations
+            .fetch(&self.clock, poll_timeout, || self.inner.fetch_orchestration_item(lock_timeout, Duration::ZERO, filter))
+            .await?;
+        match fetched {
+            Some((item, lock_token, _)) if !self.knows(&item) => {
+                let (name, version) = (&item.orchestration_name, &item.version);
+                tracing::debug!(operation.id = item.instance, name, version, "left a workflow to servers that know it");
+                self.inner.abandon_orchestration_item(&lock_token, Some(UNKNOWN_PAUSE), true).await?;
+                Ok(None)
+            }
+            fetched => Ok(fetched),
+        }
     }
 
     async fn fetch_work_item(
@@ -134,7 +161,7 @@ impl Provider for WakingProvider {
         tag_filter: &TagFilter,
     ) -> Result<Option<(WorkItem, String, u32)>, ProviderError> {
         self.activities
-            .fetch(poll_timeout, || self.inner.fetch_work_item(lock_timeout, Duration::ZERO, session, tag_filter))
+            .fetch(&self.clock, poll_timeout, || self.inner.fetch_work_item(lock_timeout, Duration::ZERO, session, tag_filter))
             .await
     }
 

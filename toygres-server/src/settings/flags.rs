@@ -81,6 +81,29 @@ pub struct SettingFlags {
     #[arg(long, global = true, hide_short_help = true, help_heading = SETTINGS)]
     pub allow_plaintext: bool,
 
+    /// Serve the API over TLS, with a certificate of toygres's own CA: for localhost, this host's name
+    /// and the address of --listen [env: TOYGRES_TLS]
+    #[arg(long, global = true, hide_short_help = true, help_heading = SETTINGS)]
+    pub tls: bool,
+
+    /// More names and addresses for that certificate, with commas between them [env: TOYGRES_TLS_NAMES]
+    #[arg(long, global = true, value_name = "LIST", hide_short_help = true, help_heading = SETTINGS)]
+    pub tls_names: Option<OsString>,
+
+    /// Serve the API over TLS with this certificate, its issuers' behind it, in PEM. A new one in its
+    /// place is taken up by itself [env: TOYGRES_TLS_CERTIFICATE]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = SETTINGS)]
+    pub tls_certificate: Option<OsString>,
+
+    /// Its key, in PEM; nobody else may be able to read it [env: TOYGRES_TLS_KEY]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = SETTINGS)]
+    pub tls_key: Option<OsString>,
+
+    /// Certificate of the CA that the server of --url has its certificate from, in PEM
+    /// [default: the system's CAs] [env: TOYGRES_CA_CERTIFICATE]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = SETTINGS)]
+    pub ca_certificate: Option<OsString>,
+
     /// The platforms that the server serves, the default one first
     /// [default: local,kubernetes] [env: TOYGRES_PLATFORMS]
     #[arg(long, global = true, value_name = "LIST", hide_short_help = true, help_heading = SETTINGS)]
@@ -89,6 +112,11 @@ pub struct SettingFlags {
     /// The server to talk to, instead of the one on this machine [env: TOYGRES_URL]
     #[arg(long, global = true, value_name = "URL", hide_short_help = true, help_heading = SETTINGS)]
     pub url: Option<OsString>,
+
+    /// Which server to talk to, of those that you logged in to; local is the one on this machine
+    /// [default: that of `toygres context use`] [env: TOYGRES_CONTEXT]
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "url", help_heading = EVERYDAY)]
+    pub context: Option<OsString>,
 
     /// The server's token. Hidden: everyone on the machine can read arguments, so the help offers
     /// the file and the environment instead.
@@ -108,6 +136,11 @@ pub struct SettingFlags {
     /// [default: 8] [env: TOYGRES_POOL_SIZE]
     #[arg(long, global = true, value_name = "NUMBER", hide_short_help = true, help_heading = SETTINGS)]
     pub pool_size: Option<OsString>,
+
+    /// How long events are kept, and operations and deleted instances on record
+    /// [default: 30d] [env: TOYGRES_EVENT_RETENTION]
+    #[arg(long, global = true, value_name = "TIME", hide_short_help = true, help_heading = SETTINGS)]
+    pub event_retention: Option<OsString>,
 
     /// When toygres runs as root: the system user that PostgreSQL runs as [env: TOYGRES_RUN_AS_USER]
     #[arg(long, global = true, value_name = "USER", hide_short_help = true, help_heading = SETTINGS)]
@@ -166,13 +199,20 @@ impl SettingFlags {
             "database_url" => self.database_url.clone(),
             "database_url_file" => self.database_url_file.clone(),
             "allow_plaintext" => self.allow_plaintext.then(|| "true".into()),
+            "tls" => self.tls.then(|| "true".into()),
+            "tls_names" => self.tls_names.clone(),
+            "tls_certificate" => self.tls_certificate.clone(),
+            "tls_key" => self.tls_key.clone(),
+            "ca_certificate" => self.ca_certificate.clone(),
             "platforms" => self.platforms.clone(),
             "listen" => self.listen.clone(),
             "url" => self.url.clone(),
+            "context" => self.context.clone(),
             "token" => self.token.clone(),
             "token_file" => self.token_file.clone(),
             "port_range" => self.port_range.clone(),
             "pool_size" => self.pool_size.clone(),
+            "event_retention" => self.event_retention.clone(),
             "run_as_user" => self.run_as_user.clone(),
             "kube_context" => self.kube_context.clone(),
             "kube_namespaces" => self.kube_namespaces.clone(),

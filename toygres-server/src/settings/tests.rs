@@ -170,6 +170,43 @@ fn the_token_comes_from_the_nearer_source_be_it_itself_or_a_file() {
     assert_eq!(token(resolve(&[], &[("TOYGRES_TOKEN", "t")], Some(&format!("token_file = {path:?}")))), "t");
 }
 
+#[test]
+fn of_url_and_context_the_nearer_one_is_used_and_a_url_beside_a_context() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, file) = (folder.path().join("config.toml"), folder.path().join("contexts.toml"));
+    let context = |url: &str, token: &str| Context { url: url.parse().unwrap(), token: token.into(), ca_certificate: None };
+    let contexts = [("a", context("http://a/", "of-a")), ("b", context("http://b/", "of-b"))];
+    let contexts = contexts.map(|(name, context)| (name.parse().unwrap(), context));
+    let kept = Contexts { current: Some("a".parse().unwrap()), contexts: contexts.into() };
+    Contexts::change(&file, |contexts| {
+        *contexts = kept;
+        Ok(())
+    })
+    .unwrap();
+    let used = |flags: &[(&str, &str)], variables: &[(&str, &str)], text: &str| {
+        std::fs::write(&config, text).unwrap();
+        let flags: Vec<_> = [("--config", config.to_str().unwrap())].iter().chain(flags).copied().collect();
+        let settings = resolve(&flags, variables, None).unwrap().with_context().unwrap();
+        let token = settings.token.map(|token| token.expose_secret().to_owned());
+        (settings.url.map(|url| url.to_string()).unwrap_or_default(), token.unwrap_or_default())
+    };
+    let pair = |url: &str, token: &str| (url.to_owned(), token.to_owned());
+    assert_eq!(used(&[], &[], ""), pair("http://a/", "of-a"));
+    assert_eq!(used(&[("--context", "b")], &[], ""), pair("http://b/", "of-b"));
+    assert_eq!(used(&[], &[("TOYGRES_CONTEXT", "b")], ""), pair("http://b/", "of-b"));
+    assert_eq!(used(&[("--context", "b")], &[("TOYGRES_URL", "http://u")], ""), pair("http://b/", "of-b"));
+    assert_eq!(used(&[], &[("TOYGRES_CONTEXT", "b"), ("TOYGRES_URL", "http://u")], ""), pair("http://u/", ""));
+    assert_eq!(used(&[], &[("TOYGRES_CONTEXT", "b")], "url = 'http://u'"), pair("http://b/", "of-b"));
+    assert_eq!(used(&[], &[], "url = 'http://u'\ntoken = 't'"), pair("http://u/", "t"));
+    assert_eq!(used(&[("--context", "local")], &[], "token = 't'"), pair("", "t"));
+    // The config file's token is for the server that the file means.
+    assert_eq!(used(&[], &[], "token = 't'"), pair("http://a/", "of-a"));
+    assert_eq!(used(&[], &[("TOYGRES_TOKEN", "t")], ""), pair("http://a/", "t"));
+    let unknown = resolve(&[("--config", config.to_str().unwrap()), ("--context", "c")], &[], None).unwrap().with_context();
+    assert!(matches!(unknown, Err(ContextsError::Unknown(_))));
+    assert!(resolve(&[("--context", "a b")], &[], None).unwrap_err().to_string().contains("--context"));
+}
+
 proptest! {
     #[test]
     fn port_ranges_read_back_and_nothing_panics(first: u16, last: u16, junk in "\\PC{0,12}") {

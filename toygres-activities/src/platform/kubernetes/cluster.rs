@@ -24,7 +24,7 @@ const EVENTS_KEPT: usize = 1024;
 pub(super) struct Cluster {
     pub(super) client: K8sClient,
     pub(super) config: KubernetesConfig,
-    pub(super) ca: CertificateAuthority,
+    pub(super) ca: Arc<CertificateAuthority>,
     pub(super) events: broadcast::Sender<PlatformEvent>,
     /// The server's own database, once it was started here.
     pub(super) control: OnceLock<InstanceKey>,
@@ -40,7 +40,7 @@ impl Cluster {
         Self {
             client,
             config,
-            ca,
+            ca: Arc::new(ca),
             events: broadcast::Sender::new(EVENTS_KEPT),
             control: OnceLock::new(),
             stop: CancellationToken::new(),

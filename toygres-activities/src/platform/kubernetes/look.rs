@@ -19,6 +19,7 @@ use super::cluster::Cluster;
 use super::identity::{Names, is_of};
 use super::judge::{Seen, Verdict};
 use crate::platform::{Observation, Phase};
+use crate::server_log::is_public;
 
 /// How long something may be in doubt: a slow controller may still mend it.
 const DOUBT: Duration = Duration::from_secs(3);
@@ -119,7 +120,7 @@ impl Cluster {
     }
 
     /// The instance as it is now.
-    async fn see(&self, key: &InstanceKey) -> Result<Seen, Failure> {
+    pub(super) async fn see(&self, key: &InstanceKey) -> Result<Seen, Failure> {
         let names = Names::of(key);
         let namespace = key.namespace.as_str();
         let (sets, pods) = (self.client.api::<StatefulSet>(namespace), self.client.api::<Pod>(namespace));
@@ -204,7 +205,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn explain(&self, key: &InstanceKey, error: &watcher::Error) -> Failure {
+    pub(super) fn explain(&self, key: &InstanceKey, error: &watcher::Error) -> Failure {
         let doing = format!("watch the pod of {key}");
         match error {
             watcher::Error::InitialListFailed(error)
@@ -221,6 +222,8 @@ impl Cluster {
             Ok(lines) if !lines.is_empty() => lines,
             _ => self.log(key, LOG_LINES, false).await.unwrap_or_default(),
         };
+        // Statements may hold anything.
+        let lines: Vec<_> = lines.into_iter().filter(|line| is_public(line)).collect();
         let says = |line: &&String| ["FATAL", "PANIC", "error:", "ERROR"].iter().any(|word| line.contains(word));
         if let Some(headline) = lines.iter().rev().find(says).or(lines.last()) {
             failure.message = format!("{}: {headline}", failure.message);

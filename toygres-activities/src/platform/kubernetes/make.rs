@@ -106,7 +106,15 @@ impl Cluster {
         created |= self.certify(key, &service, found.tls.as_ref()).await?;
         // Last, so that its pod finds everything that it mounts.
         let set = manifests.stateful_set(version, image, &resources, config.user_id)?;
-        created |= match &found.set {
+        let there = match found.set {
+            Some(set) if self.clear_stuck_server(key).await? => {
+                tracing::info!(instance.key = %key, "its server can't come up as it is; made anew");
+                drop(set);
+                None
+            }
+            there => there,
+        };
+        created |= match &there {
             Some(found) => client.put_ours(key, set, Some(found)).await?.1,
             None => match client.create_ours(key, set).await? {
                 Creation::Made(_) => true,

@@ -29,7 +29,7 @@
 //! labels, whose an object is), `manifests` (templates to objects), `objects` (making and changing
 //! what is ours), `own_secret` (what a server's replicas share), `cluster` (what the verbs share),
 //! `tls` and `passwords` (the two Secrets), `make`, `remove`, `judge` (what the cluster's words
-//! mean), `look` (reading and watching), `forward`, `endpoint`, `news` (events), `renewal` (of
+//! mean), `look` (reading and watching), `logs`, `forward`, `endpoint`, `news` (events), `renewal` (of
 //! certificates), `control` (the server's own database), `diagnose`, and on top
 //! `platform`.
 
@@ -42,6 +42,7 @@ mod forward;
 mod identity;
 mod images;
 mod judge;
+mod logs;
 mod look;
 mod make;
 mod manifests;

@@ -16,16 +16,20 @@ use kube::api::ListParams;
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OnceCell, broadcast};
+use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, InstanceKey, InstanceOptions, Invalid, PlatformName, PostgresVersion, StorageSize};
 
 use super::cluster::Cluster;
 use super::config::KubernetesConfig;
+use super::logs::LogReader;
 use super::own_secret::{OwnSecret, in_files, make_folder};
 use super::passwords::KubernetesSecretStore;
 use super::{identity, news, renewal};
 use crate::k8s_client::K8sClient;
 use crate::platform::certificates::CertificateAuthority;
-use crate::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Platform, PlatformEvent, Reach};
+use crate::platform::{
+    Endpoint, InstanceSpec, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
+};
 
 /// Instances as pods. Dropping it ends the watching; servers run on.
 pub struct KubernetesPlatform {
@@ -72,6 +76,12 @@ impl KubernetesPlatform {
     #[must_use]
     pub fn token(&self) -> Option<&SecretString> {
         self.token.as_ref()
+    }
+
+    /// What signs the instances' certificates.
+    #[must_use]
+    pub fn certificate_authority(&self) -> Arc<CertificateAuthority> {
+        self.cluster.ca.clone()
     }
 
     /// Its client.
@@ -157,10 +167,17 @@ impl Platform for KubernetesPlatform {
     async fn ensure(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
         let (cluster, spec) = (self.cluster.clone(), spec.clone());
         cluster.check_served(&spec.key)?;
+        let given_up = CancellationToken::new();
+        let _gives_up_when_dropped = given_up.clone().drop_guard();
         detached(async move {
+            let nobody_waits =
+                || Failure::permanent(FailureKind::Cancelled, format!("the creation of {} was given up", spec.key));
             let _guard = cluster.lock(&spec.key).await;
             // Never closed, so there is always a permit to come.
-            let _making = cluster.making.acquire().await;
+            let _making = given_up.run_until_cancelled(cluster.making.acquire()).await.ok_or_else(nobody_waits)?;
+            if given_up.is_cancelled() {
+                return Err(nobody_waits());
+            }
             cluster.make(&spec).await
         })
         .await
@@ -208,20 +225,8 @@ impl Platform for KubernetesPlatform {
         Ok(keys.into_iter().collect())
     }
 
-    async fn logs(&self, key: &InstanceKey, tail_lines: usize) -> Result<Vec<String>, Failure> {
-        let lines = i64::try_from(tail_lines).unwrap_or(i64::MAX);
-        match self.cluster.log(key, lines, false).await {
-            Err(failure) if !failure.retryable => match self.cluster.look(key).await? {
-                None => Err(self.cluster.not_found(key)),
-                // Nothing has run yet, or its pod is gone for a moment.
-                Some(_) if matches!(failure.kind, FailureKind::NotFound) => Ok(Vec::new()),
-                Some(seen) if failure.message.contains("waiting to start") => {
-                    Ok(seen.reason.map(|reason| reason.evidence).unwrap_or_default())
-                }
-                Some(_) => Err(failure),
-            },
-            other => other,
-        }
+    async fn logs(&self, key: &InstanceKey, request: LogRequest) -> Result<LogStream, Failure> {
+        Ok(LogReader::open(self.cluster.clone(), key.clone(), request).await?.into_stream())
     }
 
     fn is_outdated(&self) -> bool {

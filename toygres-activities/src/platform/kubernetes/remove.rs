@@ -20,6 +20,7 @@ use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::cluster::Cluster;
 use super::identity::{self, is_of};
+use super::judge::Verdict;
 
 /// How long the last clean stop of a server may take.
 const STOP_SECONDS: u32 = 30;
@@ -90,6 +91,26 @@ impl Cluster {
         };
         match tokio::time::timeout(PATIENCE, waits).await {
             Ok(waited) => waited.map(|_| existed),
+            Err(_) => Err(self.still_there(key).await),
+        }
+    }
+
+    /// Removes the server of an instance, and not its data, if it can't come up as it is: its pod stays
+    /// what it was, whatever has been mended since, and what its controller says of it is old. `true` if
+    /// it was. The caller holds the lock.
+    pub(super) async fn clear_stuck_server(&self, key: &InstanceKey) -> Result<bool, Failure> {
+        match self.see(key).await?.judge(key) {
+            Verdict::Absent | Verdict::Ready | Verdict::Waiting(..) => return Ok(false),
+            Verdict::Doubtful(_) | Verdict::Unscheduled(..) | Verdict::Hopeless(_) | Verdict::Crashing(_) => {}
+        }
+        let (sets, pods) = tokio::try_join!(self.left::<StatefulSet>(key), self.left::<Pod>(key))?;
+        let background = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+        let stop = DeleteParams { grace_period_seconds: Some(STOP_SECONDS), ..DeleteParams::default() };
+        let sets = self.delete(key, sets, &background).await?;
+        let pods = self.delete(key, pods, &stop).await?;
+        let waits = async { tokio::try_join!(self.wait_gone(key, sets), self.wait_gone(key, pods)) };
+        match tokio::time::timeout(PATIENCE, waits).await {
+            Ok(waited) => waited.map(|_| true),
             Err(_) => Err(self.still_there(key).await),
         }
     }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +17,9 @@ use super::host::ControlServer;
 use super::pool::Pool;
 use super::process::Postmaster;
 use super::programs::Programs;
-use super::server::{Server, StartFailure, Surroundings, major_of};
+use super::server::{Held, Server, StartFailure, Surroundings, major_of};
 use super::settings::Role;
+use super::sql;
 use super::supervisor::{Charge, keep_running};
 use super::versions::Versions;
 
@@ -26,6 +27,8 @@ use super::versions::Versions;
 const PORT: u16 = 5432;
 /// How long recovery after a crash may take before the start of toygres gives up waiting.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often one that another server keeps running is looked at until it answers.
+const POLL: Duration = Duration::from_millis(50);
 /// How long a clean stop may take.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -38,13 +41,14 @@ pub(super) struct Control {
 impl Control {
     pub(super) fn new(state_dir: &Path, surroundings: Arc<Surroundings>) -> Self {
         let home = state_dir.join("control");
-        let server = Server::new("toygres control database".into(), home, Role::Control, surroundings.clone());
+        let lock_path = state_dir.join("control.lock");
+        let server = Server::new("toygres control database".into(), home, lock_path, Role::Control, surroundings.clone());
         Self { server: Arc::new(server), surroundings, supervision: Mutex::default() }
     }
 
     pub(super) async fn start(&self, versions: &Versions, pool: &Arc<Pool>) -> Result<ControlServer, Failure> {
         let programs = {
-            let _guard = self.server.guard.lock().await;
+            let _held = self.server.hold().await?;
             let data = self.server.data();
             let programs = match major_of(&data) {
                 Some(major) => {
@@ -82,7 +86,27 @@ impl Control {
             earlier.cancel();
         }
         tokio::spawn(keep_running(Arc::new(Kept { server: self.server.clone(), programs }), stop));
-        Ok(ControlServer { socket_dir: self.surroundings.socket_dir.clone(), port: PORT, user: USER.into() })
+        Ok(self.address())
+    }
+
+    fn address(&self) -> ControlServer {
+        ControlServer { socket_dir: self.surroundings.socket_dir.clone(), port: PORT, user: USER.into() }
+    }
+
+    /// Waits until it answers, whoever keeps it running.
+    pub(super) async fn wait(&self) -> Result<ControlServer, Failure> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while sql::answers(&self.surroundings.socket_dir, PORT).await.is_err() {
+            if Instant::now() > deadline {
+                let message = format!(
+                    "the control database did not answer within {} s; the server that keeps it running may hang",
+                    START_TIMEOUT.as_secs()
+                );
+                return Err(Failure::transient(FailureKind::TimedOut, message));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(self.address())
     }
 
     async fn initialise(&self, versions: &Versions, pool: &Arc<Pool>) -> Result<Programs, Failure> {
@@ -111,7 +135,7 @@ impl Control {
     }
 
     pub(super) async fn stop(&self) -> Result<(), Failure> {
-        let _guard = self.server.guard.lock().await;
+        let _held = self.server.hold().await?;
         self.release();
         match self.server.search() {
             Some(postmaster) => postmaster.stop(STOP_PATIENCE).await,
@@ -131,7 +155,7 @@ impl Charge for Kept {
         &self.server
     }
 
-    async fn start(&self) -> Result<Option<Arc<Postmaster>>, StartFailure> {
+    async fn start(&self, _held: &Held<'_>) -> Result<Option<Arc<Postmaster>>, StartFailure> {
         self.server.start(&self.programs, PORT).await.map(Some)
     }
 

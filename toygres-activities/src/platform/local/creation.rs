@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, PostgresVersion};
 
 use super::files::{blocking, make_folder, remove_tree, sync_directory};
@@ -23,12 +24,17 @@ const PORT_ATTEMPTS: usize = 200;
 const FIRST_START_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Inner {
-    /// See [`Platform::ensure`](crate::platform::Platform::ensure).
-    pub(super) async fn ensure(&self, spec: InstanceSpec) -> Result<bool, Failure> {
+    /// See [`Platform::ensure`](crate::platform::Platform::ensure). Nothing new is begun once the caller
+    /// has given up, though the guard may come only after a removal let it go.
+    pub(super) async fn ensure(&self, spec: InstanceSpec, given_up: &CancellationToken) -> Result<bool, Failure> {
+        let nobody_waits = || Failure::permanent(FailureKind::Cancelled, format!("the creation of {} was given up", spec.key));
         let instance = self.instance(&spec.key);
         let record = instance.read_record().await?;
         if record.as_ref().is_some_and(|record| record.provisioned) {
-            let _guard = instance.server.guard.lock().await;
+            let _held = instance.server.hold().await?;
+            if given_up.is_cancelled() {
+                return Err(nobody_waits());
+            }
             // It may have been removed meanwhile; then it is made below.
             if let Some(record) = instance.read_record().await?.filter(|record| record.provisioned) {
                 return Self::keep(&instance, &spec, &record).await.map(|()| false);
@@ -37,11 +43,14 @@ impl Inner {
         // What takes long comes before the lock, so that a removal needn't wait for it.
         let version = wanted_version(&spec, record.as_ref())?;
         let host = &self.common.host;
-        let programs = host.versions.obtain(version).await?;
+        let programs = given_up.run_until_cancelled(host.versions.obtain(version)).await.ok_or_else(nobody_waits)??;
         host.surroundings.account.check_reaches(&programs.bin_dir, "the PostgreSQL programs in")?;
         let data_is_missing = major_of(&instance.server.data()).is_none();
         let directory = if data_is_missing { Some(host.pool.take(&programs).await?) } else { None };
-        let _guard = instance.server.guard.lock().await;
+        let _held = instance.server.hold().await?;
+        if given_up.is_cancelled() {
+            return Err(nobody_waits());
+        }
         let record = instance.read_record().await?;
         if let Some(record) = record.as_ref().filter(|record| record.provisioned) {
             return Self::keep(&instance, &spec, record).await.map(|()| false);
@@ -72,7 +81,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes what is missing of an instance. The guard is held.
+    /// Makes what is missing of an instance, which is held.
     async fn make(
         &self,
         instance: &Arc<Instance>,

@@ -151,31 +151,6 @@ pub(super) fn remove_file(path: &Path) -> Result<bool, Failure> {
     }
 }
 
-/// Holds a folder against every other holder, in this process and others, until it is dropped.
-pub(super) struct FolderLock(std::fs::File);
-
-impl FolderLock {
-    /// Waits until nobody else holds the folder.
-    pub(super) async fn acquire(path: &Path) -> Result<Self, Failure> {
-        let file = std::fs::File::open(path).map_err(failed("open", path))?;
-        loop {
-            match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self(file)),
-                // A system call that waits would hold a thread.
-                Err(rustix::io::Errno::WOULDBLOCK) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
-                Err(error) => return Err(failed("lock", path)(error.into())),
-            }
-        }
-    }
-}
-
-impl Drop for FolderLock {
-    fn drop(&mut self) {
-        // Closing it would do, unless a child just forked has it open for another moment.
-        let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
-    }
-}
-
 /// The names in a folder; none if it isn't there.
 pub(super) fn names_in(path: &Path) -> Result<Vec<String>, Failure> {
     let entries = match std::fs::read_dir(path) {
@@ -232,16 +207,6 @@ mod tests {
         assert!(!remove_tree(&folder.path().join("x")).unwrap());
         assert!(!remove_file(&folder.path().join("x")).unwrap());
         assert!(names_in(&folder.path().join("x")).unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_folder_is_held_by_one_at_a_time() {
-        let folder = tempfile::tempdir().unwrap();
-        let held = FolderLock::acquire(folder.path()).await.unwrap();
-        let short = std::time::Duration::from_millis(50);
-        assert!(tokio::time::timeout(short, FolderLock::acquire(folder.path())).await.is_err());
-        drop(held);
-        assert!(FolderLock::acquire(folder.path()).await.is_ok());
     }
 
     #[test]

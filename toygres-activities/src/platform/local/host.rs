@@ -12,7 +12,7 @@ use super::LocalConfig;
 use super::account::{Account, Missing};
 use super::archives::FetchProgress;
 use super::control::Control;
-use super::files::{blocking, failed, make_folder};
+use super::files::{Durability, blocking, failed, make_folder, write_whole};
 use super::pool::Pool;
 use super::programs::find_program;
 use super::server::Surroundings;
@@ -25,6 +25,7 @@ const MAX_SOCKET_PATH_BYTES: usize = if cfg!(target_os = "linux") { 107 } else {
 /// The machine's side of the local platform.
 pub struct LocalHost {
     pub(super) state_dir: PathBuf,
+    machine_id: String,
     cache_dir: PathBuf,
     pub(super) port_range: RangeInclusive<u16>,
     pub(super) surroundings: Arc<Surroundings>,
@@ -57,10 +58,11 @@ impl LocalHost {
         check_owner(&state_dir)?;
         let account = Account::choose(config.run_as_user.as_deref(), Missing::Create).await?;
         let made_account = account.clone();
-        let (state_dir, cache_dir, ca) = blocking(move || {
+        let (state_dir, cache_dir, ca, machine_id) = blocking(move || {
             let (state_dir, cache_dir) = make_folders(&state_dir, &cache_dir, &made_account)?;
             let ca = CertificateAuthority::open(&state_dir)?;
-            Ok((state_dir, cache_dir, ca))
+            let machine_id = machine_id(&state_dir)?;
+            Ok((state_dir, cache_dir, ca, machine_id))
         })
         .await?;
         let account = Arc::new(account);
@@ -75,6 +77,7 @@ impl LocalHost {
         Ok(Arc::new(Self {
             control: Control::new(&state_dir, surroundings.clone()),
             state_dir,
+            machine_id,
             cache_dir,
             port_range: config.port_range,
             surroundings,
@@ -95,6 +98,13 @@ impl LocalHost {
         &self.surroundings.account
     }
 
+    /// What tells this machine (strictly: this state directory) from others that share a metadata
+    /// store: its host's name when it was first used, and something random.
+    #[must_use]
+    pub fn machine_id(&self) -> &str {
+        &self.machine_id
+    }
+
     /// The folder with the instances and everything else that has to last.
     #[must_use]
     pub fn state_dir(&self) -> &Path {
@@ -107,9 +117,10 @@ impl LocalHost {
         &self.cache_dir
     }
 
-    /// Begins to make data directories ahead of need, for the version that a create takes by
-    /// default. Does nothing where no PostgreSQL is at hand.
-    pub fn warm_pool(self: &Arc<Self>) {
+    /// Begins to keep `size` data directories ready for the version that a create takes by default.
+    /// Does nothing where no PostgreSQL is at hand. Of several servers on a state directory, one does.
+    pub fn warm_pool(self: &Arc<Self>, size: usize) {
+        self.pool.set_size(size);
         let host = self.clone();
         tokio::spawn(async move {
             let at_hand = host.versions.at_hand().await;
@@ -145,6 +156,15 @@ impl LocalHost {
     /// With the server's own words if it doesn't start.
     pub async fn start_control(&self) -> Result<ControlServer, Failure> {
         self.control.start(&self.versions, &self.pool).await
+    }
+
+    /// Waits until the control database answers, which another server on the state directory keeps
+    /// running.
+    ///
+    /// # Errors
+    /// If it doesn't for long.
+    pub async fn wait_control(&self) -> Result<ControlServer, Failure> {
+        self.control.wait().await
     }
 
     /// Stops the control database cleanly. No error if it doesn't run.
@@ -228,6 +248,22 @@ pub(super) fn check_owner(state_dir: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Reads the state directory's id, which is made once.
+fn machine_id(state_dir: &Path) -> Result<String, Failure> {
+    let path = state_dir.join("id");
+    match std::fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("read", &path)(error)),
+    }
+    let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host_name: String = host_name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).take(64).collect();
+    let id = format!("{host_name}/{}", uuid::Uuid::new_v4());
+    write_whole(&path, format!("{id}\n").as_bytes(), 0o644, None, Durability::Synced)?;
+    Ok(id)
+}
+
 /// Makes the folders of a state directory; their real paths, without links.
 fn make_folders(state_dir: &Path, cache_dir: &Path, account: &Account) -> Result<(PathBuf, PathBuf), Failure> {
     // Passable by the run-as user, but not readable.
@@ -246,6 +282,7 @@ fn make_folders(state_dir: &Path, cache_dir: &Path, account: &Account) -> Result
     for folder in ["instances", "pool", "control"] {
         make_folder(&state_dir.join(folder), passable, None)?;
     }
+    make_folder(&state_dir.join("locks"), 0o700, None)?;
     let run = state_dir.join("run");
     if let Ok(found) = std::fs::metadata(&run)
         && account.switches

@@ -1,12 +1,15 @@
 //! A server's log: its last lines, its own words about a failure, and a bound on its size.
+//! ([`log_reader`](super::log_reader) reads it as a stream.)
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use toygres_models::Failure;
 
 use super::files::failed;
+use crate::server_log::told;
 
 const CHUNK_BYTES: u64 = 64 * 1024;
 /// Longest part of a log that is ever read at once.
@@ -65,43 +68,60 @@ fn has_level(line: &str, levels: &[&str]) -> bool {
     levels.iter().any(|level| message_of(line).starts_with(level))
 }
 
-/// The lines that say why a server did not start or ended, oldest first, at most 20. Statements are
-/// left out: they are the user's and may hold anything.
+/// The lines that say why a server did not start or ended, oldest first, at most 20. Those of sessions are left out: they
+/// may hold anything of the user's.
 pub(super) fn significant(lines: &[String]) -> Vec<String> {
-    const LEVELS: &[&str] = &["FATAL:", "PANIC:", "ERROR:", "HINT:", "DETAIL:", "WARNING:"];
-    let wanted: Vec<_> = lines
-        .iter()
+    const LEVELS: &[&str] = &["FATAL:", "PANIC:", "ERROR:", "HINT:", "WARNING:"];
+    let wanted: Vec<_> = told(lines)
         .filter(|line| {
             has_level(line, LEVELS)
                 || line.contains("could not")
                 || line.contains("was terminated by signal")
                 || line.contains("shutdown request")
         })
-        .filter(|line| !line.contains("STATEMENT:"))
         .collect();
     wanted[wanted.len().saturating_sub(20)..].iter().map(|line| (*line).clone()).collect()
 }
 
 /// The one line to quote in a sentence: the last of the gravest.
 pub(super) fn headline(lines: &[String]) -> Option<&str> {
+    let lines: Vec<_> = told(lines).collect();
     let last = |levels: &[&str]| lines.iter().rev().find(|line| has_level(line, levels)).map(|line| message_of(line));
     last(&["PANIC:", "FATAL:"]).or_else(|| last(&["ERROR:"])).or_else(|| {
         lines.iter().rev().find(|line| line.contains("could not") || line.contains("terminated by")).map(|line| message_of(line))
     })
 }
 
+/// Where what was cut from a log is kept.
+pub(super) fn kept_path(path: &Path) -> PathBuf {
+    path.with_extension("log.1")
+}
+
 /// Cuts a log that has grown too long. What there was is kept beside it as `….1`.
 ///
 /// The server has it open for appending, so cutting it in place needs no word to the server; lines
-/// written between the copy and the cut are lost.
+/// written in the instant between the copy's end and the cut are lost. The copy gets its name when it
+/// is whole, and before the cut: whoever reads the log finds every line in one of the two.
 pub(super) fn bound(path: &Path) -> Result<bool, Failure> {
     if std::fs::metadata(path).map_or(0, |found| found.len()) <= MAX_LOG_BYTES {
         return Ok(false);
     }
-    let kept = path.with_extension("log.1");
-    std::fs::copy(path, &kept).map_err(failed("copy the log to", &kept))?;
-    std::fs::OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(0)).map_err(failed("cut", path))?;
-    Ok(true)
+    cut(path).map(|()| true)
+}
+
+pub(super) fn cut(path: &Path) -> Result<(), Failure> {
+    let (unnamed, kept) = (path.with_extension("log.new"), kept_path(path));
+    let copy = || -> io::Result<File> {
+        let mut log = OpenOptions::new().read(true).write(true).open(path)?;
+        let mut copy = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unnamed)?;
+        io::copy(&mut log, &mut copy)?;
+        std::fs::rename(&unnamed, &kept)?;
+        // What came meanwhile.
+        io::copy(&mut log, &mut copy)?;
+        Ok(log)
+    };
+    let log = copy().map_err(failed("copy the log to", &kept))?;
+    log.set_len(0).map_err(failed("cut", path))
 }
 
 #[cfg(test)]
@@ -143,6 +163,11 @@ mod tests {
              2026-01-01 00:00:00.000 UTC [1] LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use\n\
              2026-01-01 00:00:00.000 UTC [1] HINT:  Is another postmaster already running on port 20001?\n\
              2026-01-01 00:00:00.000 UTC [1] STATEMENT:  could not 'secret'\n\
+             2026-01-01 00:00:00.000 UTC [7] ERROR:  duplicate key value violates unique constraint \"secret\"\n\
+             2026-01-01 00:00:00.000 UTC [7] DETAIL:  Key (name)=(secret) already exists.\n\
+             2026-01-01 00:00:00.000 UTC [7] HINT:  secret\n\
+             2026-01-01 00:00:00.000 UTC [7] WARNING:  secret\n\
+             2026-01-01 00:00:00.000 UTC [7] ERROR:  could not charge card secret\n\
              2026-01-01 00:00:00.000 UTC [1] FATAL:  could not create any TCP/IP sockets\n\
              2026-01-01 00:00:00.000 UTC [1] LOG:  database system is shut down",
         );

@@ -1,6 +1,7 @@
 //! [`Platform`] by processes on this machine.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,13 +14,18 @@ use super::files::{blocking, lock, remove_tree};
 use super::host::LocalHost;
 use super::instance::{Common, Instance, data_gone};
 use super::log;
+use super::log_reader::{LogFiles, LogReader};
 use super::ports::PortRegistry;
 use super::record::{Record, instance_folders};
-use crate::platform::{Endpoint, InstanceSpec, Observation, OfferedVersion, Phase, Platform, PlatformEvent};
+use crate::platform::{
+    Endpoint, InstanceSpec, LogRequest, LogStream, Observation, OfferedVersion, Phase, Platform, PlatformEvent,
+};
 
 /// How long a clean stop may take before the next sharper one.
 pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
+/// How soon what other servers on the state directory made is kept running.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const EVENTS_KEPT: usize = 1024;
 
 /// Instances as server processes on this machine. Dropping it ends the supervision; servers run on.
@@ -34,37 +40,48 @@ pub(super) struct Inner {
 }
 
 impl LocalPlatform {
-    /// On a machine that is set up, with ports from `ports`.
+    /// On a machine that is set up, with ports from `ports`. What it makes, it keeps running.
     #[must_use]
     pub fn new(host: Arc<LocalHost>, ports: Arc<dyn PortRegistry>) -> Arc<Self> {
+        Self::with(host, ports, true)
+    }
+
+    /// The same beside others on one state directory: keeps nothing running until
+    /// [`supervise`](Self::supervise), which one of them calls.
+    #[must_use]
+    pub fn beside_others(host: Arc<LocalHost>, ports: Arc<dyn PortRegistry>) -> Arc<Self> {
+        Self::with(host, ports, false)
+    }
+
+    fn with(host: Arc<LocalHost>, ports: Arc<dyn PortRegistry>, supervises: bool) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let common = Common {
             host,
             events: broadcast::Sender::new(EVENTS_KEPT),
             stop: CancellationToken::new(),
             starts: Semaphore::new(cores * 2),
+            supervises: AtomicBool::new(supervises),
         };
         Arc::new(Self { inner: Arc::new(Inner { common: Arc::new(common), ports, instances: Mutex::default() }) })
     }
 
     /// Keeps every provisioned instance on disk running from now on: finds those that run, starts
-    /// the others in the background. Half-made ones are left to whoever makes them.
+    /// the others in the background; also those that another server makes later. Half-made ones are
+    /// left to whoever makes them.
     ///
     /// # Errors
     /// If the state directory can't be read.
     pub async fn supervise(self: &Arc<Self>) -> Result<(), Failure> {
-        let folder = self.inner.common.host.state_dir.join("instances");
-        let found = blocking(move || {
-            let folders = instance_folders(&folder)?;
-            Ok(folders.into_iter().map(|(key, home)| (key, Record::read(&home))).collect::<Vec<_>>())
-        });
-        for (key, record) in found.await? {
+        self.inner.common.supervises.store(true, Ordering::SeqCst);
+        for (key, record) in self.inner.unsupervised().await? {
             match record {
                 Ok(Some(record)) if record.provisioned => self.inner.instance(&key).supervise(),
                 Ok(_) => tracing::info!(instance = %key, "left a half-made instance as it is"),
                 Err(failure) => tracing::error!(instance = %key, error = %failure, "can't supervise an instance"),
             }
         }
+        let (inner, stop) = (self.inner.clone(), self.inner.common.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(inner.keep_looking()).await });
         Ok(())
     }
 
@@ -104,6 +121,31 @@ impl Inner {
         lock(&self.instances).get(key).cloned()
     }
 
+    /// What is on disk and isn't kept running, with its record.
+    async fn unsupervised(&self) -> Result<Vec<(InstanceKey, Result<Option<Record>, Failure>)>, Failure> {
+        let folder = self.common.host.state_dir.join("instances");
+        let mut folders = blocking(move || instance_folders(&folder)).await?;
+        folders.retain(|(key, _)| !self.known(key).is_some_and(|instance| instance.is_supervised()));
+        blocking(move || Ok(folders.into_iter().map(|(key, home)| (key, Record::read(&home))).collect())).await
+    }
+
+    /// Keeps running what other servers make, and forgets what they removed.
+    async fn keep_looking(&self) {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            match self.unsupervised().await {
+                Ok(found) => {
+                    let provisioned = found.iter().filter(|(_, record)| matches!(record, Ok(Some(record)) if record.provisioned));
+                    provisioned.for_each(|(key, _)| self.instance(key).supervise());
+                }
+                Err(failure) => tracing::warn!(error = %failure, "could not look for instances; it is tried again"),
+            }
+            lock(&self.instances)
+                .retain(|_, instance| Arc::strong_count(instance) > 1 || instance.is_supervised() || instance.home().exists());
+            self.common.host.pool.recount();
+        }
+    }
+
     /// Forgets an instance that is gone, unless somebody else is about to do something with it.
     fn forget(&self, instance: Arc<Instance>) {
         let mut instances = lock(&self.instances);
@@ -116,16 +158,7 @@ impl Inner {
         let instance = self.instance(&key);
         let server = instance.server.clone();
         let removing = server.announce_removal();
-        let guard = match server.guard.try_lock() {
-            Ok(guard) => guard,
-            Err(_) => {
-                // A start at work would be waited for; ended, it gives up at once.
-                if let Some(starting) = server.current() {
-                    starting.signal(rustix::process::Signal::INT)?;
-                }
-                server.guard.lock().await
-            }
-        };
+        let held = server.hold_to_remove().await?;
         instance.release();
         let searched = server.clone();
         let (existed, port, running) = blocking(move || {
@@ -157,7 +190,7 @@ impl Inner {
         .await?;
         self.ports.release(&key).await?;
         server.set_last_failure(None);
-        drop(guard);
+        held.removed()?;
         drop(removing);
         drop(server);
         self.forget(instance);
@@ -177,8 +210,9 @@ impl Inner {
                 return seen(Phase::Pending, false, Some(Failure::transient(FailureKind::Platform, message)));
             }
             Ok(None) => {
-                // Somebody removed the folder of one that we keep running.
-                let lost = self.known(key).filter(|instance| instance.is_supervised());
+                // Somebody removed the folder of one that we keep running. (Another server, removing
+                // the instance, leaves nothing to hold.)
+                let lost = self.known(key).filter(|instance| instance.is_supervised() && instance.server.was_held());
                 return match lost.and_then(|instance| data_gone(&instance.server)) {
                     Some(failure) => seen(Phase::Failed, false, Some(failure)),
                     None => Ok(None),
@@ -251,6 +285,10 @@ impl Platform for LocalPlatform {
         PlatformName::Local
     }
 
+    async fn cluster_id(&self) -> Result<Option<String>, Failure> {
+        Ok(Some(self.host().machine_id().to_owned()))
+    }
+
     fn check(&self, _key: &InstanceKey, options: &InstanceOptions) -> Result<(), Invalid> {
         let refuse = |field, what: &str| {
             Err(Invalid::new(field, format!("the local platform has no {what}; leave it out, or use the platform kubernetes")))
@@ -277,7 +315,9 @@ impl Platform for LocalPlatform {
 
     async fn ensure(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
         let (inner, spec) = (self.inner.clone(), spec.clone());
-        detached(async move { inner.ensure(spec).await }).await
+        let given_up = CancellationToken::new();
+        let _gives_up_when_dropped = given_up.clone().drop_guard();
+        detached(async move { inner.ensure(spec, &given_up).await }).await
     }
 
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
@@ -316,21 +356,10 @@ impl Platform for LocalPlatform {
         Ok(keys)
     }
 
-    async fn logs(&self, key: &InstanceKey, tail_lines: usize) -> Result<Vec<String>, Failure> {
+    async fn logs(&self, key: &InstanceKey, request: LogRequest) -> Result<LogStream, Failure> {
         let instance = Instance::new(key.clone(), self.inner.common.clone());
-        let (home, path, missing) = (instance.home().to_owned(), instance.server.log_path(), not_found(key));
-        blocking(move || match log::tail(&path, tail_lines) {
-            Ok(lines) => Ok(lines),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if home.exists() {
-                    Ok(Vec::new())
-                } else {
-                    Err(missing)
-                }
-            }
-            Err(error) => Err(super::files::failed("read", &path)(error)),
-        })
-        .await
+        let files = LogFiles { home: instance.home().to_owned(), log: instance.server.log_path() };
+        Ok(LogReader::open(files, request, not_found(key)).await?.into_stream())
     }
 
     fn shutdown(&self) {

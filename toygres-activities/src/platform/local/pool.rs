@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub(super) struct Pool {
     root: PathBuf,
     account: Arc<Account>,
     /// How many finished directories are kept for each set of programs.
-    size: usize,
+    size: AtomicUsize,
     cores: usize,
     state: Mutex<State>,
     stopped: CancellationToken,
@@ -116,12 +117,18 @@ fn key_of(programs: &Programs) -> String {
     format!("{}@{tail}", programs.postgres_version)
 }
 
+/// The finished directories in the folder of one set of programs.
+fn on_disk(folder: &Path) -> Vec<PathBuf> {
+    let names = names_in(folder).unwrap_or_default();
+    names.into_iter().filter(|name| !name.starts_with('.')).map(|name| folder.join(name)).collect()
+}
+
 impl Pool {
     pub(super) fn new(root: PathBuf, account: Arc<Account>, size: usize) -> Arc<Self> {
         Arc::new(Self {
             root,
             account,
-            size,
+            size: AtomicUsize::new(size),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             state: Mutex::default(),
             stopped: CancellationToken::new(),
@@ -159,12 +166,7 @@ impl Pool {
         let folder = self.root.join(&key);
         state.shelves.entry(key).or_insert_with(|| Shelf {
             programs: programs.clone(),
-            ready: names_in(&folder)
-                .unwrap_or_default()
-                .into_iter()
-                .filter(|name| !name.starts_with('.'))
-                .map(|name| folder.join(name))
-                .collect(),
+            ready: on_disk(&folder),
             waiting: VecDeque::new(),
             wished: 0,
             building: 0,
@@ -174,7 +176,7 @@ impl Pool {
 
     /// Begins to fill the pool for these programs: one directory at once, the rest in the background.
     pub(super) fn warm(self: &Arc<Self>, programs: &Programs) {
-        if self.size == 0 {
+        if self.size() == 0 {
             return;
         }
         {
@@ -185,6 +187,26 @@ impl Pool {
         }
         self.pump(Demand::Awaited);
         self.refill_later();
+    }
+
+    fn size(&self) -> usize {
+        self.size.load(Ordering::SeqCst)
+    }
+
+    /// Keeps that many finished directories for each set of programs from now on.
+    pub(super) fn set_size(&self, size: usize) {
+        self.size.store(size, Ordering::SeqCst);
+    }
+
+    /// Forgets the directories that another server on the state directory took, and replaces them.
+    pub(super) fn recount(self: &Arc<Self>) {
+        let before = self.ready();
+        for shelf in lock(&self.state).shelves.values_mut() {
+            shelf.ready.retain(|path| path.is_dir());
+        }
+        if self.ready() < before {
+            self.pump(Demand::Any);
+        }
     }
 
     /// How many finished directories there are now.
@@ -198,6 +220,10 @@ impl Pool {
             let mut state = lock(&self.state);
             let shelf = self.shelf(&mut state, programs);
             shelf.refill = true;
+            if self.size() == 0 && shelf.ready.is_empty() {
+                // Another server on the state directory may keep some ready.
+                shelf.ready = on_disk(&self.root.join(key_of(programs)));
+            }
             let mut found = None;
             while let Some(path) = shelf.ready.pop() {
                 if path.join("PG_VERSION").is_file() {
@@ -252,8 +278,9 @@ impl Pool {
             let awaited = |shelf: &Shelf| shelf.waiting.len() + shelf.wished > shelf.building;
             // What nobody waits for leaves room for what somebody does.
             let in_store = demand == Demand::Any && state.building < (self.cores / 2).max(1);
-            let wanted =
-                |shelf: &Shelf| in_store && shelf.refill && shelf.ready.len() + shelf.building < self.size + shelf.waiting.len();
+            let wanted = |shelf: &Shelf| {
+                in_store && shelf.refill && shelf.ready.len() + shelf.building < self.size() + shelf.waiting.len()
+            };
             let key = state.shelves.iter().find(|(_, shelf)| awaited(shelf));
             let key = key.or_else(|| state.shelves.iter().find(|(_, shelf)| wanted(shelf)));
             let Some(key) = key.map(|(key, _)| key.clone()) else { return };
@@ -387,7 +414,8 @@ async fn initdb(account: &Account, programs: &Programs, data: &Path) -> Result<(
     let evidence: Vec<_> = words.lines().map(str::to_owned).collect();
     let headline = evidence.iter().find(|line| line.contains("error:") || line.contains("FATAL")).cloned().unwrap_or_default();
     let message = format!("initdb of PostgreSQL {} failed: {headline}; nothing was created", programs.postgres_version);
-    let failure = if words.contains("No space left on device") {
+    // A block that was written in part comes with the hint alone.
+    let failure = if words.contains("No space left on device") || words.contains("Check free disk space") {
         Failure::permanent(
             FailureKind::Exhausted,
             format!("the disk of {} is full; free some room and try again", data.display()),

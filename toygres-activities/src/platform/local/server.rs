@@ -1,7 +1,8 @@
 //! One data directory and the server on it: configured, started, found again, watched, stopped.
 //!
-//! Instances and the control database use the same code. Whoever starts or stops holds `guard`;
-//! looking needs no lock.
+//! Instances and the control database use the same code. Whoever starts, stops or removes holds it
+//! ([`Server::hold`]), against other tasks and other servers on the state directory; looking needs no
+//! lock.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 use toygres_models::{Failure, FailureKind};
 
 use super::account::Account;
-use super::files::{FolderLock, blocking, converge, failed, lock};
+use super::files::{blocking, converge, failed, lock};
+use super::lock_file::LockFile;
 use super::log;
 use super::process::Postmaster;
 use super::programs::Programs;
@@ -24,6 +26,8 @@ use crate::platform::certificates::CertificateAuthority;
 const START_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last server's processes may take to let go of the data directory.
 const INTERLOCK_PATIENCE: Duration = Duration::from_secs(8);
+/// How long another server on the state directory may be at work on it before the caller is told.
+const HOLD_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a starting server is looked at.
 const POLL: Duration = Duration::from_millis(3);
 
@@ -40,8 +44,10 @@ pub(super) struct Server {
     pub(super) home: PathBuf,
     role: Role,
     surroundings: Arc<Surroundings>,
-    /// Held by whoever starts, stops or removes.
-    pub(super) guard: tokio::sync::Mutex<()>,
+    /// Whose turn it is in this process.
+    turn: tokio::sync::Mutex<()>,
+    /// Whose turn it is among the processes.
+    lock_path: PathBuf,
     current: Mutex<Option<Arc<Postmaster>>>,
     last_failure: Mutex<Option<Failure>>,
     removing: AtomicUsize,
@@ -69,6 +75,25 @@ impl From<Failure> for StartFailure {
     }
 }
 
+/// The right to start, stop or remove a server, until it is dropped.
+pub(super) struct Held<'a> {
+    lock_file: LockFile,
+    _turn: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Held<'_> {
+    /// Whether there was nothing to hold yet: since then, or ever, nobody made it or kept it running.
+    /// To whom kept it running until now, another server has removed it.
+    pub(super) fn is_first(&self) -> bool {
+        self.lock_file.is_new()
+    }
+
+    /// Leaves nothing to hold: the server was removed.
+    pub(super) fn removed(self) -> Result<(), Failure> {
+        self.lock_file.remove()
+    }
+}
+
 /// Counts a removal as long as it is at work.
 pub(super) struct Removing<'a>(&'a Server);
 
@@ -79,13 +104,14 @@ impl Drop for Removing<'_> {
 }
 
 impl Server {
-    pub(super) fn new(label: String, home: PathBuf, role: Role, surroundings: Arc<Surroundings>) -> Self {
+    pub(super) fn new(label: String, home: PathBuf, lock_path: PathBuf, role: Role, surroundings: Arc<Surroundings>) -> Self {
         Self {
             label,
             home,
             role,
             surroundings,
-            guard: tokio::sync::Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            lock_path,
             current: Mutex::default(),
             last_failure: Mutex::default(),
             removing: AtomicUsize::new(0),
@@ -117,6 +143,49 @@ impl Server {
 
     pub(super) fn is_being_removed(&self) -> bool {
         self.removing.load(Ordering::SeqCst) > 0
+    }
+
+    /// Waits until nobody else starts, stops or removes it.
+    ///
+    /// # Errors
+    /// [`Busy`](FailureKind::Busy), naming the process, if another server is at it for long.
+    pub(super) async fn hold(&self) -> Result<Held<'_>, Failure> {
+        self.hold_in(self.turn.lock().await).await
+    }
+
+    /// The same for a removal: a start at work in this process is ended, not waited for.
+    pub(super) async fn hold_to_remove(&self) -> Result<Held<'_>, Failure> {
+        let turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(_) => {
+                if let Some(starting) = self.current() {
+                    starting.signal(rustix::process::Signal::INT)?;
+                }
+                self.turn.lock().await
+            }
+        };
+        self.hold_in(turn).await
+    }
+
+    async fn hold_in<'a>(&self, turn: tokio::sync::MutexGuard<'a, ()>) -> Result<Held<'a>, Failure> {
+        match LockFile::acquire(&self.lock_path, HOLD_PATIENCE).await? {
+            Some(lock_file) => Ok(Held { lock_file, _turn: turn }),
+            None => {
+                let holder = LockFile::holder(&self.lock_path).map(|pid| format!(" (process {pid})")).unwrap_or_default();
+                let message = format!(
+                    "another toygres server{holder} on this state directory is at work on {}, and has been for {} s; it is \
+                     waited for. If it hangs, end it: what it was doing is finished by this one",
+                    self.label,
+                    HOLD_PATIENCE.as_secs()
+                );
+                Err(Failure::transient(FailureKind::Busy, message))
+            }
+        }
+    }
+
+    /// Whether it is, or was, held by somebody, and wasn't removed since.
+    pub(super) fn was_held(&self) -> bool {
+        self.lock_path.exists()
     }
 
     /// The server that is known to run.
@@ -164,19 +233,13 @@ impl Server {
         }
     }
 
-    /// Starts it unless it runs, and waits a little until it answers. The caller holds `guard`.
+    /// Starts it unless it runs, and waits a little until it answers. The caller holds it.
     pub(super) async fn start(self: &Arc<Self>, programs: &Programs, port: u16) -> Result<Arc<Postmaster>, StartFailure> {
         if let Some(running) = self.find() {
             self.settle(&running, port, 0).await?;
             return Ok(running);
         }
         self.surroundings.account.check_reaches(&programs.bin_dir, "the PostgreSQL programs in")?;
-        // Two programs on one state directory must not take each other's fresh lock files for stale.
-        let _held = FolderLock::acquire(&self.home).await?;
-        if let Some(running) = self.find() {
-            self.settle(&running, port, 0).await?;
-            return Ok(running);
-        }
         let (server, major) = (self.clone(), programs.postgres_version.major());
         blocking(move || {
             server.check_data(major)?;

@@ -29,7 +29,7 @@ pub struct Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.task.abort();
-        self.cuts.send_modify(|cuts| *cuts = (cuts.0 + 1, false));
+        self.cut();
     }
 }
 
@@ -69,6 +69,11 @@ impl Proxy {
         let mut proxy = Self::to(target).await;
         proxy.plain = Some(Plain(kubectl));
         proxy
+    }
+
+    /// Ends every connection that is open now.
+    pub fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts = (cuts.0 + 1, false));
     }
 
     /// Ends every watch that is open now, and leaves other requests alone.

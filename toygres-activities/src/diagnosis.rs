@@ -1,0 +1,440 @@
+//! Why an instance isn't what it should be: the likely cause, and what to do, from what is known of it.
+//!
+//! `RULES` is the table of what people meet. It is matched against the words of the platform and of
+//! PostgreSQL, the nearest to the failure first; the more particular rules go before the general ones.
+//! Nothing in here asks anybody.
+
+use serde::{Deserialize, Serialize};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceState, PlatformName};
+
+/// What is likely wrong; stable words that programs may match on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Cause {
+    /// A disk or volume has no room left.
+    DiskFull,
+    /// Another program listens on the instance's port, or all ports are taken.
+    PortTaken,
+    /// The image can't be pulled or used.
+    BadImage,
+    /// A quota of the cluster's namespace.
+    QuotaExceeded,
+    /// The volume can't be had.
+    VolumeUnavailable,
+    /// No node has room for the pod.
+    NoRoom,
+    /// The server used more memory than there is.
+    OutOfMemory,
+    /// The file system can't be written to.
+    ReadOnlyDisk,
+    /// The server doesn't take the password that toygres keeps.
+    WrongPassword,
+    /// The password that toygres keeps is gone.
+    PasswordMissing,
+    /// Files or objects of the instance were removed by somebody else.
+    DataMissing,
+    /// The PostgreSQL programs can't be had.
+    ProgramsUnavailable,
+    /// The server ends whenever it is started, or can't be started.
+    CrashLoop,
+    /// Somebody cancelled its creation, or a delete overtook it.
+    GivenUp,
+    /// It runs, and can't be reached from toygres's server.
+    Unreachable,
+    /// The platform itself can't be asked.
+    PlatformUnavailable,
+    /// None of the known ones.
+    Unknown,
+}
+
+/// What the platform saw of the instance a moment ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// It answers SQL.
+    Ready,
+    /// It doesn't, for that reason.
+    NotReady(Failure),
+    /// Nothing of it is there.
+    Gone,
+    /// It can't be looked at.
+    Unknown(Failure),
+}
+
+/// How a log-in with the password that toygres keeps went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogIn {
+    /// Nobody tried: there is nothing to log in to.
+    NotTried,
+    /// It works.
+    Works,
+    /// It doesn't.
+    Failed(Failure),
+}
+
+/// What is known of an instance.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// The instance.
+    pub key: &'a InstanceKey,
+    /// Where it runs.
+    pub platform: PlatformName,
+    /// Its state on record.
+    pub state: InstanceState,
+    /// Why it, or its last operation, failed, if it did.
+    pub failure: Option<&'a Failure>,
+    /// What was seen of it.
+    pub seen: Seen,
+    /// How a log-in went.
+    pub log_in: LogIn,
+    /// What was told of it since it was last well, oldest first.
+    pub news: &'a [String],
+    /// What its server said of trouble, oldest first.
+    pub log: &'a [String],
+    /// The same of the last minutes, whether it was well or not.
+    pub log_of_late: &'a [String],
+}
+
+/// What is likely wrong, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Verdict {
+    /// One sentence for a person.
+    pub summary: String,
+    /// The likely cause; none if nothing is wrong.
+    pub likely_cause: Option<Cause>,
+    /// What to do, a step each, with commands.
+    pub fix: Vec<String>,
+    /// The words that point to the cause: the platform's, or PostgreSQL's.
+    pub evidence: Vec<String>,
+}
+
+struct Rule {
+    cause: Cause,
+    /// Any of these is said, in lower case.
+    says: &'static [&'static str],
+    /// Or the failure is of one of these kinds.
+    kinds: &'static [FailureKind],
+    /// Whether it is enough that somebody says so: PostgreSQL's log, a pod's events. If not, the failure
+    /// itself has to: such words are said by anybody who tries a log-in, or on the way to what works.
+    by_anybody: bool,
+}
+
+const fn said_by_anybody(cause: Cause, says: &'static [&'static str]) -> Rule {
+    Rule { cause, says, kinds: &[], by_anybody: true }
+}
+
+const fn said(cause: Cause, says: &'static [&'static str]) -> Rule {
+    Rule { cause, says, kinds: &[], by_anybody: false }
+}
+
+const fn of_kind(cause: Cause, kinds: &'static [FailureKind]) -> Rule {
+    Rule { cause, says: &[], kinds, by_anybody: false }
+}
+
+/// By their words, particular ones first.
+const RULES: &[Rule] = &[
+    said_by_anybody(Cause::DiskFull, &["no space left on device", "disk quota exceeded", "disk is full"]),
+    said_by_anybody(
+        Cause::PortTaken,
+        &[
+            "another program has its port",
+            "could not bind",
+            "could not create any tcp/ip sockets",
+            "address already in use",
+            "all ports from",
+        ],
+    ),
+    said(
+        Cause::BadImage,
+        &["can't be pulled", "errimagepull", "imagepullbackoff", "invalidimagename", "errimageneverpull", "manifest unknown"],
+    ),
+    said(Cause::QuotaExceeded, &["exceeded quota"]),
+    said(
+        Cause::VolumeUnavailable,
+        &[
+            "unbound immediate persistentvolumeclaims",
+            "no default storageclass",
+            "storageclass.storage.k8s.io",
+            "choose another storageclass",
+            "gives no sign of life",
+        ],
+    ),
+    said(
+        Cause::NoRoom,
+        &["insufficient cpu", "insufficient memory", "insufficient ephemeral-storage", "no node can take the pod"],
+    ),
+    said_by_anybody(Cause::OutOfMemory, &["oomkilled", "more memory than its limit", "cannot allocate memory", "out of memory"]),
+    said_by_anybody(Cause::ReadOnlyDisk, &["read-only file system"]),
+    said(Cause::WrongPassword, &["password authentication failed"]),
+    said(Cause::PasswordMissing, &["no password is kept"]),
+    said(Cause::DataMissing, &["is gone: somebody", "is gone or broken", "its statefulset is missing", "lacks what it mounts"]),
+];
+
+/// Where no particular one holds; the first one also of what is still coming up.
+const GENERAL_RULES: &[Rule] = &[
+    said_by_anybody(
+        Cause::CrashLoop,
+        &["ends whenever it is started", "crashloopbackoff", "did not start", "ended while it started", "is postgresql"],
+    ),
+    of_kind(Cause::ProgramsUnavailable, &[FailureKind::ProgramsUnavailable]),
+    of_kind(Cause::GivenUp, &[FailureKind::Cancelled, FailureKind::Superseded]),
+    of_kind(Cause::Unreachable, &[FailureKind::ConnectionFailed]),
+    of_kind(Cause::CrashLoop, &[FailureKind::StartFailed]),
+];
+
+/// Something that speaks of the trouble.
+struct Witness<'a> {
+    /// The failure itself: its kind, where it won't pass by itself.
+    failure: Option<Option<FailureKind>>,
+    words: Vec<&'a str>,
+}
+
+impl<'a> Witness<'a> {
+    /// A failure, and the words that were found with it.
+    fn of(failure: &'a Failure) -> [Self; 2] {
+        let kind = Some(failure.kind).filter(|_| !failure.retryable);
+        [
+            Self { failure: Some(kind), words: vec![&failure.message] },
+            Self { failure: None, words: failure.evidence.iter().map(String::as_str).collect() },
+        ]
+    }
+
+    /// Anybody's words, of which the newest are the nearest.
+    fn anybody(oldest_first: &'a [String]) -> Self {
+        Self { failure: None, words: oldest_first.iter().rev().map(String::as_str).collect() }
+    }
+
+    /// The words that make the rule hold, if it does.
+    fn supports(&self, rule: &Rule) -> Option<Vec<String>> {
+        if self.failure.is_none() && !rule.by_anybody {
+            return None;
+        }
+        let says = |words: &&&str| {
+            let words = words.to_lowercase();
+            rule.says.iter().any(|says| words.contains(says))
+        };
+        let said: Vec<String> = self.words.iter().filter(says).map(|words| (*words).to_owned()).collect();
+        if !said.is_empty() {
+            return Some(said);
+        }
+        let is_kind = self.failure.flatten().is_some_and(|kind| rule.kinds.contains(&kind));
+        is_kind.then(|| self.words.iter().map(|words| (*words).to_owned()).collect())
+    }
+}
+
+/// The likely cause of an instance's trouble.
+#[must_use]
+pub fn diagnose(facts: &Facts<'_>) -> Verdict {
+    let key = facts.key;
+    if facts.state == InstanceState::Deleted {
+        return well(format!("{key} was deleted"));
+    }
+    if let LogIn::Failed(failure) = &facts.log_in {
+        let found = find(RULES, &Witness::of(failure));
+        let (cause, evidence) = found.unwrap_or((Cause::Unreachable, vec![failure.message.clone()]));
+        return verdict(facts, cause, evidence);
+    }
+    let is_well = facts.state == InstanceState::Running && facts.seen == Seen::Ready;
+    if is_well && facts.failure.is_none() {
+        // Whoever writes is refused, and the rest works.
+        if let Some((cause @ Cause::DiskFull, evidence)) = find(RULES, &[Witness::anybody(facts.log_of_late)]) {
+            return verdict(facts, cause, evidence);
+        }
+        return well(format!("nothing is wrong with {key}: it runs, and a log-in with the password that toygres keeps works"));
+    }
+    let witnesses = witnesses(facts, is_well);
+    let is_on_its_way = matches!(facts.state, InstanceState::Creating | InstanceState::Deleting) && facts.failure.is_none();
+    // What comes up says that it isn't ready yet; by itself that is no trouble.
+    let general = if is_on_its_way { &GENERAL_RULES[..1] } else { GENERAL_RULES };
+    if let Some((cause, evidence)) = find(RULES, &witnesses).or_else(|| find(general, &witnesses)) {
+        return verdict(facts, cause, evidence);
+    }
+    match (&facts.seen, facts.state) {
+        (Seen::Unknown(failure), _) => verdict(facts, Cause::PlatformUnavailable, vec![failure.message.clone()]),
+        (Seen::Gone, InstanceState::Running) => verdict(facts, Cause::DataMissing, Vec::new()),
+        (_, InstanceState::Creating) if is_on_its_way => well(format!("{key} is still being created")),
+        (_, InstanceState::Deleting) if is_on_its_way => well(format!("{key} is being deleted")),
+        (Seen::NotReady(failure), _) if facts.failure.is_none() && failure.retryable => {
+            let watch = format!("wait a moment, and watch it with `toygres events {} --follow`", key.name);
+            Verdict { fix: vec![watch], ..well(format!("{key} isn't ready at this moment: {}", failure.message)) }
+        }
+        (Seen::NotReady(failure), _) if facts.failure.is_none() => verdict(facts, Cause::Unknown, vec![failure.message.clone()]),
+        _ => verdict(facts, Cause::Unknown, facts.failure.iter().map(|failure| failure.message.clone()).collect()),
+    }
+}
+
+/// The nearest to the trouble first.
+fn witnesses<'a>(facts: &'a Facts<'_>, is_well: bool) -> Vec<Witness<'a>> {
+    let failure = facts.failure.map(Witness::of).into_iter().flatten();
+    let seen = match &facts.seen {
+        Seen::NotReady(failure) => Some(Witness::of(failure)),
+        Seen::Ready | Seen::Gone | Seen::Unknown(_) => None,
+    };
+    let seen = seen.into_iter().flatten();
+    // What was found at the end of the operation that failed tells more than what is there now.
+    let mut witnesses: Vec<_> = match facts.state {
+        InstanceState::Failed => failure.chain(seen).collect(),
+        _ => seen.chain(failure).collect(),
+    };
+    if !is_well {
+        witnesses.extend([Witness::anybody(facts.news), Witness::anybody(facts.log)]);
+    }
+    witnesses
+}
+
+fn find(rules: &[Rule], witnesses: &[Witness<'_>]) -> Option<(Cause, Vec<String>)> {
+    witnesses.iter().find_map(|witness| rules.iter().find_map(|rule| Some((rule.cause, witness.supports(rule)?))))
+}
+
+fn well(summary: String) -> Verdict {
+    Verdict { summary, likely_cause: None, fix: Vec::new(), evidence: Vec::new() }
+}
+
+fn verdict(facts: &Facts<'_>, cause: Cause, mut evidence: Vec<String>) -> Verdict {
+    if cause == Cause::CrashLoop {
+        // What it ended with.
+        let grave = |line: &&String| line.contains("FATAL:") || line.contains("PANIC:");
+        let mut last_words: Vec<_> = facts.log.iter().rev().filter(grave).take(2).cloned().collect();
+        last_words.reverse();
+        evidence.extend(last_words);
+    }
+    evidence.dedup();
+    evidence.truncate(5);
+    let key = facts.key;
+    let what = match cause {
+        Cause::DiskFull => "the disk is full",
+        Cause::PortTaken => "its port is taken by another program",
+        Cause::BadImage => "its image can't be pulled",
+        Cause::QuotaExceeded => "the quota of its Kubernetes namespace is used up",
+        Cause::VolumeUnavailable => "its volume can't be had",
+        Cause::NoRoom => "no node of the cluster has room for it",
+        Cause::OutOfMemory => "its server had not enough memory",
+        Cause::ReadOnlyDisk => "its disk can't be written to",
+        Cause::WrongPassword => "its server doesn't take the password that toygres keeps: somebody changed one of the two",
+        Cause::PasswordMissing => "the password that toygres kept for it is gone",
+        Cause::DataMissing => "something of it was removed by somebody else",
+        Cause::ProgramsUnavailable => "its PostgreSQL programs can't be had",
+        Cause::CrashLoop => "its server ends whenever it is started",
+        Cause::GivenUp => "its creation was given up, as somebody asked for",
+        Cause::Unreachable => "it can't be reached from the server of toygres",
+        Cause::PlatformUnavailable => "its platform can't be asked now",
+        Cause::Unknown => "none of the causes that toygres knows",
+    };
+    let how = match facts.state {
+        InstanceState::Failed => "failed",
+        InstanceState::Creating => "is still being created, and has trouble",
+        InstanceState::Deleting => "is being deleted, and has trouble",
+        InstanceState::Running if facts.seen == Seen::Ready && facts.failure.is_some() => "runs, but its last operation failed",
+        InstanceState::Running if facts.seen == Seen::Ready => "runs, but can't be used",
+        InstanceState::Running | InstanceState::Deleted => "doesn't work",
+    };
+    Verdict { summary: format!("{key} {how}: {what}"), likely_cause: Some(cause), fix: fix(facts, cause), evidence }
+}
+
+/// What to do. Commands that need the instance's namespace name it.
+fn fix(facts: &Facts<'_>, cause: Cause) -> Vec<String> {
+    let name = &facts.key.name;
+    let namespace = &facts.key.namespace;
+    let flag = if *namespace == toygres_models::Namespace::default() { String::new() } else { format!(" -n {namespace}") };
+    let in_cluster = facts.platform == PlatformName::Kubernetes;
+    let again = |change: &str| match facts.state {
+        InstanceState::Failed => format!("then clear it away (`toygres delete {name}{flag}`) and create it again{change}"),
+        _ => format!("then it comes back by itself; watch it with `toygres events {name}{flag} --follow`"),
+    };
+    let steps: Vec<String> = match cause {
+        Cause::DiskFull if in_cluster => vec![
+            format!(
+                "look how full it is: `kubectl -n {namespace} exec {name}-0 -- df -h`; if the node is full, free room there \
+                 (images, logs)"
+            ),
+            "a volume that is full has to grow: `kubectl edit persistentvolumeclaim`, where its StorageClass allows that".into(),
+            again(" with more --storage"),
+        ],
+        Cause::DiskFull => vec!["free some room on the disk that the evidence names (`df -h`)".into(), again("")],
+        Cause::PortTaken => vec![
+            "find the program that has the port (`ss -ltnp`) and stop it; or start the server of toygres with a wider \
+             --port-range, for new instances"
+                .into(),
+            again(""),
+        ],
+        Cause::BadImage => vec![
+            format!(
+                "see which versions have an image: `toygres versions --platform kubernetes`; try it by hand: `kubectl -n {namespace} describe pod {name}-0`"
+            ),
+            "correct --images or --image-repository of the server, or give the nodes access to the registry".into(),
+            again(" with a --version that there is"),
+        ],
+        Cause::QuotaExceeded => vec![
+            format!(
+                "see what is used: `kubectl -n {namespace} describe resourcequota`; delete what isn't needed, or have it raised"
+            ),
+            again(""),
+        ],
+        Cause::VolumeUnavailable => vec![
+            "see the classes that there are: `kubectl get storageclass`; and whether their provisioner runs".into(),
+            again(" with --storage-class"),
+        ],
+        Cause::NoRoom => vec![
+            "see what the nodes have left: `kubectl describe nodes`; add a node, or delete what isn't needed".into(),
+            again(" with less --cpu and --memory"),
+        ],
+        Cause::OutOfMemory if in_cluster => vec![again(" with more --memory")],
+        Cause::OutOfMemory => {
+            vec!["see what uses the machine's memory (`free -h`), and stop what isn't needed".into(), again("")]
+        }
+        Cause::ReadOnlyDisk => {
+            vec!["see why the disk is read-only (`dmesg`), and mount it so that it can be written to".into(), again("")]
+        }
+        Cause::WrongPassword if facts.state == InstanceState::Failed => {
+            vec!["find out who changed it while the instance was being created".into(), again("")]
+        }
+        Cause::WrongPassword => {
+            let session = match in_cluster {
+                true => format!("kubectl -n {namespace} exec -it {name}-0 -- psql -U postgres"),
+                false => "psql -U postgres -h RUN -p PORT".to_owned(),
+            };
+            let place = if in_cluster {
+                ""
+            } else {
+                ", as the user that the server runs as; RUN is the folder `run` of the state directory"
+            };
+            vec![
+                format!("see the password that toygres keeps, and the port: `toygres connect {name}{flag} --format json`"),
+                format!("set it in PostgreSQL again: `\\password` in a session that needs none (`{session}`{place})"),
+                again(""),
+            ]
+        }
+        Cause::PasswordMissing => vec![
+            "toygres can't log in without it, and can't read it out of PostgreSQL: put it back from a backup".into(),
+            format!("or delete the instance, if nothing in it is needed: `toygres delete {name}{flag}`"),
+        ],
+        Cause::DataMissing => vec![
+            "put back what was removed, if there is a copy; toygres makes no data anew over lost data".into(),
+            format!("else clear it away: `toygres delete {name}{flag}`, and create it again"),
+        ],
+        Cause::ProgramsUnavailable => {
+            vec!["see what is missing: `toygres doctor`, and `toygres versions`".into(), again(" with a --version that there is")]
+        }
+        Cause::CrashLoop => vec![
+            format!("read what its server says: `toygres logs {name}{flag}`; the last FATAL or PANIC names the file or setting"),
+            "mend that, or put the data back from a backup".into(),
+            again(""),
+        ],
+        Cause::GivenUp => vec![format!("nothing has to be done; what is left is cleared away by `toygres delete {name}{flag}`")],
+        Cause::Unreachable => vec![
+            "see whether a firewall or a network policy lies between the server of toygres and the instance".into(),
+            format!("try it yourself: `toygres psql {name}{flag}`"),
+        ],
+        Cause::PlatformUnavailable => {
+            vec!["see what is wrong with it: `toygres doctor`; the instance itself may well run".into()]
+        }
+        Cause::Unknown => vec![
+            format!("read the timeline, and what its server says: `toygres logs {name}{flag}`"),
+            "the server of toygres's own log (`server.log` in its state directory) may say more".into(),
+        ],
+    };
+    steps
+}
+
+#[cfg(test)]
+mod tests;

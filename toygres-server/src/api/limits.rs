@@ -1,0 +1,117 @@
+//! What a request may cost: how many are served at once, how long each may take, how large it may be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::problem::{ApiError, OUTCOME_UNKNOWN};
+use super::request::wants_stream;
+
+/// Largest body: a create with a password of the greatest length fits many times.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long a body may take to arrive.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
+/// How long an answer may take, of a request that doesn't ask to wait. The program's own client gives up
+/// later.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(25);
+/// Requests at once that want their answer now. Each may need one of the metadata store's connections.
+const MAX_REQUESTS: usize = 256;
+/// Requests at once that wait for news or are streams of it: they cost memory only.
+const MAX_WAITING: usize = 2048;
+/// The query parameters that ask for one of the latter.
+const ASK_TO_WAIT: [&str; 2] = ["wait", "follow"];
+
+/// Room for requests.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    requests: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { requests: Arc::new(Semaphore::new(MAX_REQUESTS)), waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
+    }
+}
+
+/// Serves a request if there is room for it, and for as long as it may take.
+pub(super) async fn bound(State(limits): State<Limits>, request: Request, next: Next) -> Response {
+    let waits = asks_to_wait(&request);
+    let slots = if waits { limits.waiting } else { limits.requests };
+    let Ok(slot) = slots.try_acquire_owned() else {
+        return ApiError::too_many_requests(
+            "the server is at work on as many requests as it takes; nothing was changed. Try again",
+        )
+        .into_response();
+    };
+    let limit = if waits { Duration::MAX } else { ANSWER_LIMIT };
+    let Ok(response) = timeout(limit, next.run(request)).await else {
+        return ApiError::unavailable(format!("the answer took too long, and {OUTCOME_UNKNOWN}")).into_response();
+    };
+    if response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    // A stream, or a log of any length: it has its place until it ends.
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _ = &slot;
+            frame
+        }))
+    })
+}
+
+/// A change never waits, whatever it accepts.
+fn asks_to_wait(request: &Request) -> bool {
+    let mut query = url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
+    request.method() == Method::GET
+        && (wants_stream(request.headers()) || query.any(|(name, _)| ASK_TO_WAIT.contains(&name.as_ref())))
+}
+
+/// A request's whole body.
+///
+/// # Errors
+/// If it is larger or slower than a body may be.
+pub(super) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
+    let too_large = || ApiError::too_large("the body is larger than 64 KiB; nothing was changed");
+    // One that says how long it is needn't be read for that.
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Err(too_large());
+    }
+    match timeout(BODY_LIMIT, Limited::new(body, MAX_BODY_BYTES).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(ApiError::invalid("the body could not be read; nothing was changed")),
+        Err(_) => Err(ApiError::timed_out("the body took too long to arrive; nothing was changed")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::header::ACCEPT;
+
+    use super::*;
+
+    #[test]
+    fn who_asks_to_wait_is_counted_apart() {
+        let request = |uri: &str, accept: &str| {
+            Request::builder().uri(uri).header(ACCEPT, "application/json").header(ACCEPT, accept).body(Body::empty()).unwrap()
+        };
+        let waits = |uri: &str, accept: &str| asks_to_wait(&request(uri, accept));
+        assert!(waits("/v1/operations/x?wait=20s", "*/*"));
+        assert!(waits("/v1/instances/x/logs?namespace=a&follow=true", "*/*"));
+        assert!(waits("/v1/events", "text/event-stream"));
+        assert!(!waits("/v1/instances?label_selector=wait%3Dtrue", "application/json"));
+        let mut change = request("/v1/operations/x/cancel?wait=20s", "text/event-stream");
+        *change.method_mut() = Method::POST;
+        assert!(!asks_to_wait(&change));
+    }
+}

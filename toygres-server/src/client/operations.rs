@@ -1,0 +1,62 @@
+//! Operations: waited for, watched, cancelled, tried again.
+
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, TryStreamExt};
+use hyper::Method;
+use hyper::header::{ACCEPT, HeaderName};
+use sse_stream::SseStream;
+use toygres_models::store::Operation;
+use uuid::Uuid;
+
+use super::{Client, ClientError, REQUEST_TIMEOUT, Submitted};
+
+impl Client {
+    /// One operation, as soon as its revision is beyond `after_revision`, it is final, or the
+    /// server has held the request for `wait`.
+    pub async fn operation_after(&self, id: Uuid, after_revision: i64, wait: Duration) -> Result<Operation, ClientError> {
+        let query =
+            [("wait", Some(humantime::format_duration(wait).to_string())), ("after_revision", Some(after_revision.to_string()))];
+        let url = self.url(&["v1", "operations", &id.to_string()], &query)?;
+        let (_, body) = self.send(Method::GET, url, Vec::new(), wait + REQUEST_TIMEOUT).await?;
+        self.decode(&body)
+    }
+
+    /// One operation, sent by the server with each change after `after_revision`. The stream ends with
+    /// the operation, or sooner if the server stops; it can be taken up again at the last revision seen.
+    pub async fn operation_stream(
+        &self,
+        id: Uuid,
+        after_revision: i64,
+    ) -> Result<impl Stream<Item = Result<Operation, ClientError>> + use<>, ClientError> {
+        let url = self.url(&["v1", "operations", &id.to_string()], &[])?;
+        let last_event_id = (HeaderName::from_static("last-event-id"), &*after_revision.to_string());
+        let response = self.open(Method::GET, url, Vec::new(), &[(ACCEPT, "text/event-stream"), last_event_id]).await?;
+        if !response.status().is_success() {
+            let (status, body) = self.read(response).await?;
+            return Err(self.refused(status, &body));
+        }
+        let client = self.clone();
+        let events = SseStream::new(response.into_body()).map_err({
+            let client = client.clone();
+            move |error| client.failed(&error, false)
+        });
+        Ok(events.filter_map(move |event| {
+            // Whatever has no data is a comment that keeps the connection alive.
+            let operation = event.map(|event| event.data.map(|data| client.decode(data.as_bytes())));
+            std::future::ready(operation.transpose().map(Result::flatten))
+        }))
+    }
+
+    /// Cancels an operation: it puts back what it did.
+    pub async fn cancel_operation(&self, id: Uuid) -> Result<Submitted, ClientError> {
+        let url = self.url(&["v1", "operations", &id.to_string(), "cancel"], &[])?;
+        self.submit(Method::POST, url, Vec::new()).await
+    }
+
+    /// Tries a failed operation again, by a new one.
+    pub async fn retry_operation(&self, id: Uuid) -> Result<Submitted, ClientError> {
+        let url = self.url(&["v1", "operations", &id.to_string(), "retry"], &[])?;
+        self.submit(Method::POST, url, Vec::new()).await
+    }
+}
