@@ -63,9 +63,15 @@ pub fn is_wanted() -> bool {
 }
 
 pub fn kubectl(arguments: &[&str]) -> String {
+    try_kubectl(arguments).unwrap_or_else(|words| panic!("{words}"))
+}
+
+fn try_kubectl(arguments: &[&str]) -> Result<String, String> {
     let output = Command::new("kubectl").args(arguments).output().expect("kubectl is needed for tests on Kubernetes");
-    assert!(output.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    if !output.status.success() {
+        return Err(format!("kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(String::from_utf8(output.stdout).unwrap())
 }
 
 /// Writes a kubeconfig: the one that the tests use, its one cluster and one user changed.
@@ -85,21 +91,30 @@ pub fn kubectl_apply(manifest: &str) {
     assert!(child.wait().unwrap().success());
 }
 
-/// Which minor an image really has, by its own word, so that the configuration is the truth.
+/// Which minor an image really has, by its own word, so that the configuration is the truth. Asked
+/// once: on a cluster whose pods don't run, each test would else wait to learn it anew.
 async fn real_version(namespace: &str, major: &str) -> PostgresVersion {
-    static KNOWN: LazyLock<std::sync::Mutex<std::collections::HashMap<String, Arc<OnceCell<PostgresVersion>>>>> =
+    type Answer = Arc<OnceCell<Result<PostgresVersion, String>>>;
+    static KNOWN: LazyLock<std::sync::Mutex<std::collections::HashMap<String, Answer>>> =
         LazyLock::new(std::sync::Mutex::default);
     let cell = KNOWN.lock().unwrap().entry(major.to_owned()).or_default().clone();
     let ask = || async {
         let image = format!("--image=docker.io/library/postgres:{major}");
-        kubectl(&["-n", namespace, "run", "ask", &image, "--restart=Never", "--command", "--", "postgres", "--version"]);
-        kubectl(&["-n", namespace, "wait", "pod/ask", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s"]);
-        let words = kubectl(&["-n", namespace, "logs", "ask"]);
-        kubectl(&["-n", namespace, "delete", "pod", "ask", "--now", "--wait"]);
+        let kubectl = |arguments: &[&str]| try_kubectl(&[&["-n", namespace], arguments].concat());
+        kubectl(&["run", "ask", &image, "--restart=Never", "--command", "--", "postgres", "--version"])?;
+        if let Err(words) = kubectl(&["wait", "pod/ask", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s"]) {
+            return Err(format!("{words}{}", kubectl(&["describe", "pod/ask"])?));
+        }
+        let words = kubectl(&["logs", "ask"])?;
+        kubectl(&["delete", "pod", "ask", "--now", "--wait"])?;
         // postgres (PostgreSQL) 17.6 (Debian 17.6-0+deb13u1)
-        words.split_whitespace().nth(2).unwrap().parse().unwrap()
+        let version = words.split_whitespace().nth(2).and_then(|word| word.parse().ok());
+        version.ok_or_else(|| format!("the image postgres:{major} gave no version: {words}"))
     };
-    *cell.get_or_init(ask).await
+    match cell.get_or_init(ask).await {
+        Ok(version) => *version,
+        Err(words) => panic!("{words}"),
+    }
 }
 
 impl Kubernetes {
