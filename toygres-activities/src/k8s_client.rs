@@ -276,7 +276,8 @@ impl K8sClient {
             403 if terminating => Failure::permanent(
                 FailureKind::Conflict,
                 format!("namespace: {words}; when it is gone, make it anew, or choose another one"),
-            ),
+            )
+            .with_field("namespace"),
             403 => Failure::permanent(
                 FailureKind::Platform,
                 format!("{plain}. toygres isn't allowed to do that; give {} the rights that its docs list", self.origin.source),
@@ -287,7 +288,8 @@ impl K8sClient {
                     "namespace: {words}; make it first: kubectl create namespace {}",
                     details.map_or("", |details| &details.name)
                 ),
-            ),
+            )
+            .with_field("namespace"),
             404 => Failure::permanent(FailureKind::NotFound, plain),
             // Somebody else was at the same object; the next attempt sees what they did.
             409 | 410 => Failure::transient(FailureKind::Platform, plain),

@@ -50,6 +50,9 @@ pub struct Failure {
     pub message: String,
     /// Whether the same step may succeed later with no change by anyone.
     pub retryable: bool,
+    /// The field of the input that it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
     /// The platform's own words, oldest first: the tail of Postgres's log, a pod's events.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evidence: Vec<String>,
@@ -58,12 +61,19 @@ pub struct Failure {
 impl Failure {
     /// A failure that trying again can't mend.
     pub fn permanent(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retryable: false, evidence: Vec::new() }
+        Self { kind, message: message.into(), retryable: false, field: None, evidence: Vec::new() }
     }
 
     /// A failure that may pass by itself.
     pub fn transient(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retryable: true, evidence: Vec::new() }
+        Self { kind, message: message.into(), retryable: true, field: None, evidence: Vec::new() }
+    }
+
+    /// The same failure, about one field of the input.
+    #[must_use]
+    pub fn with_field(mut self, field: &str) -> Self {
+        self.field = Some(field.to_owned());
+        self
     }
 
     /// The same failure with the platform's own words.
@@ -89,7 +99,7 @@ impl Failure {
 
 impl From<crate::Invalid> for Failure {
     fn from(invalid: crate::Invalid) -> Self {
-        Self::permanent(FailureKind::InvalidInput, invalid.to_string())
+        Self::permanent(FailureKind::InvalidInput, invalid.to_string()).with_field(invalid.field)
     }
 }
 

@@ -126,7 +126,7 @@ pub(super) async fn make(state: &AppState, new: &NewInstance, wanted: &Wanted) -
     let created = state.store.create_instance(new, async || place.secrets.put(&new.key, &password).await).await;
     let created = created.map_err(|error| match error {
         // On Kubernetes the namespace has to be there before, and to stay.
-        StoreError::Refused(failure) if failure.message.starts_with("namespace: ") => {
+        StoreError::Refused(failure) if failure.field.as_deref() == Some("namespace") => {
             ApiError::conflict(format!("{}. Nothing was changed", failure.message)).field("namespace")
         }
         error => error.into(),

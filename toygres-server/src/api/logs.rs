@@ -62,8 +62,7 @@ impl LogParameters {
         }
         let after = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty());
         let after = after.map(|id| id.to_str().map(str::to_owned)).transpose();
-        let malformed = |_| ApiError::invalid("Last-Event-ID: is not one that came with a line").field(LAST_EVENT_ID);
-        let after = after.map_err(malformed)?;
+        let after = after.map_err(|_| not_of_a_line())?;
         let since = self.since.map(within_calendar).transpose()?;
         Ok(LogRequest { tail_lines, since, after, follow: self.follow })
     }
@@ -90,7 +89,10 @@ pub(super) async fn logs(
     let request = parameters.request(&headers)?;
     let instance = state.store.instance(&key).await?;
     let lines = state.platforms.of(&instance).await?.platform.logs(&key, request).await;
-    let lines = lines.map_err(|failure| ApiError::of_recorded(failure, instance.state))?;
+    let lines = lines.map_err(|failure| match failure.field.as_deref() {
+        Some("after") => not_of_a_line(),
+        _ => ApiError::of_recorded(failure, instance.state),
+    })?;
     let lines = lines.inspect_err(move |failure| tracing::warn!(instance.name = %key, error = %failure, "a log broke off"));
     let stopped = stopped(&state);
     if !wants_stream(&headers) {
@@ -106,6 +108,10 @@ pub(super) async fn logs(
     let end = stream::once(async { Ok(Event::default().event(LOG_END).data("the log has ended")) });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).event(Event::default().event(LOG_KEEP_ALIVE));
     Ok(Sse::new(events.chain(end).take_until(stopped)).keep_alive(keep_alive).into_response())
+}
+
+fn not_of_a_line() -> ApiError {
+    ApiError::invalid("Last-Event-ID: it is none that came with a line of this log").field(LAST_EVENT_ID)
 }
 
 /// Streams end with the server: who follows goes on with the next one.

@@ -258,20 +258,22 @@ impl From<StoreError> for ApiError {
 
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
-        match failure.kind {
+        let field = failure.field;
+        let error = match failure.kind {
             FailureKind::InvalidInput => Self::invalid(failure.message),
             FailureKind::NotFound => Self::not_found(failure.message),
             FailureKind::Conflict | FailureKind::Busy | FailureKind::Superseded | FailureKind::Cancelled => {
                 Self::conflict(failure.message)
             }
             FailureKind::Store => {
-                tracing::error!(error = %failure, "the metadata store failed");
+                tracing::error!(error = failure.message, "the metadata store failed");
                 Self::unavailable("the metadata store does not answer; nothing was changed. Try again, and see the server's log")
             }
             _ => {
-                tracing::error!(error = %failure, "a request failed");
+                tracing::error!(error = failure.message, "a request failed");
                 Self::unavailable(failure.message)
             }
-        }
+        };
+        Self { field, ..error }
     }
 }

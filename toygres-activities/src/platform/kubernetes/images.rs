@@ -86,6 +86,7 @@ impl Images {
                 FailureKind::InvalidInput,
                 format!("postgres_version: there is no image for PostgreSQL {wanted}; known are {known}; nothing was changed"),
             )
+            .with_field("postgres_version")
         })
     }
 }

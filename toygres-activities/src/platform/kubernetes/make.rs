@@ -189,6 +189,7 @@ fn wanted_version(spec: &InstanceSpec, set: Option<&ObjectMeta>) -> Result<Postg
                  Choose another name, or delete it first",
                 spec.key, spec.postgres_version
             ),
-        )),
+        )
+        .with_field("postgres_version")),
     }
 }

@@ -207,6 +207,7 @@ fn wanted_version(spec: &InstanceSpec, record: Option<&Record>) -> Result<Postgr
                  Choose another name, or delete it first",
                 spec.key, record.postgres_version, spec.postgres_version
             ),
-        )),
+        )
+        .with_field("postgres_version")),
     }
 }

@@ -116,7 +116,7 @@ impl FromStr for Position {
         };
         read().ok_or_else(|| {
             let message = "after: that is no position in this instance's log; give one that came with a line";
-            Failure::permanent(FailureKind::InvalidInput, message)
+            Failure::permanent(FailureKind::InvalidInput, message).with_field("after")
         })
     }
 }

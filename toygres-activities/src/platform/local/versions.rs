@@ -85,7 +85,8 @@ impl Versions {
                 Err(Failure::permanent(
                     FailureKind::InvalidInput,
                     format!("postgres_version: there is no PostgreSQL {wanted}; known are {}; nothing was changed", list(&known)),
-                ))
+                )
+                .with_field("postgres_version"))
             }
             Err(NotPublished::Unreachable(words)) => Err(Failure::transient(
                 FailureKind::ProgramsUnavailable,
