@@ -70,7 +70,8 @@ pub(crate) fn told<Line: AsRef<str>>(lines: impl IntoIterator<Item = Line>) -> i
 /// Whether a line is no statement, no part of one, and holds no values of one.
 #[must_use]
 pub fn is_public(line: &str) -> bool {
-    let is_sessions_error = || matches!(message_of(timed(line).1).split_once(':'), Some(("ERROR", words)) if !is_machines(words));
+    let is_sessions_error =
+        || matches!(without_process(timed(line).1).split_once(':'), Some(("ERROR", words)) if !is_machines(words));
     !line.starts_with('\t') && !PRIVATE.iter().any(|private| line.contains(private)) && !is_sessions_error()
 }
 
@@ -83,7 +84,7 @@ fn is_machines(words: &str) -> bool {
 /// Whether a public line without its time is one to tell; a hint is, after one that is.
 fn tells(text: &str, last_told: bool) -> bool {
     let begins = |text: &str, beginnings: &[&str]| beginnings.iter().any(|beginning| text.starts_with(beginning));
-    match message_of(text).split_once(':') {
+    match without_process(text).split_once(':') {
         Some(("FATAL" | "PANIC" | "ERROR", _)) => true,
         Some(("HINT", _)) => last_told,
         Some(("LOG" | "WARNING", words)) => begins(words.trim_start(), LIFE),
@@ -92,7 +93,8 @@ fn tells(text: &str, last_told: bool) -> bool {
 }
 
 /// A line without its time and its process's number.
-fn message_of(text: &str) -> &str {
+#[must_use]
+pub fn without_process(text: &str) -> &str {
     text.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map_or(text, |(_, message)| message)
 }
 

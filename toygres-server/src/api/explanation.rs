@@ -1,5 +1,6 @@
 //! `/v1/instances/{name}/why`: what is wrong with an instance, and how that came, in one timeline.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use axum::Json;
@@ -8,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 use toygres_activities::diagnosis::{Facts, LogIn, Seen, Verdict, diagnose};
-use toygres_activities::server_log::{Said, is_public, telling};
+use toygres_activities::server_log::{Said, is_public, telling, without_process};
 use toygres_activities::{Place, log_in};
 use toygres_models::connection::with_password_reference;
 use toygres_models::store::{Event, EventFilter, EventStart, Instance, Operation, OperationFilter};
@@ -57,6 +58,9 @@ pub struct Moment {
     pub what: String,
     /// What happened, for a person.
     pub text: String,
+    /// How often it happened until then, in the part of the log that is looked at. Of a line that repeats, the first and the
+    /// last time are told.
+    pub times: u32,
 }
 
 /// Who tells of a moment.
@@ -180,14 +184,7 @@ fn explain(key: &InstanceKey, instance: &Instance, operation: Option<&Operation>
     timeline.extend(moments_of_look(&look));
     timeline.extend(look.log.iter().filter_map(moment_of_log));
     timeline.sort_by_key(|moment| moment.at);
-    // The log's end is also the evidence of a failure.
-    let mut told: Vec<Moment> = Vec::new();
-    for moment in timeline {
-        let known = |told: &Moment| told.source == moment.source && told.text == moment.text && told.what == moment.what;
-        if moment.source == MomentSource::Event || !told.iter().any(known) {
-            told.push(moment);
-        }
-    }
+    let mut told = told_once(timeline);
     told.drain(..told.len().saturating_sub(MOMENTS));
     let facts = Facts {
         key,
@@ -212,12 +209,45 @@ fn explain(key: &InstanceKey, instance: &Instance, operation: Option<&Operation>
     }
 }
 
+/// The same without repeats: the log's end is also the evidence of a failure, and a server that can't
+/// start says the same each time.
+fn told_once(timeline: Vec<Moment>) -> Vec<Moment> {
+    let mut told: Vec<Moment> = Vec::new();
+    let mut lines = HashSet::new();
+    for mut moment in timeline {
+        match moment.source {
+            MomentSource::Event => {
+                told.push(moment);
+                continue;
+            }
+            MomentSource::Postgres if !lines.insert((moment.at, moment.text.clone())) => continue,
+            _ => {}
+        }
+        let is_same = |known: &Moment| {
+            (known.source, &known.what, without_process(&known.text))
+                == (moment.source, &moment.what, without_process(&moment.text))
+        };
+        let Some(last) = told.iter().rposition(is_same) else {
+            told.push(moment);
+            continue;
+        };
+        if moment.source == MomentSource::Postgres {
+            moment.times = told[last].times + 1;
+            if moment.times > 2 {
+                told.remove(last);
+            }
+            told.push(moment);
+        }
+    }
+    told
+}
+
 /// Events after which an instance was well.
 const TELLS_HEALTH: [&str; 3] = ["instance_running", "instance_healthy", "server_restarted"];
 
 fn moments_of_operation(operation: &Operation) -> Vec<Moment> {
     let mut moments = Vec::new();
-    let mut tell = |at, source, what: &str, text| moments.push(Moment { at, source, what: what.to_owned(), text });
+    let mut tell = |at, source, what: &str, text| moments.push(Moment { at, source, what: what.to_owned(), text, times: 1 });
     for step in &operation.steps {
         let attempts = if step.attempts > 1 { format!(", {} attempts", step.attempts) } else { String::new() };
         let began = || format!("{} began", operation.kind);
@@ -255,11 +285,12 @@ fn moment_of_event(event: &Event) -> Moment {
         (true, false) => event.cause.clone(),
         (false, false) => format!("{text} ({})", event.cause),
     };
-    Moment { at: event.created_at, source: MomentSource::Event, what: event.kind.clone(), text }
+    Moment { at: event.created_at, source: MomentSource::Event, what: event.kind.clone(), text, times: 1 }
 }
 
 fn moments_of_look(look: &Look) -> Vec<Moment> {
-    let tell = |what: &str, text: String| Moment { at: look.at, source: MomentSource::Platform, what: what.to_owned(), text };
+    let tell =
+        |what: &str, text: String| Moment { at: look.at, source: MomentSource::Platform, what: what.to_owned(), text, times: 1 };
     let mut moments = match &look.seen {
         Seen::Ready => vec![tell("seen_now", "it answers SQL".into())],
         Seen::Gone => Vec::new(),
@@ -281,5 +312,33 @@ fn moments_of_look(look: &Look) -> Vec<Moment> {
 
 fn moment_of_log(said: &Said) -> Option<Moment> {
     let (at, source) = (said.at?, MomentSource::Postgres);
-    Some(Moment { at, source, what: "log".into(), text: said.text.clone() })
+    Some(Moment { at, source, what: "log".into(), text: said.text.clone(), times: 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_line_that_repeats_the_first_and_the_last_time_are_told() {
+        let at = |second: i64| DateTime::from_timestamp(second, 0).unwrap();
+        let moment =
+            |second, source, text: &str| Moment { at: at(second), source, what: "log".into(), text: text.into(), times: 1 };
+        let line = |second: i64, words: &str| moment(second, MomentSource::Postgres, &format!("[{second}] {words}"));
+        let event = |second| moment(second, MomentSource::Event, "the server exited");
+        let timeline = vec![
+            line(1, "FATAL:  no"),
+            // The same line, as the evidence of a step's failure.
+            line(1, "FATAL:  no"),
+            event(2),
+            line(3, "FATAL:  no"),
+            line(4, "LOG:  well"),
+            line(5, "FATAL:  no"),
+            event(6),
+            moment(7, MomentSource::Platform, "BackOff"),
+            moment(8, MomentSource::Platform, "BackOff"),
+        ];
+        let told: Vec<_> = told_once(timeline).iter().map(|moment| (moment.at.timestamp(), moment.times)).collect();
+        assert_eq!(told, [(1, 1), (2, 1), (4, 1), (5, 3), (6, 1), (7, 1)]);
+    }
 }

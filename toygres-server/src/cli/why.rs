@@ -76,7 +76,8 @@ fn moment_line(style: Style, told: &Moment) -> String {
     let what = if is_bad { style.red(what) } else { what };
     let source = style.cyan(format_args!("{source:SOURCE_WIDTH$}"));
     let text = told.text.replace('\n', &format!("\n{:indent$}", "", indent = 23 + SOURCE_WIDTH + 2 + WHAT_WIDTH + 2));
-    format!("  {}  {source}  {what}  {text}", style.dim(moment(told.at))).trim_end().to_owned()
+    let times = if told.times > 1 { style.dim(format_args!("  ({} times)", told.times)).to_string() } else { String::new() };
+    format!("  {}  {source}  {what}  {text}{times}", style.dim(moment(told.at))).trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -90,7 +91,8 @@ mod tests {
 
     #[test]
     fn the_verdict_comes_first_then_what_to_do_then_the_timeline() {
-        let moment = Moment { at: Utc::now(), source: MomentSource::Postgres, what: "log".into(), text: "FATAL:  no".into() };
+        let moment =
+            Moment { at: Utc::now(), source: MomentSource::Postgres, what: "log".into(), text: "FATAL:  no".into(), times: 3 };
         let explanation = Explanation {
             namespace: "default".into(),
             name: "demo".into(),
@@ -107,6 +109,6 @@ mod tests {
         let expected = "default/demo failed: the disk is full\n  | No space left on device\n\nWhat to do\n  1. free some room\n  2. \
                         create it again\n\nHow it came\n  ";
         assert!(text.starts_with(expected), "{text}");
-        assert!(text.ends_with("  postgres   log                       FATAL:  no"), "{text}");
+        assert!(text.ends_with("  postgres   log                       FATAL:  no  (3 times)"), "{text}");
     }
 }
