@@ -123,7 +123,7 @@ async fn every_route_lets_in_whom_it_should_and_nobody_else() {
                     assert_eq!(given.status, expected, "{name}: {template} in {namespace}: {}", given.text);
                     if !allowed {
                         let detail = given.expect_problem(403).unwrap();
-                        assert!(detail.contains(&name) && detail.contains("nothing was changed"), "{detail}");
+                        assert!(detail.contains(&name) && detail.contains("nothing was done"), "{detail}");
                     }
                     checked += 1;
                 }
@@ -280,6 +280,10 @@ async fn a_stream_ends_with_its_token() {
     let path = format!("/v1/operations/{operation}");
     let (eve, _) = token(&root, json!({ "name": "eve", "role": "viewer" })).await.unwrap();
     let (bob, _) = token(&root, json!({ "name": "bob", "role": "viewer", "ttl_seconds": 3600 })).await.unwrap();
+    let held = {
+        let (eve, path) = (eve.clone(), format!("{path}?wait=60s&after_revision=1000000"));
+        tokio::spawn(async move { eve.get(&path).await })
+    };
     let mut streams = Vec::new();
     for person in [&eve, &bob, &root] {
         let mut stream = person.stream(&path, None).await.unwrap();
@@ -292,6 +296,8 @@ async fn a_stream_ends_with_its_token() {
     root.send(Method::DELETE, "/v1/tokens/eve", None).await.unwrap().expect(200).unwrap();
     assert_eq!(ended(&mut streams[0]).await, Ok(true), "a revoked token's stream goes on");
     println!("the stream ended {:?} after the token was revoked", began.elapsed());
+    let told = tokio::time::timeout(SOON / 2, held).await.expect("a request of a revoked token is held on");
+    told.unwrap().unwrap().expect_problem(401).unwrap();
     sqlx::query("UPDATE toygres.tokens SET expires_at = now() + interval '1 second' WHERE name = 'bob'")
         .execute(&control)
         .await
@@ -497,4 +503,16 @@ async fn labels_and_protection_are_asked_for_shown_and_kept() {
     }
     toygres.fails(2, &["list", "-l", "a b"]).await.unwrap();
     toygres.fails(2, &["list", "--state", "resting"]).await.unwrap();
+
+    // One that failed is no trap: what it is told to do clears it away.
+    let control = toygres.control().await.unwrap();
+    for state in ["deleting", "failed"] {
+        let set = "UPDATE toygres.instances SET state = $1 WHERE name = 'demo'";
+        sqlx::query(set).bind(state).execute(&control).await.unwrap();
+    }
+    toygres.fails(1, &["delete", "demo", "--yes"]).await.unwrap();
+    let off = toygres.run_with_input(&["apply", "-f", "-"], b"name: demo\ndelete_protection: false\n").await.unwrap();
+    assert_eq!(off.stdout, "default/demo changed (delete_protection)\n", "{off}");
+    toygres.ok(&["delete", "demo", "--yes"]).await.unwrap();
+    control.close().await;
 }

@@ -16,6 +16,7 @@ use toygres_models::{BearerToken, Namespace, Role};
 use super::Shared;
 use super::idempotency::IdempotencyKey;
 use super::known_tokens::KnownTokens;
+use super::limits::asks_to_wait;
 use super::problem::ApiError;
 
 /// The holder of the token that a request carries.
@@ -104,13 +105,13 @@ impl Caller {
         if !inside {
             let own = self.namespaces.as_deref().unwrap_or_default().join(", ");
             return Err(ApiError::forbidden(format!(
-                "the token {} is limited to the namespaces {own}; nothing was changed",
+                "the token {} is limited to the namespaces {own}; nothing was done. Ask an admin for a wider one",
                 self.name
             )));
         }
         if !self.role.includes(needed) {
             return Err(ApiError::forbidden(format!(
-                "the token {} has the role {}, and this needs {needed}; nothing was changed",
+                "the token {} has the role {}, and this needs {needed}; nothing was done. Ask an admin for one that has it",
                 self.name, self.role
             )));
         }
@@ -148,7 +149,16 @@ pub(super) async fn authorize(State(state): Shared, mut request: Request, next: 
         Err::<_, ApiError>(error) => return error.into_response(),
     };
     request.extensions_mut().insert(caller);
-    let (parts, body) = next.run(request).await.into_parts();
+    let waits = asks_to_wait(&request);
+    let answer = tokio::select! {
+        answer = next.run(request) => answer,
+        // What comes to be while it waits isn't for a token that was refused meanwhile.
+        () = state.tokens.until_refused(&bearer), if waits => match state.tokens.caller(&bearer).await {
+            Err(error) => return error.into_response(),
+            Ok(_) => return KnownTokens::unknown().into_response(),
+        },
+    };
+    let (parts, body) = answer.into_parts();
     if body.size_hint().exact().is_some() {
         return Response::from_parts(parts, body);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -27,7 +27,9 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(25);
 const MAX_REQUESTS: usize = 256;
 /// Requests at once that wait for news or are streams of it: they cost memory only.
 const MAX_WAITING: usize = 2048;
-/// The query parameters that ask for one of the latter.
+/// What can be waited for.
+const CAN_WAIT: [&str; 3] = ["/v1/events", "/v1/instances/{name}/logs", "/v1/operations/{id}"];
+/// The query parameters that ask for that.
 const ASK_TO_WAIT: [&str; 2] = ["wait", "follow"];
 
 /// Room for requests.
@@ -69,10 +71,16 @@ pub(super) async fn bound(State(limits): State<Limits>, request: Request, next: 
     })
 }
 
-/// A change never waits, whatever it accepts.
-fn asks_to_wait(request: &Request) -> bool {
+/// Whether it is answered when something happens, or for as long as things do. A change never waits, whatever it accepts,
+/// and neither does a look at what doesn't.
+pub(super) fn asks_to_wait(request: &Request) -> bool {
+    request.extensions().get::<MatchedPath>().is_some_and(|route| waits(route.as_str(), request))
+}
+
+fn waits(route: &str, request: &Request) -> bool {
     let mut query = url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
-    request.method() == Method::GET
+    CAN_WAIT.contains(&route)
+        && request.method() == Method::GET
         && (wants_stream(request.headers()) || query.any(|(name, _)| ASK_TO_WAIT.contains(&name.as_ref())))
 }
 
@@ -105,13 +113,14 @@ mod tests {
         let request = |uri: &str, accept: &str| {
             Request::builder().uri(uri).header(ACCEPT, "application/json").header(ACCEPT, accept).body(Body::empty()).unwrap()
         };
-        let waits = |uri: &str, accept: &str| asks_to_wait(&request(uri, accept));
-        assert!(waits("/v1/operations/x?wait=20s", "*/*"));
-        assert!(waits("/v1/instances/x/logs?namespace=a&follow=true", "*/*"));
-        assert!(waits("/v1/events", "text/event-stream"));
-        assert!(!waits("/v1/instances?label_selector=wait%3Dtrue", "application/json"));
-        let mut change = request("/v1/operations/x/cancel?wait=20s", "text/event-stream");
+        let (events, operation, logs) = ("/v1/events", "/v1/operations/{id}", "/v1/instances/{name}/logs");
+        assert!(waits(operation, &request("/operations/x?wait=20s", "*/*")));
+        assert!(waits(logs, &request("/instances/x/logs?namespace=a&follow=true", "*/*")));
+        assert!(waits(events, &request("/events", "text/event-stream")));
+        assert!(!waits(events, &request("/events?kind=wait%3Dtrue", "application/json")));
+        assert!(!waits("/v1/instances/{name}/why", &request("/instances/x/why?wait=20s", "text/event-stream")));
+        let mut change = request("/operations/x?wait=20s", "text/event-stream");
         *change.method_mut() = Method::POST;
-        assert!(!asks_to_wait(&change));
+        assert!(!waits(operation, &change));
     }
 }
