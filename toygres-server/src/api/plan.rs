@@ -34,6 +34,8 @@ pub(super) fn plan(instance: Option<&Instance>, wanted: &Wanted, same_password: 
         InstanceState::Running => None,
         InstanceState::Creating if changes.is_empty() => None,
         InstanceState::Creating => Some("is being created; it can be changed when that is done"),
+        // Else one that is protected could never be cleared away.
+        InstanceState::Failed if matches!(&changes[..], [only] if only.field == "delete_protection") => None,
         InstanceState::Failed => Some("is there, and failed; `toygres get` says why, `toygres delete` clears it away"),
         InstanceState::Deleting | InstanceState::Deleted => Some("is being deleted; its name is free when that is done"),
     };

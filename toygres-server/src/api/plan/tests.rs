@@ -78,10 +78,15 @@ fn after_a_failed_change_of_how_it_is_reached_the_same_document_changes_it_again
 #[test]
 fn an_instance_that_does_not_run_is_only_let_be() {
     let (same, other) = (json!({ "name": "demo" }), json!({ "name": "demo", "labels": {} }));
+    let protection = json!({ "name": "demo", "delete_protection": true });
+    let both = json!({ "name": "demo", "delete_protection": true, "labels": {} });
     for (state, document, action) in [
         (InstanceState::Creating, &same, PlanAction::None),
         (InstanceState::Creating, &other, PlanAction::Refuse),
         (InstanceState::Failed, &same, PlanAction::Refuse),
+        (InstanceState::Failed, &protection, PlanAction::Update),
+        (InstanceState::Failed, &both, PlanAction::Refuse),
+        (InstanceState::Deleting, &protection, PlanAction::Refuse),
         (InstanceState::Deleting, &same, PlanAction::Refuse),
     ] {
         let plan = plan(Some(&Instance { state, ..running() }), &wanted(document.clone()), true, false);
