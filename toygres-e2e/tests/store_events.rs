@@ -230,6 +230,20 @@ async fn what_is_gone_is_forgotten_and_what_lives_keeps_how_it_was_made() {
     let gone = store.instance(&key("default", "gone")).await.unwrap();
     let delete = store.last_operation(gone.id, OperationKind::Delete).await.unwrap().unwrap();
     store.update_metadata(&to_state(&delete, InstanceState::Deleted)).await.unwrap();
+    // A change that failed leaves in doubt how it is reached, and one that was cancelled leaves it so.
+    let alive = store.instance(&key("default", "alive")).await.unwrap();
+    for (number, state) in ["failed", "cancelled"].iter().enumerate() {
+        sqlx::query(
+            "INSERT INTO operations (id, kind, instance_id, namespace, instance_name, cause, actor, state, finished_at)
+             VALUES ($1::uuid, 'update', $2, 'default', 'alive', '', '', $3, now())",
+        )
+        .bind(format!("ffffffff-ffff-7000-8000-00000000000{number}"))
+        .bind(alive.id)
+        .bind(state)
+        .execute(store.pool())
+        .await
+        .unwrap();
+    }
     let week = Duration::from_secs(7 * 24 * 60 * 60);
     let forget = async || {
         let events = store.prune_events(week, 1000).await.unwrap();
@@ -242,7 +256,7 @@ async fn what_is_gone_is_forgotten_and_what_lives_keeps_how_it_was_made() {
     let events = i64::try_from(ids_after(store.pool(), 0).await.unwrap().len()).unwrap();
     assert_eq!(forget().await, (u64::try_from(events).unwrap(), 2, 1));
     assert_eq!(forget().await, (0, 0, 0), "again");
-    let alive = store.instance(&key("default", "alive")).await.unwrap();
+    assert!(store.is_exposure_in_doubt(alive.id).await.unwrap());
     let create = store.last_operation(alive.id, OperationKind::Create).await.unwrap().unwrap();
     assert_eq!(create.steps.len(), 1);
     assert!(store.instance_by_id(gone.id).await.is_err() && store.operation(delete.id).await.unwrap().is_none());

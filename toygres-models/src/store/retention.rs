@@ -46,8 +46,8 @@ impl Store {
     }
 
     /// At most `limit` operations that ended longer than `kept_for` ago and that nothing on record refers
-    /// to. Of an instance that lives, the last one of each kind stays: it tells how the instance came to
-    /// be what it is.
+    /// to. Of an instance that lives, the last one of each kind stays, and the last that wasn't cancelled:
+    /// they tell how the instance came to be what it is.
     ///
     /// # Errors
     /// If the database fails.
@@ -58,7 +58,8 @@ impl Store {
                 AND NOT EXISTS (SELECT FROM events e WHERE e.operation_id = o.id)
                 AND NOT EXISTS (SELECT FROM operations r WHERE r.retry_of = o.id)
                 AND (i.state = 'deleted' OR EXISTS (
-                    SELECT FROM operations n WHERE n.instance_id = o.instance_id AND n.kind = o.kind AND n.id > o.id))
+                    SELECT FROM operations n WHERE n.instance_id = o.instance_id AND n.kind = o.kind AND n.id > o.id
+                        AND (n.state <> 'cancelled' OR o.state = 'cancelled')))
              ORDER BY o.created_at LIMIT $2",
         )
         .bind(kept_for.as_secs_f64())
