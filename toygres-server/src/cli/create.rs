@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use toygres_models::password::MAX_PASSWORD_LENGTH;
 use toygres_models::store::{Instance, Operation};
 use toygres_models::{InstanceKey, OperationState, Password, PlatformName};
-use uuid::Uuid;
 
 use super::args::Create;
 use super::display;
@@ -41,8 +40,7 @@ pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
         labels: (!labels.is_empty()).then_some(labels),
         delete_protection: arguments.delete_protection.then_some(true),
     };
-    let once = Uuid::now_v7();
-    let create = async |client: &Client| client.once(once).create_instance(&key.namespace, &body).await;
+    let create = async |client: &Client| client.create_instance(&key.namespace, &body).await;
     let submitted = watch::submit(&mut session, &key, create).await?;
     if arguments.no_wait {
         return watch::print_started(ui, &submitted.operation);

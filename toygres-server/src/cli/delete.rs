@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use chrono::Utc;
 use toygres_models::store::Instance;
 use toygres_models::{InstanceKey, OperationState};
-use uuid::Uuid;
 
 use super::args::Delete;
 use super::display;
@@ -35,8 +34,7 @@ pub async fn run(arguments: Delete, settings: &Settings, ui: &Ui) -> Outcome {
         }
         confirm(ui, &key, &instance).await?;
     }
-    let once = Uuid::now_v7();
-    let delete = async |client: &Client| client.once(once).delete_instance(&key).await;
+    let delete = async |client: &Client| client.delete_instance(&key).await;
     let submitted = watch::submit(&mut session, &key, delete).await?;
     if arguments.no_wait {
         return watch::print_started(ui, &submitted.operation);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use secrecy::SecretString;
-use url::{Host, Url};
+use url::Url;
 
 use super::context::contexts;
 use super::error::{CliError, Outcome};
@@ -43,12 +43,7 @@ pub struct Login {
 
 pub async fn run(arguments: Login, settings: &Settings, ui: &Ui) -> Outcome {
     let Login { server, token_stdin, name } = arguments;
-    if server.scheme() == "http" && !is_this_machine(&server) && !settings.allow_plaintext {
-        return Err(CliError::usage(format!(
-            "{server} is plain HTTP: whoever is on the way would read the token; nothing was sent"
-        ))
-        .hint("give an https:// address, or --allow-plaintext where the network is trusted"));
-    }
+    session::expect_private_way(settings, &server)?;
     let name = match name {
         Some(name) => name,
         None => named_after(&server)?,
@@ -85,15 +80,6 @@ pub async fn run(arguments: Login, settings: &Settings, ui: &Ui) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn is_this_machine(server: &Url) -> bool {
-    match server.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
-}
-
 /// `toygres.example.org`, or `127.0.0.1-7654` where a port is given.
 fn named_after(server: &Url) -> Result<ContextName, CliError> {
     let host = server.host_str().unwrap_or_default();
@@ -126,18 +112,5 @@ mod tests {
             assert_eq!(named_after(&server.parse().unwrap()).unwrap().as_str(), name);
         }
         assert_eq!(named_after(&"http://[::1]:7654/".parse().unwrap()).unwrap_err().exit_status, 2);
-    }
-
-    #[test]
-    fn only_this_machine_is_told_a_token_in_the_clear() {
-        for (server, here) in [
-            ("http://127.0.0.1:1/", true),
-            ("http://[::1]/", true),
-            ("http://localhost/", true),
-            ("http://10.0.0.1/", false),
-            ("http://localhost.example.org/", false),
-        ] {
-            assert_eq!(is_this_machine(&server.parse().unwrap()), here, "{server}");
-        }
     }
 }

@@ -101,12 +101,12 @@ pub async fn run(arguments: Operations, session: &mut Session<'_>) -> Outcome {
         }
         Some(OperationsCommand::Cancel(Submit { id, no_wait })) => {
             let cancel = async |client: &Client| client.cancel_operation(id).await;
-            let submitted = session.call(cancel).await?;
+            let submitted = session.change(cancel).await?;
             finish(session, submitted.operation, OperationState::Cancelled, no_wait).await
         }
         Some(OperationsCommand::Retry(Submit { id, no_wait })) => {
             let retry = async |client: &Client| client.retry_operation(id).await;
-            let submitted = session.call(retry).await?;
+            let submitted = session.change(retry).await?;
             finish(session, submitted.operation, OperationState::Succeeded, no_wait).await
         }
     }

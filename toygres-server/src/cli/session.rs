@@ -9,7 +9,8 @@ use secrecy::SecretString;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 use toygres_models::{InstanceKey, InstanceName};
-use url::Url;
+use url::{Host, Url};
+use uuid::Uuid;
 
 use super::error::CliError;
 use super::local_server::{self, Found};
@@ -83,6 +84,12 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Sends a request that changes something: however often it is repeated, it is carried out once.
+    pub async fn change<T>(&mut self, request: impl AsyncFn(&Client) -> Result<T, ClientError>) -> Result<T, CliError> {
+        let once = Uuid::now_v7();
+        self.call(async |client: &Client| request(&client.once(once)).await).await
+    }
+
     /// Whether there was a server, and its connection broke. (An address that never answered is
     /// more likely a wrong one.)
     fn was_cut_off(&self, error: &ClientError) -> bool {
@@ -151,9 +158,35 @@ fn client_of(url: &str, settings: &Settings) -> Result<Client, CliError> {
 }
 
 /// A client of a server that was named, known by the CA that was set or else the system's.
+///
+/// # Errors
+/// If whoever is on the way could read the token, and that isn't allowed.
 pub fn client(settings: &Settings, url: &Url, token: Option<&SecretString>) -> Result<Client, CliError> {
+    if token.is_some() {
+        expect_private_way(settings, url)?;
+    }
     let ca_certificate = if url.scheme() == "https" { ca_certificate(settings)? } else { None };
     Ok(Client::trusting(url, token, ca_certificate.as_deref())?)
+}
+
+/// Fails if a token that is sent there could be read on the way, unless that is allowed.
+pub fn expect_private_way(settings: &Settings, server: &Url) -> Result<(), CliError> {
+    if server.scheme() == "http" && !is_this_machine(server) && !settings.allow_plaintext {
+        return Err(CliError::usage(format!(
+            "{server} is plain HTTP: whoever is on the way would read the token; nothing was sent"
+        ))
+        .hint("give an https:// address, or --allow-plaintext where the network is trusted"));
+    }
+    Ok(())
+}
+
+fn is_this_machine(server: &Url) -> bool {
+    match server.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
 }
 
 /// The certificate of the CA that was set, or of the context's, in PEM.
@@ -191,5 +224,23 @@ pub fn token(settings: &Settings) -> Result<Option<SecretString>, CliError> {
     match &settings.token {
         Some(token) => Ok(Some(token.clone())),
         None => settings.state().token().map_err(|error| local_server::unreadable(&settings.state().token_path(), &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_told_a_token_in_the_clear() {
+        for (server, here) in [
+            ("http://127.0.0.1:1/", true),
+            ("http://[::1]/", true),
+            ("http://localhost/", true),
+            ("http://10.0.0.1/", false),
+            ("http://localhost.example.org/", false),
+        ] {
+            assert_eq!(is_this_machine(&server.parse().unwrap()), here, "{server}");
+        }
     }
 }

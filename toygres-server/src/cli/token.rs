@@ -88,7 +88,7 @@ async fn create(arguments: Create, session: &mut Session<'_>) -> Outcome {
         namespaces: (!namespaces.is_empty()).then_some(namespaces),
         ttl_seconds: arguments.expires.map(|time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX)),
     };
-    let minted = session.call(async |client: &Client| client.create_token(&body).await).await?;
+    let minted = session.change(async |client: &Client| client.create_token(&body).await).await?;
     let ui = session.ui;
     if !ui.is_for_people() {
         ui.print_record(&minted)?;
@@ -150,7 +150,7 @@ fn table(ui: &Ui, tokens: &[Token]) -> String {
 }
 
 async fn revoke(name: &TokenName, session: &mut Session<'_>) -> Outcome {
-    let token = session.call(async |client: &Client| client.revoke_token(name).await).await?;
+    let token = session.change(async |client: &Client| client.revoke_token(name).await).await?;
     let ui = session.ui;
     if ui.is_for_people() {
         ui.print(format_args!("the token {name} is revoked"))?;

@@ -33,7 +33,7 @@ pub async fn interrupted() {
     }
 }
 
-/// Sends the request that begins an operation.
+/// Sends the request that begins an operation, once.
 ///
 /// # Errors
 /// If it was refused; or if Ctrl-C was pressed meanwhile, and nobody knows whether it got through.
@@ -44,7 +44,7 @@ pub async fn submit(
 ) -> Result<Submitted, CliError> {
     let ui = session.ui;
     tokio::select! {
-        submitted = session.call(request) => submitted,
+        submitted = session.change(request) => submitted,
         () = interrupted() => {
             ui.end_line();
             let flags = namespace_flag(key.namespace.as_str());

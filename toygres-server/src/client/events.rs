@@ -136,8 +136,7 @@ impl Client {
     /// Why an instance isn't what it should be.
     pub async fn why(&self, key: &InstanceKey) -> Result<Explanation, ClientError> {
         let url = self.instance_url(key, &["why"], &[])?;
-        // The server looks at it, and tries to log in.
-        let (_, body) = self.send(Method::GET, url, Vec::new(), REQUEST_TIMEOUT * 2).await?;
+        let (_, body) = self.send(Method::GET, url, Vec::new(), REQUEST_TIMEOUT).await?;
         self.decode(&body)
     }
 }
