@@ -306,7 +306,9 @@ async fn following_on_the_command_line_goes_on_over_kills_and_restarts() {
     let pid = follower.id().unwrap();
     process::send(pid, sysinfo::Signal::Interrupt).unwrap();
     let ended = tokio::time::timeout(SOON, follower.wait_with_output()).await.unwrap().unwrap();
-    assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()), (Some(0), ""), "{ended:?}");
+    // Nothing is told but a restart that takes long, as on a machine with much to do.
+    let told = String::from_utf8_lossy(&ended.stderr).replace("the server is away; going on when it is back\n", "");
+    assert_eq!((ended.status.code(), told.as_str()), (Some(0), ""), "{ended:?}");
 
     // Nobody reads on.
     let mut command = toygres.command(&["events", "--follow", "--since", "1h"]);
