@@ -230,9 +230,9 @@ async fn what_is_gone_is_forgotten_and_what_lives_keeps_how_it_was_made() {
     let gone = store.instance(&key("default", "gone")).await.unwrap();
     let delete = store.last_operation(gone.id, OperationKind::Delete).await.unwrap().unwrap();
     store.update_metadata(&to_state(&delete, InstanceState::Deleted)).await.unwrap();
-    // A change that failed leaves in doubt how it is reached, and one that was cancelled leaves it so.
+    // A change that failed leaves in doubt how it is reached; one that was cancelled leaves it so, and one at work may be.
     let alive = store.instance(&key("default", "alive")).await.unwrap();
-    for (number, state) in ["failed", "cancelled"].iter().enumerate() {
+    for (number, state) in ["failed", "cancelled", "running"].iter().enumerate() {
         sqlx::query(
             "INSERT INTO operations (id, kind, instance_id, namespace, instance_name, cause, actor, state, finished_at)
              VALUES ($1::uuid, 'update', $2, 'default', 'alive', '', '', $3, now())",
@@ -254,8 +254,10 @@ async fn what_is_gone_is_forgotten_and_what_lives_keeps_how_it_was_made() {
     assert_eq!(forget().await, (0, 0, 0), "nothing is old");
     age(store).await;
     let events = i64::try_from(ids_after(store.pool(), 0).await.unwrap().len()).unwrap();
-    assert_eq!(forget().await, (u64::try_from(events).unwrap(), 2, 1));
+    assert_eq!(forget().await, (u64::try_from(events).unwrap(), 3, 1));
     assert_eq!(forget().await, (0, 0, 0), "again");
+    let cancel = "UPDATE operations SET state = 'cancelled', finished_at = now() WHERE kind = 'update' AND state = 'running'";
+    sqlx::query(cancel).execute(store.pool()).await.unwrap();
     assert!(store.is_exposure_in_doubt(alive.id).await.unwrap());
     let create = store.last_operation(alive.id, OperationKind::Create).await.unwrap().unwrap();
     assert_eq!(create.steps.len(), 1);

@@ -46,7 +46,7 @@ impl Store {
     }
 
     /// At most `limit` operations that ended longer than `kept_for` ago and that nothing on record refers
-    /// to. Of an instance that lives, the last one of each kind stays, and the last that wasn't cancelled:
+    /// to. Of an instance that lives, the last one of each kind stays, and the last that succeeded or failed:
     /// they tell how the instance came to be what it is.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl Store {
                 AND NOT EXISTS (SELECT FROM operations r WHERE r.retry_of = o.id)
                 AND (i.state = 'deleted' OR EXISTS (
                     SELECT FROM operations n WHERE n.instance_id = o.instance_id AND n.kind = o.kind AND n.id > o.id
-                        AND (n.state <> 'cancelled' OR o.state = 'cancelled')))
+                        AND (n.state IN ('succeeded', 'failed') OR o.state = 'cancelled')))
              ORDER BY o.created_at LIMIT $2",
         )
         .bind(kept_for.as_secs_f64())
