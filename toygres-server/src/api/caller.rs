@@ -158,6 +158,10 @@ pub(super) async fn authorize(State(state): Shared, mut request: Request, next: 
             Ok(_) => return KnownTokens::unknown().into_response(),
         },
     };
+    // The answer and the end of the token may have come at once.
+    if waits && let Err(error) = state.tokens.caller(&bearer).await {
+        return error.into_response();
+    }
     let (parts, body) = answer.into_parts();
     if body.size_hint().exact().is_some() {
         return Response::from_parts(parts, body);

@@ -3,7 +3,7 @@
 //! A token is looked up once a second at most while it is in use. One that is revoked is forgotten
 //! before the revocation is answered, by this server; the others hear of it through the database, and
 //! while they can't, they keep nothing in memory. What a server believes is never older than
-//! [`GOOD_FOR`], of an open stream [`STREAM_GOOD_FOR`], even if its connection to the database died
+//! [`GOOD_FOR`], of an answer that goes on or is waited for [`STREAM_GOOD_FOR`], even if its connection to the database died
 //! without a word.
 
 use std::sync::Arc;

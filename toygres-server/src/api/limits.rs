@@ -29,8 +29,6 @@ const MAX_REQUESTS: usize = 256;
 const MAX_WAITING: usize = 2048;
 /// What can be waited for.
 const CAN_WAIT: [&str; 3] = ["/v1/events", "/v1/instances/{name}/logs", "/v1/operations/{id}"];
-/// The query parameters that ask for that.
-const ASK_TO_WAIT: [&str; 2] = ["wait", "follow"];
 
 /// Room for requests.
 #[derive(Debug, Clone)]
@@ -72,7 +70,7 @@ pub(super) async fn bound(State(limits): State<Limits>, request: Request, next: 
 }
 
 /// Whether it is answered when something happens, or for as long as things do. A change never waits, whatever it accepts,
-/// and neither does a look at what doesn't.
+/// nor does a look at anything else than these.
 pub(super) fn asks_to_wait(request: &Request) -> bool {
     request.extensions().get::<MatchedPath>().is_some_and(|route| waits(route.as_str(), request))
 }
@@ -81,7 +79,15 @@ fn waits(route: &str, request: &Request) -> bool {
     let mut query = url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
     CAN_WAIT.contains(&route)
         && request.method() == Method::GET
-        && (wants_stream(request.headers()) || query.any(|(name, _)| ASK_TO_WAIT.contains(&name.as_ref())))
+        && (wants_stream(request.headers()) || query.any(|(name, value)| asks(&name, &value)))
+}
+
+fn asks(name: &str, value: &str) -> bool {
+    match name {
+        "follow" => value != "false",
+        "wait" => value.trim_end_matches('s').bytes().any(|digit| digit != b'0'),
+        _ => false,
+    }
 }
 
 /// A request's whole body.
@@ -119,6 +125,9 @@ mod tests {
         assert!(waits(events, &request("/events", "text/event-stream")));
         assert!(!waits(events, &request("/events?kind=wait%3Dtrue", "application/json")));
         assert!(!waits("/v1/instances/{name}/why", &request("/instances/x/why?wait=20s", "text/event-stream")));
+        for not in ["/x?follow=false", "/x?wait=0s", "/x?wait=00s", "/x?wait=0"] {
+            assert!(!waits(operation, &request(not, "*/*")) && !waits(logs, &request(not, "*/*")), "{not}");
+        }
         let mut change = request("/operations/x?wait=20s", "text/event-stream");
         *change.method_mut() = Method::POST;
         assert!(!waits(operation, &change));
