@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::caller::Caller;
 use super::instances::{accepted, begin, make, named, prepare};
-use super::plan::{plan, refusal, taken};
+use super::plan::{failed, plan, refusal, taken};
 use super::problem::{ApiError, Problems};
 use super::request::{Body, Expected, Parameters, Segment, etag};
 use super::resources::{InstanceManifest, Plan, PlanAction};
@@ -158,6 +158,9 @@ pub(super) async fn existing(
 ) -> Result<Response, ApiError> {
     // Whether it is the same create doesn't depend on how a later change ended.
     let plan = compare(state, key, Some(instance), wanted, false).await?;
+    if instance.state == InstanceState::Failed && plan.refused.is_empty() {
+        return Err(ApiError::conflict(format!("{key} {}. Nothing was changed", failed(instance))));
+    }
     if plan.action != PlanAction::None {
         return Err(taken(key, &plan));
     }
@@ -192,8 +195,8 @@ async fn compare(
     Ok(plan)
 }
 
-/// Whether it is the instance's password. Of one that is on its way out, or failed, nothing is compared: its plan is a refusal
-/// anyhow, and its password may be gone.
+/// Whether it is the instance's password. Of one that is on its way out, or failed, nothing is compared: a plan that names a
+/// password is a refusal then, and the instance's may be gone.
 async fn is_password_of(
     state: &AppState,
     key: &InstanceKey,

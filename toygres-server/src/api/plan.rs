@@ -35,8 +35,8 @@ pub(super) fn plan(instance: Option<&Instance>, wanted: &Wanted, same_password: 
         InstanceState::Creating if changes.is_empty() => None,
         InstanceState::Creating => Some("is being created; it can be changed when that is done"),
         // Else one that is protected could never be cleared away.
-        InstanceState::Failed if matches!(&changes[..], [only] if only.field == "delete_protection") => None,
-        InstanceState::Failed => Some("is there, and failed; `toygres get` says why, `toygres delete` clears it away"),
+        InstanceState::Failed if is_protection_alone(&changes, wanted) => None,
+        InstanceState::Failed => Some(failed(instance)),
         InstanceState::Deleting | InstanceState::Deleted => Some("is being deleted; its name is free when that is done"),
     };
     let action = match () {
@@ -45,6 +45,22 @@ pub(super) fn plan(instance: Option<&Instance>, wanted: &Wanted, same_password: 
         () => PlanAction::Update,
     };
     Plan { action, changes, refused, reason: reason.map(ToOwned::to_owned), revision: Some(instance.revision) }
+}
+
+/// A password isn't compared with that of one that failed, which may be gone.
+fn is_protection_alone(changes: &[FieldChange], wanted: &Wanted) -> bool {
+    wanted.password.is_none() && matches!(changes, [only] if only.field == "delete_protection")
+}
+
+/// What there is to say of an instance that failed.
+pub(super) fn failed(instance: &Instance) -> &'static str {
+    match instance.delete_protection {
+        false => "is there, and failed; `toygres get` says why, `toygres delete` clears it away",
+        true => {
+            "is there, and failed; `toygres get` says why. A document that takes its protection back and changes nothing else \
+             lets `toygres delete` clear it away"
+        }
+    }
 }
 
 fn creation(wanted: &Wanted) -> Plan {

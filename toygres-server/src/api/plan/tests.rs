@@ -79,6 +79,7 @@ fn after_a_failed_change_of_how_it_is_reached_the_same_document_changes_it_again
 fn an_instance_that_does_not_run_is_only_let_be() {
     let (same, other) = (json!({ "name": "demo" }), json!({ "name": "demo", "labels": {} }));
     let protection = json!({ "name": "demo", "delete_protection": true });
+    let with_password = json!({ "name": "demo", "delete_protection": true, "password": "hunter2" });
     let both = json!({ "name": "demo", "delete_protection": true, "labels": {} });
     for (state, document, action) in [
         (InstanceState::Creating, &same, PlanAction::None),
@@ -86,6 +87,7 @@ fn an_instance_that_does_not_run_is_only_let_be() {
         (InstanceState::Failed, &same, PlanAction::Refuse),
         (InstanceState::Failed, &protection, PlanAction::Update),
         (InstanceState::Failed, &both, PlanAction::Refuse),
+        (InstanceState::Failed, &with_password, PlanAction::Refuse),
         (InstanceState::Deleting, &protection, PlanAction::Refuse),
         (InstanceState::Deleting, &same, PlanAction::Refuse),
     ] {
