@@ -4,8 +4,12 @@
 //! PostgreSQL, the nearest to the failure first; the more particular rules go before the general ones.
 //! Nothing in here asks anybody.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use toygres_models::{Failure, FailureKind, InstanceKey, InstanceState, PlatformName};
+
+use crate::server_log::without_process;
 
 /// What is likely wrong; stable words that programs may match on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -298,7 +302,9 @@ fn verdict(facts: &Facts<'_>, cause: Cause, mut evidence: Vec<String>) -> Verdic
         last_words.reverse();
         evidence.extend(last_words);
     }
-    evidence.dedup();
+    // A server that can't start says the same each time.
+    let mut said = HashSet::new();
+    evidence.retain(|line| said.insert(without_process(line).to_owned()));
     evidence.truncate(5);
     let key = facts.key;
     let what = match cause {

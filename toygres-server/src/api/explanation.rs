@@ -200,7 +200,6 @@ fn explain(key: &InstanceKey, instance: &Instance, operation: Option<&Operation>
     let mut verdict = diagnose(&facts);
     // The platform's words may have come with the server's, and those with what people asked it.
     verdict.evidence.retain(|line| is_public(line));
-    verdict.evidence.dedup_by(|line, before| without_process(line) == without_process(before));
     Explanation {
         namespace: instance.namespace.clone(),
         name: instance.name.clone(),

@@ -111,7 +111,7 @@ pub(super) async fn logs(
 }
 
 fn not_of_a_line() -> ApiError {
-    ApiError::invalid("Last-Event-ID: it is none that came with a line of this log").field(LAST_EVENT_ID)
+    ApiError::invalid("Last-Event-ID: no line of this log came with that id").field(LAST_EVENT_ID)
 }
 
 /// Streams end with the server: who follows goes on with the next one.
