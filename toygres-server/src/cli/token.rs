@@ -90,13 +90,15 @@ async fn create(arguments: Create, session: &mut Session<'_>) -> Outcome {
     };
     let minted = session.change(async |client: &Client| client.create_token(&body).await).await?;
     let ui = session.ui;
+    let Some(secret) = &minted.secret else {
+        let name = &minted.token.name;
+        return Err(CliError::failed(format!("the token {name} was made, but the answer with it was lost on its way"))
+            .hint(format!("`toygres token revoke {name}`, then make it again")));
+    };
     if !ui.is_for_people() {
         ui.print_record(&minted)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let Some(secret) = &minted.secret else {
-        return Err(CliError::failed("the token was made before and shown then").hint("revoke it, and make another one"));
-    };
     let token = &minted.token;
     let until = token.expires_at.map(|at| format!(", until {}", moment(at))).unwrap_or_default();
     ui.note(format_args!(
