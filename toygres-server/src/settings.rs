@@ -67,7 +67,7 @@ pub struct Settings {
     /// The CA that signed the certificate of the server that commands talk to; the system's if there is
     /// none. Absolute.
     pub ca_certificate: Option<PathBuf>,
-    /// Whether the server may speak plain HTTP beyond this machine.
+    /// Whether the server may speak plain HTTP beyond this machine, and commands may send tokens over it.
     pub allow_plaintext: bool,
     /// The platforms that the server serves, the default one first.
     pub platforms: Vec<PlatformName>,
@@ -190,7 +190,7 @@ impl Settings {
         let Some(name) = self.context.as_ref().or(contexts.current.as_ref()) else { return Ok(self) };
         let Context { url, token, ca_certificate } = contexts.get(name)?.clone();
         self.url = Some(url);
-        // Its log-in has asked for that where it was needed.
+        // Its log-in has asked for that, if the address needs it.
         self.allow_plaintext = true;
         self.ca_certificate = self.ca_certificate.filter(|_| !self.ca_certificate_is_from_file);
         self.context_ca_certificate = ca_certificate.filter(|_| self.ca_certificate.is_none());

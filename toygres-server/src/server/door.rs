@@ -176,6 +176,6 @@ mod tests {
         }
         closing.cancel();
         timeout(Duration::from_secs(30), closed.cancelled()).await.unwrap();
-        clients.join_all().await;
+        timeout(Duration::from_secs(30), clients.join_all()).await.unwrap();
     }
 }

@@ -76,8 +76,8 @@ pub struct SettingFlags {
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = SETTINGS)]
     pub database_url_file: Option<OsString>,
 
-    /// Serve plain HTTP beyond this machine: only where the network is trusted, or something in
-    /// front of the server speaks TLS [env: TOYGRES_ALLOW_PLAINTEXT]
+    /// Serve plain HTTP beyond this machine, and send tokens over it: only where the network is
+    /// trusted, or something in front of the server speaks TLS [env: TOYGRES_ALLOW_PLAINTEXT]
     #[arg(long, global = true, hide_short_help = true, help_heading = SETTINGS)]
     pub allow_plaintext: bool,
 
