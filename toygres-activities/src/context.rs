@@ -9,8 +9,9 @@ use std::time::Duration;
 use duroxide::ActivityContext;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::OnceCell;
-use toygres_models::store::{Exposure, Instance, OperationSubject};
-use toygres_models::{Failure, FailureKind, InstanceState, Invalid, OperationKind, OperationState, PlatformName, Store};
+use toygres_models::kind::OnCancel;
+use toygres_models::store::{Instance, OperationSubject};
+use toygres_models::{Failure, FailureKind, InstanceSpec, InstanceState, Invalid, OperationState, PlatformName, Store};
 use uuid::Uuid;
 
 use crate::platform::kubernetes::{KubernetesConfig, KubernetesPlatform};
@@ -18,8 +19,8 @@ use crate::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatfo
 use crate::platforms::{Place, Platforms};
 use crate::secrets::FileSecretStore;
 
-/// How often an activity that takes its time looks whether its operation is still wanted.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often an activity that takes its time checks that its operation has a purpose.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What activities work with. Cheap to clone.
 #[derive(Clone)]
@@ -31,10 +32,9 @@ pub struct Context {
     pub store: Option<Store>,
 }
 
-/// What the store knows of the operation that an activity belongs to.
-pub(crate) struct Order {
+/// The operation that an activity belongs to, as it was when the activity began.
+pub(crate) struct OperationContext {
     store: Store,
-    operation_id: Uuid,
     subject: OperationSubject,
 }
 
@@ -82,61 +82,67 @@ impl Context {
         self.store.as_ref().map(|store| (store, id))
     }
 
-    /// What is on record of the operation that an activity belongs to.
-    pub(crate) async fn order(&self, ctx: &ActivityContext) -> Result<Option<Order>, Failure> {
+    /// The operation that an activity belongs to, as it is now.
+    ///
+    /// # Errors
+    /// [`Superseded`](FailureKind::Superseded) or [`Cancelled`](FailureKind::Cancelled) if its steps have no purpose any
+    /// more.
+    pub(crate) async fn operation_context(&self, ctx: &ActivityContext) -> Result<Option<OperationContext>, Failure> {
         let Some((store, operation_id)) = self.operation(ctx) else { return Ok(None) };
-        let subject = store.subject_of(operation_id).await?;
-        Ok(subject.map(|subject| Order { store: store.clone(), operation_id, subject }))
+        let Some(subject) = store.subject_of(operation_id).await? else { return Ok(None) };
+        check_valid(&subject, subject.operation.reverting)?;
+        Ok(Some(OperationContext { store: store.clone(), subject }))
     }
 
     /// Where an activity does its work: on the platform that the instance is recorded on, or on the
     /// default one where there is no record.
-    pub(crate) async fn place(&self, order: Option<&Order>) -> Result<Place, Failure> {
-        match order {
-            Some(order) => self.platforms.of(order.instance()).await,
+    pub(crate) async fn place(&self, operation: Option<&OperationContext>) -> Result<Place, Failure> {
+        match operation {
+            Some(operation) => self.platforms.of(&operation.subject.instance).await,
             None => self.platforms.get(self.platforms.default_name()).await,
         }
     }
 }
 
-/// Does an activity's work for as long as the operation that it belongs to is wanted. What isn't any
-/// more isn't begun, and is dropped where it was.
+/// Does an activity's work while its operation has a purpose, and drops it where it is when it has none any more.
 ///
 /// # Errors
-/// Those of `work`; [`Cancelled`](FailureKind::Cancelled) or [`Superseded`](FailureKind::Superseded) if
-/// it isn't wanted.
-pub(crate) async fn while_wanted<T>(
-    order: Option<&Order>,
-    exposure: Option<&Exposure>,
+/// Those of `work`, and those of [`Context::operation_context`].
+pub(crate) async fn run_while_valid<T>(
+    operation: Option<&OperationContext>,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    let Some(order) = order else { return work.await };
-    wanted(&order.subject, exposure)?;
+    let Some(operation) = operation else { return work.await };
     tokio::select! {
         result = work => result,
-        failure = order.unwanted(exposure) => Err(failure),
+        failure = operation.until_invalid() => Err(failure),
     }
 }
 
-impl Order {
+impl OperationContext {
+    /// The spec that the operation's steps bring about.
+    pub(crate) fn target(&self) -> &InstanceSpec {
+        self.subject.operation.target()
+    }
+
+    /// The operation's id.
+    pub(crate) fn operation_id(&self) -> Uuid {
+        self.subject.operation.id
+    }
+
     /// The instance that it is about.
     pub(crate) fn instance(&self) -> &Instance {
         &self.subject.instance
     }
 
-    /// Fails if the operation has ended: another attempt of the activity was quicker, or it was
-    /// cancelled before it began.
-    pub(crate) fn expect_at_work(&self) -> Result<(), Failure> {
-        expect_at_work(&self.subject)
-    }
-
-    /// Returns when the operation isn't wanted any more.
-    async fn unwanted(&self, exposure: Option<&Exposure>) -> Failure {
+    /// Returns when the operation's steps have no purpose any more.
+    async fn until_invalid(&self) -> Failure {
+        let OperationSubject { operation, .. } = &self.subject;
         loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             // While the store is away nobody can cancel either.
-            if let Ok(Some(subject)) = self.store.subject_of(self.operation_id).await
-                && let Err(failure) = wanted(&subject, exposure)
+            if let Ok(Some(now)) = self.store.subject_of(operation.id).await
+                && let Err(failure) = check_valid(&now, operation.reverting)
             {
                 return failure;
             }
@@ -144,37 +150,32 @@ impl Order {
     }
 }
 
-fn expect_at_work(subject: &OperationSubject) -> Result<(), Failure> {
-    let OperationSubject { operation_kind: kind, operation_state: state, .. } = subject;
-    let ended = || format!("the {kind} operation has {state} already");
-    match state {
-        OperationState::Pending | OperationState::Running => Ok(()),
-        OperationState::Cancelled => Err(Failure::permanent(FailureKind::Cancelled, "the operation was cancelled")),
-        OperationState::Succeeded | OperationState::Failed => Err(Failure::permanent(FailureKind::Superseded, ended())),
-    }
-}
-
-/// Fails if the instance's record says by now that something else is to be than what the activity is
-/// about to bring about.
-fn wanted(subject: &OperationSubject, exposure: Option<&Exposure>) -> Result<(), Failure> {
-    expect_at_work(subject)?;
-    let OperationSubject { operation_kind: kind, instance, .. } = subject;
-    let cancelled_by = subject.cancel_requested_by.as_ref();
-    let going = matches!(instance.state, InstanceState::Deleting | InstanceState::Deleted);
-    let reached_otherwise = exposure.is_some_and(|exposure| *exposure != instance.exposure());
-    match (kind, cancelled_by) {
-        (OperationKind::Create, Some(who)) if going => {
-            Err(Failure::permanent(FailureKind::Cancelled, format!("{who} cancelled the creation")))
+/// Fails if an activity that began while the operation was `reverting` or not has no purpose any more: the operation has
+/// ended, was cancelled, is being reverted, or a delete has overtaken it.
+fn check_valid(subject: &OperationSubject, reverting: bool) -> Result<(), Failure> {
+    let OperationSubject { operation, instance } = subject;
+    let kind = operation.kind;
+    let superseded = |message: String| Err(Failure::permanent(FailureKind::Superseded, message));
+    match operation.state {
+        OperationState::Pending | OperationState::Running => {}
+        OperationState::Cancelled => {
+            return Err(Failure::permanent(FailureKind::Cancelled, "the operation was cancelled"));
         }
-        (OperationKind::Update, Some(who)) if reached_otherwise => {
-            Err(Failure::permanent(FailureKind::Cancelled, format!("{who} cancelled the change")))
+        state @ (OperationState::Succeeded | OperationState::Failed) => {
+            return superseded(format!("the {kind} operation has {state} already"));
         }
-        (OperationKind::Create | OperationKind::Update, _) if going => Err(Failure::permanent(
-            FailureKind::Superseded,
-            format!("{}/{} is being deleted; its {kind} was given up", instance.namespace, instance.name),
-        )),
-        _ => Ok(()),
     }
+    if operation.reverting != reverting {
+        return superseded(format!("the {kind} operation is being reverted"));
+    }
+    if let Some(who) = operation.cancel_requested_by.as_ref().filter(|_| !reverting) {
+        return Err(Failure::permanent(FailureKind::Cancelled, format!("{who} cancelled the {}", kind.noun)));
+    }
+    let is_going = matches!(instance.state, InstanceState::Deleting | InstanceState::Deleted);
+    if is_going && !kind.overtakes && !(reverting && kind.on_cancel == OnCancel::Remove) {
+        return superseded(format!("{} is being deleted; its {} was given up", instance.key(), kind.noun));
+    }
+    Ok(())
 }
 
 fn platform_name() -> Result<PlatformName, Failure> {

@@ -332,6 +332,7 @@ fn verdict(facts: &Facts<'_>, cause: Cause, mut evidence: Vec<String>) -> Verdic
         InstanceState::Deleting => "is being deleted, and has trouble",
         InstanceState::Running if facts.seen == Seen::Ready && facts.failure.is_some() => "runs, but its last operation failed",
         InstanceState::Running if facts.seen == Seen::Ready => "runs, but can't be used",
+        InstanceState::Stopped => "is stopped, and its last operation failed",
         InstanceState::Running | InstanceState::Deleted => "doesn't work",
     };
     Verdict { summary: format!("{key} {how}: {what}"), likely_cause: Some(cause), fix: fix(facts, cause), evidence }

@@ -56,6 +56,8 @@ mod activities {
     pub mod delete_postgres;
     pub mod deploy_postgres;
     pub mod get_connection_strings;
+    pub mod restart_postgres;
+    pub mod revert_operation;
     pub mod test_connection;
     pub mod update_metadata;
     pub mod wait_for_ready;

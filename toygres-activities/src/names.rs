@@ -72,4 +72,24 @@ pub mod activities {
     /// - Updates the record, and ends the operation that the state is the goal or the failure of
     /// - Writes the event
     pub const UPDATE_METADATA: &str = "toygres-activities::activity::update-metadata";
+
+    /// Restart a PostgreSQL instance's server
+    ///
+    /// **Input:** [`crate::types::RestartPostgresInput`]
+    /// **Output:** [`crate::types::RestartPostgresOutput`]
+    /// **Idempotent:** Yes (one restart for each operation, however often it is repeated)
+    /// **Operations:**
+    /// - Stops the server cleanly, unless this operation did so before
+    /// - Starts it again
+    pub const RESTART_POSTGRES: &str = "toygres-activities::activity::restart-postgres";
+
+    /// Mark the operation as being reverted
+    ///
+    /// **Input:** [`crate::types::RevertOperationInput`]
+    /// **Output:** [`crate::types::RevertOperationOutput`]
+    /// **Idempotent:** Yes
+    /// **Operations:**
+    /// - Notes why: the step that failed, unless the operation was cancelled
+    /// - From then on the operation's activities bring about the spec of before
+    pub const REVERT_OPERATION: &str = "toygres-activities::activity::revert-operation";
 }

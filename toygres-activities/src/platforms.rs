@@ -127,14 +127,14 @@ impl Platforms {
     /// As [`get`](Self::get); and if the instance runs on another machine, or another cluster than the
     /// one that is served: there it would be taken for gone, and its deletion for done.
     pub async fn of(&self, instance: &Instance) -> Result<Place, Failure> {
-        let place = self.get(instance.platform).await?;
+        let place = self.get(instance.spec.platform).await?;
         let Some(wanted) = &instance.cluster_id else { return Ok(place) };
         let served = place.platform.cluster_id().await?;
         if served.as_ref() == Some(wanted) {
             return Ok(place);
         }
-        let key = format!("{}/{}", instance.namespace, instance.name);
-        let message = match instance.platform {
+        let key = instance.key();
+        let message = match instance.spec.platform {
             PlatformName::Local => format!(
                 "{key} runs on another machine, {wanted}, and this server's is {}; nothing was changed. Ask a server of \
                  that machine",

@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 use toygres_models::{Failure, FailureKind};
 
 use crate::activities::{
-    delete_postgres, deploy_postgres, get_connection_strings, test_connection, update_metadata, wait_for_ready,
+    delete_postgres, deploy_postgres, get_connection_strings, restart_postgres, revert_operation, test_connection,
+    update_metadata, wait_for_ready,
 };
 use crate::context::{Context, LazyContext};
 use crate::names::activities;
@@ -44,6 +45,8 @@ fn build(context: &LazyContext) -> ActivityRegistry {
         register(builder, context, activities::GET_CONNECTION_STRINGS, get_connection_strings::get_connection_strings_activity);
     builder = register(builder, context, activities::TEST_CONNECTION, test_connection::test_connection_activity);
     builder = register(builder, context, activities::UPDATE_METADATA, update_metadata::update_metadata_activity);
+    builder = register(builder, context, activities::RESTART_POSTGRES, restart_postgres::restart_postgres_activity);
+    builder = register(builder, context, activities::REVERT_OPERATION, revert_operation::revert_operation_activity);
     // The names are different constants, so there is no error that `build` could drop.
     builder.build()
 }
@@ -82,8 +85,11 @@ where
                 Ok(_) => ctx.trace_info(format!("{step}: done")),
                 Err(failure) => ctx.trace_warn(format!("{step}: {failure}")),
             }
-            if let Some((store, operation_id)) = operation {
-                store.end_step(operation_id, step, result.as_ref().err()).await?;
+            if let Some((store, operation_id)) = operation
+                && let Err(error) = store.end_step(operation_id, step, result.as_ref().err()).await
+            {
+                // What the activity did counts; the step is noted again when it is repeated.
+                ctx.trace_warn(format!("{step}: its end could not be noted: {error}"));
             }
             let output = serde_json::to_string(&result?);
             output.map_err(|error| {

@@ -6,7 +6,6 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use toygres_models::store::Exposure;
 use toygres_models::{InstanceKey, Invalid};
 use uuid::Uuid;
 
@@ -77,9 +76,6 @@ pub struct WaitForReadyInput {
     pub instance_name: String,
     /// Timeout in seconds
     pub timeout_seconds: u64,
-    /// How the instance is to be reached, of a change of that: the wait ends when that isn't wanted any more
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exposure: Option<Exposure>,
 }
 
 /// Output of [`WAIT_FOR_READY`](crate::names::activities::WAIT_FOR_READY).
@@ -134,9 +130,6 @@ pub struct GetConnectionStringsOutput {
 pub struct TestConnectionInput {
     /// Connection string to test; the password in it may be a reference, percent-encoded
     pub connection_string: String,
-    /// How the instance is to be reached, of a change of that: the test ends when that isn't wanted any more
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exposure: Option<Exposure>,
 }
 
 /// Output of [`TEST_CONNECTION`](crate::names::activities::TEST_CONNECTION).
@@ -169,9 +162,6 @@ pub struct UpdateMetadataInput {
     pub dns_connection_string: Option<String>,
     /// Health check orchestration ID
     pub health_check_orchestration_id: Option<String>,
-    /// Whether the operation was cancelled, and this is the state that was put back
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub compensated: bool,
 }
 
 /// Output of [`UPDATE_METADATA`](crate::names::activities::UPDATE_METADATA).
@@ -181,6 +171,44 @@ pub struct UpdateMetadataOutput {
     pub instance_id: Uuid,
     /// Whether record was created (true) or updated (false)
     pub created: bool,
+}
+
+// ============================================================================
+// Restart PostgreSQL Activity
+// ============================================================================
+
+/// Input of [`RESTART_POSTGRES`](crate::names::activities::RESTART_POSTGRES).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPostgresInput {
+    /// Namespace
+    pub namespace: String,
+    /// Instance name
+    pub instance_name: String,
+}
+
+/// Output of [`RESTART_POSTGRES`](crate::names::activities::RESTART_POSTGRES).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPostgresOutput {
+    /// Whether the server was restarted (false if this operation had done so before)
+    pub restarted: bool,
+}
+
+// ============================================================================
+// Revert Operation Activity
+// ============================================================================
+
+/// Input of [`REVERT_OPERATION`](crate::names::activities::REVERT_OPERATION).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevertOperationInput {
+    /// Instance ID (UUID)
+    pub instance_id: Uuid,
+}
+
+/// Output of [`REVERT_OPERATION`](crate::names::activities::REVERT_OPERATION).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevertOperationOutput {
+    /// Whether the operation's steps bring about what was before from now on
+    pub reverting: bool,
 }
 
 // ============================================================================
@@ -233,7 +261,7 @@ impl fmt::Debug for GetConnectionStringsOutput {
 
 impl fmt::Debug for TestConnectionInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TestConnectionInput").field("connection_string", &REDACTED).field("exposure", &self.exposure).finish()
+        f.debug_struct("TestConnectionInput").field("connection_string", &REDACTED).finish()
     }
 }
 
@@ -245,7 +273,6 @@ impl fmt::Debug for UpdateMetadataInput {
             .field("state", &self.state)
             .field("health_status", &self.health_status)
             .field("health_check_orchestration_id", &self.health_check_orchestration_id)
-            .field("compensated", &self.compensated)
             .finish_non_exhaustive()
     }
 }

@@ -6,6 +6,8 @@
 
 pub mod connection;
 pub mod failure;
+pub mod instance;
+pub mod kind;
 pub mod labels;
 pub mod name;
 pub mod password;
@@ -14,18 +16,21 @@ pub mod resources;
 pub mod size;
 pub mod state;
 pub mod store;
+mod text_or_number;
 pub mod token;
 pub mod version;
 
 pub use connection::ConnectionUri;
 pub use failure::{Failure, FailureKind};
+pub use instance::{InstanceSpec, InstanceStatus, MemberStatus, Power, StepFailure};
+pub use kind::OperationKind;
 pub use labels::{LabelSelector, Labels};
 pub use name::{InstanceKey, InstanceName, Namespace, TokenName};
 pub use password::{Password, SecretRef};
 pub use platform_name::PlatformName;
-pub use resources::{ClusterDomain, Cpu, DnsLabel, InstanceOptions, Memory, StorageClass};
+pub use resources::{ClusterDomain, Cpu, DnsLabel, Memory, StorageClass};
 pub use size::StorageSize;
-pub use state::{InstanceState, OperationKind, OperationState, Role, StepState};
+pub use state::{InstanceState, OperationState, Role, StepState};
 pub use store::Store;
 pub use token::BearerToken;
 pub use version::PostgresVersion;

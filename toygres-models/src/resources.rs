@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::Invalid;
+use crate::text_or_number::TextOrNumber;
 
 fn refuse(field: &'static str, value: &str, problem: &str) -> Invalid {
     let shown: String = value.chars().take(40).collect();
@@ -60,7 +61,7 @@ macro_rules! checked_text {
     ($(#[$doc:meta])* $type:ident, $field:literal, $check:path) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[serde(try_from = "TextOrNumber", into = "String")]
         pub struct $type(String);
 
         impl $type {
@@ -80,11 +81,11 @@ macro_rules! checked_text {
             }
         }
 
-        impl TryFrom<String> for $type {
+        impl TryFrom<TextOrNumber> for $type {
             type Error = Invalid;
 
-            fn try_from(value: String) -> Result<Self, Invalid> {
-                value.parse()
+            fn try_from(value: TextOrNumber) -> Result<Self, Invalid> {
+                value.0.parse()
             }
         }
 
@@ -132,27 +133,6 @@ checked_text!(
     "cluster_domain",
     check_dns_name
 );
-
-/// What an instance is asked to be beyond its version and its storage. What isn't given is the
-/// platform's default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InstanceOptions {
-    /// Whether it may be reached from outside the platform's network.
-    #[serde(default)]
-    pub use_load_balancer: bool,
-    /// Label of its public DNS name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dns_label: Option<DnsLabel>,
-    /// Processor time that is its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu: Option<Cpu>,
-    /// Memory that is its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Memory>,
-    /// The class of its volume.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub storage_class: Option<StorageClass>,
-}
 
 #[cfg(test)]
 mod tests {

@@ -55,6 +55,8 @@ text_enum!(
         Creating = "creating",
         /// Created; its server is kept running.
         Running = "running",
+        /// Created; its server is stopped. Data, address and password are kept.
+        Stopped = "stopped",
         /// Its creation or deletion failed; what is left of it is kept as evidence until deleted.
         Failed = "failed",
         /// A delete operation is at work.
@@ -68,12 +70,19 @@ impl InstanceState {
     /// Which state may follow which. Staying in a state is always legal.
     pub const TRANSITIONS: &'static [(Self, Self)] = &[
         (Self::Creating, Self::Running),
+        (Self::Creating, Self::Stopped),
         (Self::Creating, Self::Failed),
         (Self::Creating, Self::Deleting),
+        (Self::Running, Self::Stopped),
         (Self::Running, Self::Deleting),
-        (Self::Failed, Self::Deleting),
+        (Self::Stopped, Self::Running),
+        (Self::Stopped, Self::Deleting),
         (Self::Failed, Self::Creating),
+        (Self::Failed, Self::Running),
+        (Self::Failed, Self::Stopped),
+        (Self::Failed, Self::Deleting),
         (Self::Deleting, Self::Running),
+        (Self::Deleting, Self::Stopped),
         (Self::Deleting, Self::Failed),
         (Self::Deleting, Self::Deleted),
     ];
@@ -84,18 +93,6 @@ impl InstanceState {
         self == next || Self::TRANSITIONS.contains(&(self, next))
     }
 }
-
-text_enum!(
-    /// What an operation does.
-    OperationKind, "kind" {
-        /// Makes an instance.
-        Create = "create",
-        /// Changes what an instance is.
-        Update = "update",
-        /// Removes an instance and all its data.
-        Delete = "delete",
-    }
-);
 
 text_enum!(
     /// Where an operation is. The last three are final.

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::Invalid;
+use crate::text_or_number::TextOrNumber;
 
 /// The majors that toygres creates and watches.
 pub const SUPPORTED_MAJORS: RangeInclusive<u16> = 14..=18;
@@ -16,13 +17,16 @@ pub const SUPPORTED_MAJORS: RangeInclusive<u16> = 14..=18;
 /// Only supported majors parse. Since version 10 PostgreSQL numbers its releases `major.minor`
 /// (<https://www.postgresql.org/support/versioning/>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "TextOrNumber", into = "String")]
 pub struct PostgresVersion {
     major: u16,
     minor: Option<u16>,
 }
 
 impl PostgresVersion {
+    /// The oldest version that is supported.
+    pub const OLDEST: Self = Self { major: *SUPPORTED_MAJORS.start(), minor: None };
+
     /// The major version, within [`SUPPORTED_MAJORS`].
     #[must_use]
     pub fn major(self) -> u16 {
@@ -66,11 +70,11 @@ impl FromStr for PostgresVersion {
     }
 }
 
-impl TryFrom<String> for PostgresVersion {
+impl TryFrom<TextOrNumber> for PostgresVersion {
     type Error = Invalid;
 
-    fn try_from(value: String) -> Result<Self, Invalid> {
-        value.parse()
+    fn try_from(value: TextOrNumber) -> Result<Self, Invalid> {
+        value.0.parse()
     }
 }
 

@@ -3,8 +3,8 @@
 
 use duroxide::OrchestrationContext;
 
-use crate::steps::Subject;
-use crate::types::{DeleteInstanceInput, DeleteInstanceOutput};
+use crate::steps::Steps;
+use crate::types::{DeleteInstanceOutput, OperationInput};
 
 /// See [`DELETE_INSTANCE`](crate::names::orchestrations::DELETE_INSTANCE).
 ///
@@ -12,14 +12,8 @@ use crate::types::{DeleteInstanceInput, DeleteInstanceOutput};
 /// The failure of the step that failed, as JSON.
 pub async fn delete_instance_orchestration(
     ctx: OrchestrationContext,
-    input: DeleteInstanceInput,
+    input: OperationInput,
 ) -> Result<DeleteInstanceOutput, String> {
-    let subject = Subject {
-        instance_id: input.instance_id,
-        namespace: &input.namespace,
-        instance_name: &input.instance_name,
-        place: input.place.as_deref(),
-    };
-    let removed = subject.remove(&ctx, false).await.map_err(|failure| failure.encode())?;
+    let removed = Steps::of(&ctx, &input).remove().await.map_err(|failure| failure.encode())?;
     Ok(DeleteInstanceOutput { deleted: removed.deleted })
 }

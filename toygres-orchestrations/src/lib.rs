@@ -1,6 +1,6 @@
-//! Durable workflows that create and delete PostgreSQL instances.
+//! Durable workflows that create, change, restart and delete PostgreSQL instances.
 //!
-//! One file a workflow: its input, its story, its tests' hooks. They schedule the activities of
+//! One file a workflow, one workflow a kind of operation. They schedule the activities of
 //! `toygres-activities` and nothing else; whatever they need to know is in their input, and what
 //! they find out goes back through update-metadata.
 
@@ -8,6 +8,7 @@ pub mod create_instance;
 pub mod delete_instance;
 pub mod names;
 pub mod registry;
+pub mod restart_instance;
 pub mod retry;
 mod steps;
 pub mod types;

@@ -2,26 +2,26 @@
 //!
 //! Following the Duroxide naming convention: `{crate-name}::{type}::{name}`
 
-/// Orchestration names
+/// Orchestration names. Each is the workflow of one kind of operation: its input is an
+/// [`OperationInput`](crate::types::OperationInput), its id the operation's.
 pub mod orchestrations {
     /// Create a PostgreSQL instance
     ///
-    /// **Input:** [`crate::types::CreateInstanceInput`]
-    /// **Output:** [`crate::types::CreateInstanceOutput`]
-    /// **Id:** the operation's
+    /// **Output:** [`crate::types::OperationOutput`]
     pub const CREATE_INSTANCE: &str = "toygres-orchestrations::orchestration::create-instance";
 
-    /// Change how a PostgreSQL instance is reached
+    /// Bring a PostgreSQL instance to a new spec
     ///
-    /// **Input:** [`crate::types::UpdateInstanceInput`]
-    /// **Output:** [`crate::types::UpdateInstanceOutput`]
-    /// **Id:** the operation's
+    /// **Output:** [`crate::types::OperationOutput`]
     pub const UPDATE_INSTANCE: &str = "toygres-orchestrations::orchestration::update-instance";
+
+    /// Restart a PostgreSQL instance's server
+    ///
+    /// **Output:** [`crate::types::OperationOutput`]
+    pub const RESTART_INSTANCE: &str = "toygres-orchestrations::orchestration::restart-instance";
 
     /// Delete a PostgreSQL instance
     ///
-    /// **Input:** [`crate::types::DeleteInstanceInput`]
     /// **Output:** [`crate::types::DeleteInstanceOutput`]
-    /// **Id:** the operation's
     pub const DELETE_INSTANCE: &str = "toygres-orchestrations::orchestration::delete-instance";
 }

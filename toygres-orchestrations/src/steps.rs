@@ -1,119 +1,171 @@
-//! Sequences of steps that several workflows go through.
+//! The steps that workflows are made of.
 
 use duroxide::OrchestrationContext;
 use toygres_activities::names::activities;
 use toygres_activities::{
     DeletePostgresInput, DeletePostgresOutput, DeployPostgresInput, DeployPostgresOutput, GetConnectionStringsInput,
-    GetConnectionStringsOutput, TestConnectionInput, TestConnectionOutput, UpdateMetadataInput, UpdateMetadataOutput,
-    WaitForReadyInput, WaitForReadyOutput,
+    GetConnectionStringsOutput, RestartPostgresInput, RestartPostgresOutput, RevertOperationInput, RevertOperationOutput,
+    TestConnectionInput, TestConnectionOutput, UpdateMetadataInput, UpdateMetadataOutput, WaitForReadyInput, WaitForReadyOutput,
 };
 use toygres_models::connection::with_password_reference;
-use toygres_models::store::Exposure;
-use toygres_models::{Failure, InstanceKey, InstanceState, Password};
-use uuid::Uuid;
+use toygres_models::{Failure, InstanceKey, InstanceSpec, InstanceState, Password, Power};
 
-use crate::registry::RECORDS;
-use crate::retry::{Patience, run};
+use crate::retry::{RetryPolicy, run};
+use crate::types::{OperationInput, OperationOutput};
 
-/// One look for readiness; between two of them the workflow can be told that it isn't wanted.
-const LOOK_SECONDS: u64 = 5;
-/// Looks until a server is given up: five minutes.
-const LOOKS: u32 = 60;
+/// How long one wait for readiness lasts; between two of them the workflow can be cancelled.
+const WAIT_SECONDS: u64 = 5;
+/// Waits until a server is given up: five minutes.
+const WAITS: u32 = 60;
 
-/// Tests until a change is given up, nearly three minutes: the certificate for a new address takes up to
-/// a minute and a half from its Secret to the server.
-const TESTS_OF_CHANGE: u32 = 24;
-
-/// An instance's name and id, and which servers can work on it.
-#[derive(Clone, Copy)]
-pub(crate) struct Subject<'a> {
-    pub instance_id: Uuid,
-    pub namespace: &'a str,
-    pub instance_name: &'a str,
-    pub place: Option<&'a str>,
+/// The steps of one operation.
+pub(crate) struct Steps<'a> {
+    ctx: &'a OrchestrationContext,
+    input: &'a OperationInput,
 }
 
-impl Subject<'_> {
-    /// Brings the platform in line with what is wanted, waits until the server is ready, learns how it is reached, and
-    /// tries that.
-    ///
-    /// The longer steps of a change end when the exposure isn't wanted any more. A create's end by its instance's state,
-    /// and the histories of version 1.0.0 have inputs without an exposure.
-    pub async fn bring_up(
-        self,
-        ctx: &OrchestrationContext,
-        postgres_version: &str,
-        storage_size_gb: i32,
-        exposure: &Exposure,
-        is_change: bool,
-        step: Patience,
-    ) -> Result<(GetConnectionStringsOutput, TestConnectionOutput), Failure> {
-        let key = InstanceKey::parse(self.namespace, self.instance_name)?;
-        let password = Password::reference(&key);
-        let changed_to = is_change.then(|| exposure.clone());
+/// What was found of an instance at the end.
+pub(crate) enum Found {
+    Running { strings: GetConnectionStringsOutput, version: String },
+    Stopped,
+}
+
+impl Found {
+    pub fn output(self) -> OperationOutput {
+        match self {
+            Self::Running { strings, version } => OperationOutput {
+                power: Power::Running,
+                version: Some(version),
+                ip_connection_string: Some(strings.ip_connection_string),
+            },
+            Self::Stopped => OperationOutput { power: Power::Stopped, version: None, ip_connection_string: None },
+        }
+    }
+}
+
+impl<'a> Steps<'a> {
+    pub fn of(ctx: &'a OrchestrationContext, input: &'a OperationInput) -> Self {
+        Self { ctx, input }
+    }
+
+    /// Brings the platform to `spec`, and reaches the server if it is to run.
+    pub async fn bring_to(&self, spec: &InstanceSpec, policy: RetryPolicy) -> Result<Found, Failure> {
+        let (namespace, instance_name) = self.names();
         let deploy = DeployPostgresInput {
-            namespace: self.namespace.to_owned(),
-            instance_name: self.instance_name.to_owned(),
-            password: password.clone().into(),
-            postgres_version: postgres_version.to_owned(),
-            storage_size_gb,
-            use_load_balancer: exposure.use_load_balancer,
-            dns_label: exposure.dns_label.clone(),
+            namespace,
+            instance_name,
+            password: self.password()?.into(),
+            postgres_version: spec.postgres_version.to_string(),
+            storage_size_gb: spec.storage_size_gb.gb(),
+            use_load_balancer: spec.use_load_balancer,
+            dns_label: spec.dns_label.as_ref().map(ToString::to_string),
         };
-        let _: DeployPostgresOutput = run(ctx, activities::DEPLOY_POSTGRES, &deploy, self.place, step).await?;
-        let ready = WaitForReadyInput {
-            namespace: self.namespace.to_owned(),
-            instance_name: self.instance_name.to_owned(),
-            timeout_seconds: LOOK_SECONDS,
-            exposure: changed_to.clone(),
-        };
-        let _: WaitForReadyOutput = run(ctx, activities::WAIT_FOR_READY, &ready, self.place, step.looking(LOOKS)).await?;
+        let _: DeployPostgresOutput = self.run(activities::DEPLOY_POSTGRES, &deploy, policy).await?;
+        match spec.power {
+            Power::Running => self.reach(spec, policy).await,
+            Power::Stopped => Ok(Found::Stopped),
+        }
+    }
+
+    /// Waits until the server is ready, learns how it is reached, and logs in.
+    pub async fn reach(&self, spec: &InstanceSpec, policy: RetryPolicy) -> Result<Found, Failure> {
+        let password = self.password()?;
+        let (namespace, instance_name) = self.names();
+        let ready = WaitForReadyInput { namespace, instance_name, timeout_seconds: WAIT_SECONDS };
+        let _: WaitForReadyOutput = self.run(activities::WAIT_FOR_READY, &ready, policy.repeated_at_once(WAITS)).await?;
+        let (namespace, instance_name) = self.names();
         let reached = GetConnectionStringsInput {
-            namespace: deploy.namespace,
-            instance_name: deploy.instance_name,
-            password: deploy.password,
-            use_load_balancer: deploy.use_load_balancer,
-            dns_label: deploy.dns_label,
+            namespace,
+            instance_name,
+            password: password.clone().into(),
+            use_load_balancer: spec.use_load_balancer,
+            dns_label: spec.dns_label.as_ref().map(ToString::to_string),
         };
-        let strings: GetConnectionStringsOutput =
-            run(ctx, activities::GET_CONNECTION_STRINGS, &reached, self.place, step).await?;
-        let connection_string = with_password_reference(&strings.ip_connection_string, &password);
-        let test = TestConnectionInput { connection_string, exposure: changed_to };
-        let attempts = if is_change { TESTS_OF_CHANGE } else { step.attempts };
-        let tested = run(ctx, activities::TEST_CONNECTION, &test, self.place, Patience { attempts, ..step }).await?;
-        Ok((strings, tested))
+        let strings: GetConnectionStringsOutput = self.run(activities::GET_CONNECTION_STRINGS, &reached, policy).await?;
+        let test = TestConnectionInput {
+            connection_string: with_password_reference(&strings.ip_connection_string, &password),
+        };
+        let tested: TestConnectionOutput = self.run(activities::TEST_CONNECTION, &test, policy.for_log_in()).await?;
+        Ok(Found::Running { strings, version: tested.version })
     }
 
-    /// Removes whatever there is of the instance, and records that. If that fails, what is left stays as evidence.
-    pub async fn remove(self, ctx: &OrchestrationContext, compensated: bool) -> Result<DeletePostgresOutput, Failure> {
-        let wanted = DeletePostgresInput { namespace: self.namespace.to_owned(), instance_name: self.instance_name.to_owned() };
-        let removed: Result<DeletePostgresOutput, Failure> =
-            run(ctx, activities::DELETE_POSTGRES, &wanted, self.place, Patience::STEP).await;
-        let state = if removed.is_ok() { InstanceState::Deleted } else { InstanceState::Failed };
-        self.record(ctx, &UpdateMetadataInput { compensated, ..self.metadata(state, None) }).await?;
-        removed
-    }
-
-    /// Writes it down, however long the store can't be reached. Only servers that understand all of it do: one of the release
-    /// before would take no notice of what was put back because of a cancel.
-    pub async fn record(self, ctx: &OrchestrationContext, update: &UpdateMetadataInput) -> Result<(), Failure> {
-        // Workflows that such a server began have no place, and histories in which this step has no tag.
-        let tag = self.place.map(|_| RECORDS);
-        let _: UpdateMetadataOutput = run(ctx, activities::UPDATE_METADATA, update, tag, Patience::RECORD).await?;
+    /// Restarts the server.
+    pub async fn restart(&self, policy: RetryPolicy) -> Result<(), Failure> {
+        let (namespace, instance_name) = self.names();
+        let restart = RestartPostgresInput { namespace, instance_name };
+        let _: RestartPostgresOutput = self.run(activities::RESTART_POSTGRES, &restart, policy).await?;
         Ok(())
     }
 
-    /// That it is in that state, and is reached by those strings if there are any.
-    pub fn metadata(self, state: InstanceState, strings: Option<&GetConnectionStringsOutput>) -> UpdateMetadataInput {
+    /// Removes whatever there is of the instance, and records that. If that fails, what is left stays as evidence.
+    pub async fn remove(&self) -> Result<DeletePostgresOutput, Failure> {
+        let (namespace, instance_name) = self.names();
+        let delete = DeletePostgresInput { namespace, instance_name };
+        let removed: Result<DeletePostgresOutput, Failure> =
+            self.run(activities::DELETE_POSTGRES, &delete, RetryPolicy::STEP).await;
+        let state = if removed.is_ok() { InstanceState::Deleted } else { InstanceState::Failed };
+        self.record(&self.metadata(state)).await?;
+        removed
+    }
+
+    /// Has the operation's steps bring about what was before. `false` if there is nothing to revert.
+    pub async fn begin_revert(&self) -> Result<bool, Failure> {
+        let revert = RevertOperationInput { instance_id: self.input.instance_id };
+        let begun: RevertOperationOutput = self.run(activities::REVERT_OPERATION, &revert, RetryPolicy::RECORD).await?;
+        Ok(begun.reverting)
+    }
+
+    /// Records what was found, which ends the operation.
+    pub async fn record_found(&self, found: &Found) -> Result<(), Failure> {
+        let update = match found {
+            Found::Running { strings, .. } => UpdateMetadataInput {
+                health_status: Some("healthy".into()),
+                ip_connection_string: Some(strings.ip_connection_string.clone()),
+                dns_connection_string: strings.dns_connection_string.clone(),
+                ..self.metadata(InstanceState::Running)
+            },
+            Found::Stopped => self.metadata(InstanceState::Stopped),
+        };
+        self.record(&update).await
+    }
+
+    /// Records that a step failed for good, which ends the operation.
+    pub async fn record_failure(&self) -> Result<(), Failure> {
+        self.record(&self.metadata(InstanceState::Failed)).await
+    }
+
+    /// Records, however long the store can't be reached.
+    async fn record(&self, update: &UpdateMetadataInput) -> Result<(), Failure> {
+        let _: UpdateMetadataOutput = self.run(activities::UPDATE_METADATA, update, RetryPolicy::RECORD).await?;
+        Ok(())
+    }
+
+    async fn run<Input: serde::Serialize, Output: serde::de::DeserializeOwned>(
+        &self,
+        activity: &str,
+        input: &Input,
+        policy: RetryPolicy,
+    ) -> Result<Output, Failure> {
+        run(self.ctx, activity, input, &self.input.place, policy).await
+    }
+
+    fn names(&self) -> (String, String) {
+        (self.input.namespace.clone(), self.input.instance_name.clone())
+    }
+
+    fn password(&self) -> Result<Password, Failure> {
+        Ok(Password::reference(&InstanceKey::parse(&self.input.namespace, &self.input.instance_name)?))
+    }
+
+    fn metadata(&self, state: InstanceState) -> UpdateMetadataInput {
         UpdateMetadataInput {
-            instance_id: self.instance_id,
-            instance_name: self.instance_name.to_owned(),
+            instance_id: self.input.instance_id,
+            instance_name: self.input.instance_name.clone(),
             state: state.to_string(),
             health_status: None,
-            ip_connection_string: strings.map(|strings| strings.ip_connection_string.clone()),
-            dns_connection_string: strings.and_then(|strings| strings.dns_connection_string.clone()),
+            ip_connection_string: None,
+            dns_connection_string: None,
             health_check_orchestration_id: None,
-            compensated: false,
         }
     }
 }

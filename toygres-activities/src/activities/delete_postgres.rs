@@ -13,18 +13,14 @@ pub async fn delete_postgres_activity(
     input: DeletePostgresInput,
 ) -> Result<DeletePostgresOutput, Failure> {
     let key = instance_key(&input.namespace, &input.instance_name)?;
-    let order = context.order(&ctx).await?;
-    if let Some(order) = &order {
-        order.expect_at_work()?;
-    }
+    let operation = context.operation_context(&ctx).await?;
     if let Some((store, operation_id)) = context.operation(&ctx)
         && let Some(kind) = store.other_change_at_work(operation_id).await?
     {
-        // It sees that it isn't wanted any more in a moment; removing while it still makes things
-        // would leave some behind.
+        // It ends in a moment; removing while it still makes things would leave some behind.
         return Err(Failure::transient(FailureKind::Busy, format!("the {kind} of {key} is still being given up")));
     }
-    let place = context.place(order.as_ref()).await?;
+    let place = context.place(operation.as_ref()).await?;
     let deleted = place.platform.remove(&key).await?;
     // Last, so that a repeated deployment cut off by this deletion never lacks it. (On Kubernetes it
     // went with the rest; a password alone may still be there.)

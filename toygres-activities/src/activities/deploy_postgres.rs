@@ -1,11 +1,10 @@
 //! Deploy a PostgreSQL instance.
 
 use duroxide::ActivityContext;
-use toygres_models::store::{Exposure, Instance};
-use toygres_models::{Failure, Invalid, Password, StorageSize};
+use toygres_models::{DnsLabel, Failure, InstanceSpec, Invalid, Password, StorageSize};
 
-use crate::context::{Context, Order, while_wanted};
-use crate::platform::InstanceSpec;
+use crate::context::{Context, OperationContext, run_while_valid};
+use crate::platform::Deployment;
 use crate::secrets;
 use crate::types::{DeployPostgresInput, DeployPostgresOutput, instance_key};
 
@@ -17,30 +16,39 @@ pub async fn deploy_postgres_activity(
 ) -> Result<DeployPostgresOutput, Failure> {
     let key = instance_key(&input.namespace, &input.instance_name)?;
     let password: Password = input.password.parse()?;
-    let order = context.order(&ctx).await?;
-    // What the activity's fields don't say, the instance's record does.
-    let instance = order.as_ref().map(Order::instance);
-    let asked = |field: fn(&Instance) -> &Option<String>| instance.and_then(|instance| field(instance).as_deref());
-    let mut spec = InstanceSpec {
-        postgres_version: input.postgres_version.parse()?,
-        storage_size: StorageSize::try_from(i64::from(input.storage_size_gb))?,
-        password: String::new().into(),
+    let operation = context.operation_context(&ctx).await?;
+    let spec = match &operation {
+        // The operation has more than the activity's fields say.
+        Some(operation) => operation.target().clone(),
+        None => spec_of(&context, &input)?,
+    };
+    let deploy = async {
+        let place = context.place(operation.as_ref()).await?;
+        let password = secrets::resolve(&*place.secrets, password).await?;
+        let instance = operation.as_ref().map(OperationContext::instance);
+        let deployment = Deployment {
+            key,
+            instance_id: instance.map(|instance| instance.id),
+            spec,
+            password,
+            data_exists: instance.is_some_and(|instance| !instance.status.members.is_empty()),
+        };
+        place.platform.ensure(&deployment).await
+    };
+    let created = run_while_valid(operation.as_ref(), deploy).await?;
+    Ok(DeployPostgresOutput { instance_name: input.instance_name, namespace: input.namespace, created })
+}
+
+/// What the activity's own fields ask for.
+fn spec_of(context: &Context, input: &DeployPostgresInput) -> Result<InstanceSpec, Failure> {
+    let spec = InstanceSpec {
+        storage_size_gb: StorageSize::try_from(i64::from(input.storage_size_gb))?,
         use_load_balancer: input.use_load_balancer,
-        dns_label: input.dns_label,
-        cpu: asked(|instance| &instance.cpu).map(str::parse).transpose()?,
-        memory: asked(|instance| &instance.memory).map(str::parse).transpose()?,
-        storage_class: asked(|instance| &instance.storage_class).map(str::parse).transpose()?,
-        key,
+        dns_label: input.dns_label.as_deref().map(str::parse::<DnsLabel>).transpose()?,
+        ..InstanceSpec::new(context.platforms.default_name(), input.postgres_version.parse()?)
     };
     if spec.dns_label.is_some() && !spec.use_load_balancer {
         return Err(Invalid::new("dns_label", "needs use_load_balancer: a private instance has no public name").into());
     }
-    let exposure = Exposure { use_load_balancer: spec.use_load_balancer, dns_label: spec.dns_label.clone() };
-    let deploy = async {
-        let place = context.place(order.as_ref()).await?;
-        spec.password = secrets::resolve(&*place.secrets, password).await?;
-        place.platform.ensure(&spec).await
-    };
-    let created = while_wanted(order.as_ref(), Some(&exposure), deploy).await?;
-    Ok(DeployPostgresOutput { instance_name: input.instance_name, namespace: input.namespace, created })
+    Ok(spec)
 }

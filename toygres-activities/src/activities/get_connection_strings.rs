@@ -2,10 +2,9 @@
 
 use duroxide::ActivityContext;
 use secrecy::ExposeSecret;
-use toygres_models::store::Exposure;
 use toygres_models::{ConnectionUri, Failure, Password};
 
-use crate::context::{Context, while_wanted};
+use crate::context::{Context, run_while_valid};
 use crate::types::{GetConnectionStringsInput, GetConnectionStringsOutput, instance_key};
 
 /// See [`GET_CONNECTION_STRINGS`](crate::names::activities::GET_CONNECTION_STRINGS).
@@ -16,10 +15,9 @@ pub async fn get_connection_strings_activity(
 ) -> Result<GetConnectionStringsOutput, Failure> {
     let key = instance_key(&input.namespace, &input.instance_name)?;
     let password: Password = input.password.parse()?;
-    let order = context.order(&ctx).await?;
-    let exposure = Exposure { use_load_balancer: input.use_load_balancer, dns_label: input.dns_label };
-    let locate = async { context.place(order.as_ref()).await?.platform.endpoint(&key).await };
-    let endpoint = while_wanted(order.as_ref(), Some(&exposure), locate).await?;
+    let operation = context.operation_context(&ctx).await?;
+    let locate = async { context.place(operation.as_ref()).await?.platform.endpoint(&key).await };
+    let endpoint = run_while_valid(operation.as_ref(), locate).await?;
     // Who gave the password itself gets it back; who gave a reference gets nothing to keep secret.
     let write = |uri: &ConnectionUri| match &password {
         Password::Literal(secret) => uri.with_secret(secret).expose_secret().to_owned(),

@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions, Connection};
 use toygres_models::{Failure, FailureKind, Invalid};
 use url::Url;
 
-use crate::context::{Context, while_wanted};
+use crate::context::{Context, run_while_valid};
 use crate::platforms::Place;
 use crate::secrets;
 use crate::types::{TestConnectionInput, TestConnectionOutput};
@@ -25,9 +25,9 @@ pub async fn test_connection_activity(
     ctx: ActivityContext,
     input: TestConnectionInput,
 ) -> Result<TestConnectionOutput, Failure> {
-    let order = context.order(&ctx).await?;
-    let version = while_wanted(order.as_ref(), input.exposure.as_ref(), async {
-        let place = context.place(order.as_ref()).await?;
+    let operation = context.operation_context(&ctx).await?;
+    let version = run_while_valid(operation.as_ref(), async {
+        let place = context.place(operation.as_ref()).await?;
         log_in(&place, &input.connection_string).await
     });
     Ok(TestConnectionOutput { version: version.await?, connected: true })

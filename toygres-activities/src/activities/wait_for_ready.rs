@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use duroxide::ActivityContext;
 use toygres_models::{Failure, FailureKind};
 
-use crate::context::{Context, while_wanted};
+use crate::context::{Context, run_while_valid};
 use crate::types::{WaitForReadyInput, WaitForReadyOutput, instance_key};
 
 /// See [`WAIT_FOR_READY`](crate::names::activities::WAIT_FOR_READY).
@@ -15,13 +15,13 @@ pub async fn wait_for_ready_activity(
     input: WaitForReadyInput,
 ) -> Result<WaitForReadyOutput, Failure> {
     let key = instance_key(&input.namespace, &input.instance_name)?;
-    let order = context.order(&ctx).await?;
+    let operation = context.operation_context(&ctx).await?;
     let begun = Instant::now();
     let wait = async {
-        let place = context.place(order.as_ref()).await?;
+        let place = context.place(operation.as_ref()).await?;
         place.platform.wait_ready(&key, Duration::from_secs(input.timeout_seconds)).await
     };
-    let seen = while_wanted(order.as_ref(), input.exposure.as_ref(), wait).await?;
+    let seen = run_while_valid(operation.as_ref(), wait).await?;
     if seen.ready {
         return Ok(WaitForReadyOutput {
             pod_phase: seen.phase.as_str().to_owned(),

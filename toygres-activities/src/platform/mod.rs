@@ -16,34 +16,35 @@ use futures::TryStreamExt;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
-use toygres_models::{
-    ConnectionUri, Cpu, Failure, InstanceKey, InstanceOptions, Invalid, Memory, PlatformName, PostgresVersion, StorageClass,
-    StorageSize,
-};
+use toygres_models::{ConnectionUri, Failure, InstanceKey, InstanceSpec, Invalid, MemberStatus, PlatformName, PostgresVersion};
+use uuid::Uuid;
 
 pub use logs::{LogLine, LogRequest, LogStream, MAX_LINE_BYTES};
 
-/// What an instance is to be.
+/// An instance to be deployed.
 #[derive(Debug, Clone)]
-pub struct InstanceSpec {
+pub struct Deployment {
     /// Namespace and name.
     pub key: InstanceKey,
-    /// A major, or a full version.
-    pub postgres_version: PostgresVersion,
-    /// Storage. A platform that can't enforce it says so in its docs.
-    pub storage_size: StorageSize,
+    /// The id of its record in the metadata store, where it has one.
+    pub instance_id: Option<Uuid>,
+    /// What it is to be. A platform that can't enforce a field says so in its docs.
+    pub spec: InstanceSpec,
     /// Password of the superuser `postgres`, set once, when the instance is made.
     pub password: SecretString,
-    /// Whether it may be reached from outside the platform's own network.
-    pub use_load_balancer: bool,
-    /// Label for a public DNS name, where the platform has those.
-    pub dns_label: Option<String>,
-    /// Processor time that is its own; the platform's default for `None`.
-    pub cpu: Option<Cpu>,
-    /// Memory that is its own; the platform's default for `None`.
-    pub memory: Option<Memory>,
-    /// The class of its volume; the platform's default for `None`.
-    pub storage_class: Option<StorageClass>,
+    /// Whether it was brought up before: its data must be there then, and missing data is not made again.
+    pub data_exists: bool,
+}
+
+/// The record that an instance carries beside its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRecord {
+    /// Namespace and name.
+    pub key: InstanceKey,
+    /// The id that it had in the metadata store, where it had one.
+    pub instance_id: Option<Uuid>,
+    /// What it was to be.
+    pub spec: InstanceSpec,
 }
 
 /// What an instance's server is doing; the words are those of a Kubernetes pod's phase.
@@ -55,16 +56,19 @@ pub enum Phase {
     Running,
     /// Its process ended, or it can't be started.
     Failed,
+    /// It is stopped, as its spec says.
+    Stopped,
 }
 
 impl Phase {
-    /// `Pending`, `Running` or `Failed`.
+    /// `Pending`, `Running`, `Failed` or `Stopped`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "Pending",
             Self::Running => "Running",
             Self::Failed => "Failed",
+            Self::Stopped => "Stopped",
         }
     }
 }
@@ -78,6 +82,30 @@ pub struct Observation {
     pub ready: bool,
     /// Why it isn't ready, in the platform's words, where known.
     pub reason: Option<Failure>,
+    /// The full version of PostgreSQL that it runs, where known.
+    pub postgres_version: Option<PostgresVersion>,
+    /// What it runs: an image, with its digest where it has one; locally the folder of the programs.
+    pub image: Option<String>,
+}
+
+impl Observation {
+    /// Of a server in that phase, with nothing else known.
+    #[must_use]
+    pub fn new(phase: Phase, ready: bool, reason: Option<Failure>) -> Self {
+        Self { phase, ready, reason, postgres_version: None, image: None }
+    }
+
+    /// The status of the instance's first member.
+    #[must_use]
+    pub fn member(&self) -> MemberStatus {
+        MemberStatus {
+            member: 0,
+            role: "primary".into(),
+            phase: self.phase.as_str().into(),
+            postgres_version: self.postgres_version.map(|version| version.to_string()),
+            image: self.image.clone(),
+        }
+    }
 }
 
 /// How an instance is reached. Holds no secret.
@@ -148,12 +176,12 @@ pub trait Platform: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Whether an instance of that name and with these options can be here at all. Writes nothing
-    /// and asks nobody.
+    /// Whether an instance of that name and with that spec can be here at all. Writes nothing
+    /// and makes no call.
     ///
     /// # Errors
-    /// Names the field that can't be had, and why.
-    fn check(&self, key: &InstanceKey, options: &InstanceOptions) -> Result<(), Invalid>;
+    /// Names the field that the platform doesn't offer, and why.
+    fn check(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Invalid>;
 
     /// The versions to be had, newest first. What would have to be fetched is listed as far as
     /// the archive can be reached now.
@@ -166,14 +194,22 @@ pub trait Platform: Send + Sync + 'static {
     /// Permanent, and listing the known ones, if there is no such version.
     async fn resolve_version(&self, wanted: Option<PostgresVersion>) -> Result<PostgresVersion, Failure>;
 
-    /// Makes the instance what `spec` says, started and with its password set. `true` if anything
-    /// had to be made, `false` if all of it was there. A caller that drops it gives it up: it ends at
+    /// Makes the instance what its spec says: with its password set, and its server started or, of one that is to be
+    /// stopped, ended. `true` if anything had to be made, `false` if all of it was there. Missing parts around intact
+    /// data are made again; data never is. A caller that drops it gives it up: it ends at
     /// the next point where it can, and a removal that is asked for after that has the last word.
     ///
     /// # Errors
     /// [`Conflict`](toygres_models::FailureKind::Conflict) if an instance of that name with
     /// another version is there.
-    async fn ensure(&self, spec: &InstanceSpec) -> Result<bool, Failure>;
+    async fn ensure(&self, deployment: &Deployment) -> Result<bool, Failure>;
+
+    /// Stops the server cleanly and starts it again, once for each `request_id`. Returns when the new server is being
+    /// started. `false` if that request's restart was done before.
+    ///
+    /// # Errors
+    /// [`NotFound`](toygres_models::FailureKind::NotFound) if there is no such instance.
+    async fn restart(&self, key: &InstanceKey, request_id: &str) -> Result<bool, Failure>;
 
     /// Looks once. `None` if there is no such instance.
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure>;
@@ -200,6 +236,9 @@ pub trait Platform: Send + Sync + 'static {
 
     /// The instances of which there is anything, half-made ones included, in order of their keys.
     async fn list(&self) -> Result<Vec<InstanceKey>, Failure>;
+
+    /// The records of all instances whose data is here, in order of their keys. Half-made ones have none.
+    async fn records(&self) -> Result<Vec<InstanceRecord>, Failure>;
 
     /// The server's log, line by line, oldest first. Memory is bounded, however long the log or one of
     /// its lines is. The stream ends where the log does; when it follows, with the instance.

@@ -1,12 +1,13 @@
 //! Events: what happened to instances, and why.
 
 use chrono::{DateTime, Utc};
+use sqlx::types::Json;
 use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::instances::lock_live_instance;
 use super::{Event, Instance, Operation, Requested, Store, StoreError, commit};
-use crate::{InstanceKey, InstanceState};
+use crate::{InstanceKey, InstanceState, InstanceStatus};
 
 /// Who did what nobody asked for.
 const ACTOR: &str = "toygres";
@@ -103,7 +104,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn events_matching(&self, filter: &EventFilter, after: i64, limit: i64) -> Result<Vec<Event>, StoreError> {
-        let mut query = QueryBuilder::new("SELECT * FROM events WHERE id > ");
+        let mut query = QueryBuilder::new("SELECT id, instance_id, namespace, instance_name, kind, message, cause, actor, operation_id, created_at FROM events WHERE id > ");
         query.push_bind(after);
         filter.push_to(&mut query);
         query.push(" ORDER BY id LIMIT ").push_bind(limit);
@@ -177,8 +178,8 @@ impl Store {
         if instance.state == InstanceState::Deleting || instance.cluster_id.as_deref() != cluster_id {
             return Ok(());
         }
-        set_health(&mut tx, instance.id, healthy).await?;
-        insert_event(&mut tx, &Happening { cause, ..Happening::of(&instance, kind, message) }).await?;
+        set_health(&mut tx, &instance, healthy, message).await?;
+        insert_event(&mut tx, &NewEvent { cause, ..NewEvent::of(&instance, kind, message) }).await?;
         commit(tx).await
     }
 
@@ -194,18 +195,18 @@ impl Store {
             Err(StoreError::InstanceNotFound(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        if !set_health(&mut tx, instance.id, healthy).await? {
+        if !set_health(&mut tx, &instance, healthy, reason).await? {
             return Ok(());
         }
         let (kind, message) = if healthy { (HEALTHY, "it answers SQL") } else { (UNHEALTHY, reason) };
-        insert_event(&mut tx, &Happening { cause: "seen when it was looked at", ..Happening::of(&instance, kind, message) })
+        insert_event(&mut tx, &NewEvent { cause: "seen when it was looked at", ..NewEvent::of(&instance, kind, message) })
             .await?;
         commit(tx).await
     }
 }
 
-/// Something that happened, to be written down.
-pub(super) struct Happening<'a> {
+/// An event to be written.
+pub(super) struct NewEvent<'a> {
     instance: Option<&'a Instance>,
     namespace: Option<&'a str>,
     kind: &'a str,
@@ -215,7 +216,7 @@ pub(super) struct Happening<'a> {
     operation_id: Option<Uuid>,
 }
 
-impl<'a> Happening<'a> {
+impl<'a> NewEvent<'a> {
     /// To an instance, by itself.
     pub(super) fn of(instance: &'a Instance, kind: &'a str, message: &'a str) -> Self {
         Self { instance: Some(instance), namespace: Some(&instance.namespace), ..Self::elsewhere(kind, message) }
@@ -249,33 +250,46 @@ impl<'a> Happening<'a> {
 
 /// Writes an event. It is the last thing that a transaction does: whoever else writes one waits for
 /// the transaction's end, so that events become visible in the order of their ids.
-pub(super) async fn insert_event(connection: &mut sqlx::PgConnection, happening: &Happening<'_>) -> Result<(), StoreError> {
+pub(super) async fn insert_event(connection: &mut sqlx::PgConnection, event: &NewEvent<'_>) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO events (instance_id, namespace, instance_name, kind, message, cause, actor, operation_id)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
-    .bind(happening.instance.map(|instance| instance.id))
-    .bind(happening.namespace)
-    .bind(happening.instance.map(|instance| &instance.name))
-    .bind(happening.kind)
-    .bind(happening.message)
-    .bind(happening.cause)
-    .bind(happening.actor)
-    .bind(happening.operation_id)
+    .bind(event.instance.map(|instance| instance.id))
+    .bind(event.namespace)
+    .bind(event.instance.map(|instance| &instance.name))
+    .bind(event.kind)
+    .bind(event.message)
+    .bind(event.cause)
+    .bind(event.actor)
+    .bind(event.operation_id)
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// `true` if it was otherwise before.
-async fn set_health(connection: &mut sqlx::PgConnection, instance_id: Uuid, healthy: bool) -> Result<bool, StoreError> {
-    let changed = sqlx::query(
-        "UPDATE instances SET health_status = $2
-         WHERE id = $1 AND state = 'running' AND health_status IS DISTINCT FROM $2",
-    )
-    .bind(instance_id)
-    .bind(if healthy { "healthy" } else { "unhealthy" })
-    .execute(connection)
-    .await?;
-    Ok(changed.rows_affected() > 0)
+/// Notes an instance's health with the reason where it isn't healthy. `true` if it was otherwise before. Only an
+/// instance that is to run has a health.
+async fn set_health(
+    connection: &mut sqlx::PgConnection,
+    instance: &Instance,
+    healthy: bool,
+    reason: &str,
+) -> Result<bool, StoreError> {
+    let health = if healthy { "healthy" } else { "unhealthy" };
+    if instance.state != InstanceState::Running || instance.status.health_status.as_deref() == Some(health) {
+        return Ok(false);
+    }
+    let status = InstanceStatus {
+        health_status: Some(health.to_owned()),
+        health_reason: (!healthy).then(|| reason.lines().next().unwrap_or_default().to_owned()),
+        health_since: Some(Utc::now()),
+        ..instance.status.0.clone()
+    };
+    sqlx::query("UPDATE instances SET status = $2 WHERE id = $1")
+        .bind(instance.id)
+        .bind(Json(status))
+        .execute(connection)
+        .await?;
+    Ok(true)
 }

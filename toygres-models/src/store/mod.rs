@@ -3,22 +3,16 @@
 //! Everything is in the schema `toygres` of whatever database it is given. SQL itself enforces the
 //! legal state transitions and that a live name is unique. Nothing in here is a secret.
 
-mod cancel;
 mod events;
-mod idempotency;
-mod instance_row;
 mod instances;
-mod intent;
 mod lead;
 mod listen;
 mod namespaces;
 mod operations;
-mod outcome;
 mod ports;
 mod records;
 mod requested;
 mod retention;
-mod retry;
 mod tokens;
 
 use std::sync::{Mutex, PoisonError};
@@ -29,17 +23,13 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgPool, Postgres, Transaction};
 
 pub use events::{EventFilter, EventStart};
-pub use idempotency::{Hold, KeptAnswer, Reservation};
-pub use instance_row::InstanceRow;
-pub use instances::{InstanceFilter, OperationSubject};
-pub use intent::{Created, DeleteRequested, InstanceChange, NewInstance, UpdateRequested};
+pub use instances::{Created, InstanceFilter, NewInstance, OperationSubject};
 pub use lead::Leadership;
 pub use listen::{Changes, Subject};
 pub use namespaces::{NamespaceRecord, Quota};
-pub use operations::OperationFilter;
-pub use outcome::MetadataUpdate;
-pub use records::{Event, Exposure, Instance, Operation, PreviousState, Step, StepFailure};
-pub use requested::Requested;
+pub use operations::{ChangeRequested, MetadataUpdate, OperationFilter, OperationRequested};
+pub use records::{Event, Instance, Operation, Step};
+pub use requested::{IdempotencyKey, Requested};
 pub use tokens::{KeptToken, NewToken, Presented, Token, TokenChanges};
 
 /// The schema that holds everything.
@@ -84,7 +74,17 @@ pub enum StoreError {
     /// The change isn't legal in the instance's present state.
     #[error("{0}")]
     IllegalTransition(String),
-    /// The instance was changed since the caller looked at it.
+    /// The instance's spec was changed since the caller looked at it.
+    #[error("{key} was changed meanwhile: it is at generation {current}, not {expected}")]
+    GenerationMismatch {
+        /// The instance.
+        key: String,
+        /// What the caller has seen.
+        expected: i64,
+        /// What it is now.
+        current: i64,
+    },
+    /// A quota was changed since the caller looked at it.
     #[error("{key} was changed meanwhile: it is at revision {current}, not {expected}")]
     RevisionMismatch {
         /// The instance.
@@ -180,6 +180,7 @@ impl From<StoreError> for crate::Failure {
             | StoreError::NoSuchEvent { .. } => Self::permanent(FailureKind::NotFound, message),
             StoreError::Cancelled(_) => Self::permanent(FailureKind::Cancelled, message),
             StoreError::IllegalTransition(_)
+            | StoreError::GenerationMismatch { .. }
             | StoreError::RevisionMismatch { .. }
             | StoreError::NotNow(_)
             | StoreError::PointOfNoReturn(_)

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Postgres, Transaction};
 use utoipa::ToSchema;
 
-use super::events::{Happening, insert_event};
+use super::events::{NewEvent, insert_event};
 use super::{NewInstance, Requested, Store, StoreError, commit};
 use crate::Namespace;
 
@@ -123,8 +123,8 @@ impl Store {
         let after = select(&mut tx, name).await?.ok_or_else(|| StoreError::NamespaceNotFound(name.to_string()))?;
         if changes {
             let message = quota.to_string();
-            let happening = Happening::in_namespace(name.as_str(), "quota_changed", &message);
-            insert_event(&mut tx, &happening.asked_by(requested)).await?;
+            let event = NewEvent::in_namespace(name.as_str(), "quota_changed", &message);
+            insert_event(&mut tx, &event.asked_by(requested)).await?;
         }
         commit(tx).await?;
         Ok(after)
@@ -179,7 +179,7 @@ pub(super) async fn check_quota(tx: &mut Transaction<'_, Postgres>, new: &NewIns
             "the namespace {namespace} may have {max} instances, and has {instances}"
         )));
     }
-    let wanted_gb = i64::from(new.storage_size.gb());
+    let wanted_gb = i64::from(new.spec.storage_size_gb.gb());
     if let Some(max) = max_storage_gb.filter(|max| storage_gb + wanted_gb > *max) {
         return Err(StoreError::QuotaExceeded(format!(
             "the namespace {namespace} may have {max} GB of storage and has {storage_gb} GB; {wanted_gb} GB more would exceed that"

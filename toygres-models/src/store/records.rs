@@ -7,17 +7,7 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{Failure, InstanceState, Labels, OperationKind, OperationState, PlatformName, StepState};
-
-/// Why an instance is `failed`: the step that failed, and its failure.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct StepFailure {
-    /// The step's name.
-    pub step: String,
-    /// What went wrong.
-    #[serde(flatten)]
-    pub failure: Failure,
-}
+use crate::{Failure, InstanceSpec, InstanceState, InstanceStatus, OperationKind, OperationState, StepFailure, StepState};
 
 /// An instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
@@ -28,47 +18,20 @@ pub struct Instance {
     pub namespace: String,
     /// Its name, unique among its namespace's live instances.
     pub name: String,
-    /// Where it runs.
-    pub platform: PlatformName,
-    /// PostgreSQL's version, full where the platform knows it.
-    pub postgres_version: String,
-    /// Storage in GB, as asked for.
-    pub storage_size_gb: i32,
-    /// Whether it may be reached from outside the platform's network.
-    pub use_load_balancer: bool,
-    /// Label of its public DNS name.
-    pub dns_label: Option<String>,
-    /// Processor time that is its own, such as `500m`; the platform's default if none was asked for.
-    pub cpu: Option<String>,
-    /// Memory that is its own, such as `2Gi`; the platform's default if none was asked for.
-    pub memory: Option<String>,
-    /// The class of its volume; the platform's default if none was asked for.
-    pub storage_class: Option<String>,
     /// Which cluster, or on the local platform which machine, it runs on, where that is known.
     pub cluster_id: Option<String>,
-    /// Labels, for the people who sort them.
-    #[serde(default)]
-    #[schema(value_type = HashMap<String, String>)]
-    pub labels: Json<Labels>,
-    /// Whether it can't be deleted until that is taken back.
-    #[serde(default)]
-    pub delete_protection: bool,
-    /// Counts the changes of everything but health; it is the ETag.
-    #[serde(default)]
-    pub revision: i64,
+    /// What it is to be.
+    #[schema(value_type = InstanceSpec)]
+    pub spec: Json<InstanceSpec>,
+    /// Counts the changes of the spec; it is the ETag.
+    pub generation: i64,
     /// Where it is in its life.
     pub state: InstanceState,
-    /// `healthy`, `unhealthy`, `unknown` where it can't be looked at now, or none before it ran.
-    pub health_status: Option<String>,
-    /// How it is reached by address, without the password.
-    pub ip_connection_string: Option<String>,
-    /// How it is reached by public name, without the password.
-    pub dns_connection_string: Option<String>,
-    /// The workflow that watches its health.
-    pub health_check_orchestration_id: Option<String>,
-    /// Why it is `failed`.
-    #[schema(value_type = Option<StepFailure>)]
-    pub failure: Option<Json<StepFailure>>,
+    /// What was seen of it.
+    #[schema(value_type = InstanceStatus)]
+    pub status: Json<InstanceStatus>,
+    /// The generation that the platform was last brought to.
+    pub observed_generation: i64,
     /// When it was asked for.
     pub created_at: DateTime<Utc>,
     /// When its record last changed.
@@ -78,14 +41,31 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// From where it is to be reached.
+    /// The columns of a record.
+    pub(super) const COLUMNS: &str = "id, namespace, name, cluster_id, spec, generation, state, status, observed_generation,
+        created_at, updated_at, deleted_at";
+
+    /// Its namespace and name.
     #[must_use]
-    pub fn exposure(&self) -> Exposure {
-        Exposure { use_load_balancer: self.use_load_balancer, dns_label: self.dns_label.clone() }
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Which servers can work on it: those that serve its cluster or machine, or, where that isn't known, its
+    /// platform.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        self.cluster_id.as_deref().unwrap_or(self.spec.platform.as_str())
+    }
+
+    /// Whether the platform may be otherwise than the spec, since the last change of it did not come to its end.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.observed_generation < self.generation
     }
 }
 
-/// An operation: one change of an instance, from the request to its end.
+/// An operation: a request that is kept, from its beginning to its end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
 pub struct Operation {
     /// Its id, which is also its workflow's.
@@ -98,25 +78,37 @@ pub struct Operation {
     pub namespace: String,
     /// The instance's name.
     pub instance_name: String,
+    /// Which servers can work on it: the id of a machine or a cluster, or the platform's name.
+    pub place: String,
+    /// What it does, for a person: the kind, or for an update what changes, such as `stop`.
+    pub summary: String,
+    /// What was asked for beyond the spec.
+    #[schema(value_type = Object)]
+    pub input: Json<serde_json::Value>,
+    /// The instance's spec before it.
+    #[schema(value_type = InstanceSpec)]
+    pub spec_before: Json<InstanceSpec>,
+    /// The spec that it brings about.
+    #[schema(value_type = InstanceSpec)]
+    pub spec: Json<InstanceSpec>,
+    /// The generation that it brings the platform to.
+    pub generation: i64,
+    /// The instance's state when it was asked for.
+    pub state_before: InstanceState,
     /// Where it is.
     pub state: OperationState,
+    /// Whether it failed or was cancelled, and what was before is being restored.
+    pub reverting: bool,
     /// Who asked, and for what.
     pub cause: String,
     /// Which token's holder asked, or `toygres`.
-    #[serde(default)]
     pub actor: String,
     /// Which failed operation it tries again.
-    #[serde(default)]
     pub retry_of: Option<Uuid>,
     /// When somebody asked to cancel it.
-    #[serde(default)]
     pub cancel_requested_at: Option<DateTime<Utc>>,
     /// Who asked to cancel it.
-    #[serde(default)]
     pub cancel_requested_by: Option<String>,
-    /// What was there before: a delete's [`PreviousState`], an update's [`Exposure`].
-    #[serde(skip)]
-    pub previous: Option<Json<serde_json::Value>>,
     /// Why it failed.
     #[schema(value_type = Option<StepFailure>)]
     pub error: Option<Json<StepFailure>>,
@@ -131,50 +123,33 @@ pub struct Operation {
     /// Its steps so far, in order.
     #[sqlx(skip)]
     pub steps: Vec<Step>,
-    /// What the step at work is busy with, where it takes long: a download, say.
+    /// What the step at work waits for, where that takes long: a download, say.
     #[sqlx(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<String>,
-    /// How long it takes in all, going by the last ones of its kind on its platform; only while it is
+    /// How long it takes in all: the median of the last ones like it on its platform. Only while it is
     /// at work, and only where there were any.
     #[sqlx(skip)]
     #[serde(default)]
     pub expected_seconds: Option<f64>,
 }
 
-/// From where an instance may be reached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exposure {
-    /// Whether it may be reached from outside the platform's network.
-    pub use_load_balancer: bool,
-    /// Label of its public DNS name.
-    pub dns_label: Option<String>,
-}
-
-/// What an instance was before its deletion was asked for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PreviousState {
-    /// Its state.
-    pub state: InstanceState,
-    /// Why it was `failed`.
-    pub failure: Option<Json<StepFailure>>,
-}
-
 impl Operation {
-    /// How its instance was reached before, where it is an update.
+    /// The columns of a record.
+    pub(super) const COLUMNS: &str = "id, kind, instance_id, namespace, instance_name, place, summary, input, spec_before, spec,
+        generation, state_before, state, reverting, cause, actor, retry_of, cancel_requested_at, cancel_requested_by, error,
+        revision, created_at, started_at, finished_at";
+
+    /// The spec that its steps bring about now: of one that is being reverted, the one of before.
     #[must_use]
-    pub fn previous_exposure(&self) -> Option<Exposure> {
-        self.previous_as(OperationKind::Update)
+    pub fn target(&self) -> &InstanceSpec {
+        if self.reverting { &self.spec_before } else { &self.spec }
     }
 
-    /// What its instance was before, where it is a delete.
-    pub(super) fn previous_state(&self) -> Option<PreviousState> {
-        self.previous_as(OperationKind::Delete)
-    }
-
-    fn previous_as<T: serde::de::DeserializeOwned>(&self, kind: OperationKind) -> Option<T> {
-        let previous = self.previous.as_ref().filter(|_| self.kind == kind)?;
-        serde_json::from_value(previous.0.clone()).ok()
+    /// Whether it changes the spec.
+    #[must_use]
+    pub fn changes_spec(&self) -> bool {
+        self.spec != self.spec_before
     }
 }
 

@@ -7,9 +7,17 @@ pub struct Requested {
     pub actor: String,
     /// For a person: by whom and by which way it was asked for.
     pub cause: String,
-    /// Names the request: the operation that carries it out is found again by it. The caller makes
-    /// it unique among everybody's.
-    pub idempotency_key: Option<String>,
+    /// Names the request: the operation that carries it out is found again by it.
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+/// Names a request, so that its repeat is recognised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The key, which the caller makes unique among all clients.
+    pub key: String,
+    /// A digest of the request: the same key with another digest is another request.
+    pub request_sha256: [u8; 32],
 }
 
 impl Requested {

@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::events::{Happening, insert_event};
+use super::events::{NewEvent, insert_event};
 use super::{Requested, Store, StoreError, commit};
 use crate::{BearerToken, Namespace, Role, TokenName};
 
@@ -149,7 +149,7 @@ impl Store {
         };
         let until = token.expires_at.map(|at| format!(", until {}", at.format("%F %T UTC"))).unwrap_or_default();
         let message = format!("{} is {} {place}{until}", token.name, token.role);
-        insert_event(&mut tx, &Happening::elsewhere("token_created", &message).asked_by(requested)).await?;
+        insert_event(&mut tx, &NewEvent::elsewhere("token_created", &message).asked_by(requested)).await?;
         commit(tx).await?;
         Ok((bearer, token))
     }
@@ -170,7 +170,7 @@ impl Store {
         .await?;
         let token = token.ok_or_else(|| StoreError::TokenNotFound(name.to_string()))?;
         let message = format!("{} was {}", token.name, token.role);
-        insert_event(&mut tx, &Happening::elsewhere("token_revoked", &message).asked_by(requested)).await?;
+        insert_event(&mut tx, &NewEvent::elsewhere("token_revoked", &message).asked_by(requested)).await?;
         commit(tx).await?;
         Ok(token)
     }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use secrecy::SecretString;
-use toygres_models::{Failure, FailureKind, InstanceKey, InstanceName, StorageSize};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceName, InstanceSpec, PlatformName, StorageSize};
 
 use super::cluster::Cluster;
 use super::identity::{self, Names};
 use super::passwords::KubernetesSecretStore;
-use crate::platform::InstanceSpec;
+use crate::platform::Deployment;
 
 /// How long its first start, or its recovery, may take before the start of toygres gives up waiting.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -30,18 +30,14 @@ impl Cluster {
             let set = self.client.ours::<StatefulSet>(&key, &Names::of(&key).instance).await?;
             // Its data is one major's: another one couldn't read it. Any minor can.
             let major = set.as_ref().and_then(identity::version_of).map(|there| there.major().to_string().parse()).transpose()?;
+            let chosen = self.config.images.choose(major).map_err(|failure| no_image(&key, failure))?.0;
             let spec = InstanceSpec {
-                key: key.clone(),
-                postgres_version: self.config.images.choose(major).map_err(|failure| no_image(&key, failure))?.0,
-                storage_size,
-                password: password.clone(),
-                use_load_balancer: false,
-                dns_label: None,
-                cpu: None,
-                memory: None,
-                storage_class: None,
+                storage_size_gb: storage_size,
+                ..InstanceSpec::new(PlatformName::Kubernetes, major.unwrap_or(chosen))
             };
-            self.make(&InstanceSpec { postgres_version: major.unwrap_or(spec.postgres_version), ..spec }).await?;
+            let deployment =
+                Deployment { key: key.clone(), instance_id: None, spec, password: password.clone(), data_exists: false };
+            self.make(&deployment).await?;
             password
         };
         // From now on its certificate is renewed with the others.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
-use toygres_models::{InstanceKey, PostgresVersion};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, PostgresVersion};
+
+use crate::platform::{Deployment, InstanceRecord};
 
 pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub(super) const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
@@ -12,6 +14,14 @@ const NAME_LABEL: &str = "app.kubernetes.io/name";
 /// `namespace/name`, as people and toygres write it.
 pub(super) const INSTANCE: &str = "toygres.io/instance";
 pub(super) const POSTGRES_VERSION: &str = "toygres.io/postgres-version";
+
+/// On the volume's claim: the instance's id and spec, and the image that its pod runs. The data carries them, so that a
+/// server with an empty database can adopt the instance.
+const INSTANCE_ID: &str = "toygres.io/instance-id";
+const SPEC: &str = "toygres.io/spec";
+pub(super) const IMAGE: &str = "toygres.io/image";
+/// On the StatefulSet: the last request for a restart, and the uid of the pod that it ends.
+pub(super) const RESTART: &str = "toygres.io/restart";
 
 /// Selects everything that toygres made.
 pub(super) const ALL: &str = "app.kubernetes.io/managed-by=toygres";
@@ -67,6 +77,30 @@ pub(super) fn labels(key: &InstanceKey) -> Map {
 
 pub(super) fn annotations(key: &InstanceKey) -> Map {
     [(INSTANCE, key.to_string())].into()
+}
+
+/// The record that an instance's claim carries.
+pub(super) fn record_annotations(deployment: &Deployment) -> Result<BTreeMap<&'static str, String>, Failure> {
+    let spec = serde_json::to_string(&deployment.spec).map_err(|error| {
+        Failure::permanent(FailureKind::Internal, format!("could not encode the spec of {}: {error}", deployment.key))
+    })?;
+    let mut annotations = BTreeMap::from([(SPEC, spec)]);
+    annotations.extend(deployment.instance_id.map(|id| (INSTANCE_ID, id.to_string())));
+    Ok(annotations)
+}
+
+/// The record that a claim carries, if it is a user's instance's.
+pub(super) fn record_of(meta: &ObjectMeta) -> Option<InstanceRecord> {
+    let key = owner(meta)?;
+    let annotations = meta.annotations.as_ref()?;
+    let spec = InstanceSpec::parse(serde_json::from_str(annotations.get(SPEC)?).ok()?).ok()?;
+    let instance_id = annotations.get(INSTANCE_ID).and_then(|id| id.parse().ok());
+    Some(InstanceRecord { key, instance_id, spec })
+}
+
+/// The image that an instance's claim says its pod runs.
+pub(super) fn image_of(meta: &ObjectMeta) -> Option<String> {
+    meta.annotations.as_ref()?.get(IMAGE).cloned()
 }
 
 /// A label selector for the instance's objects.

@@ -22,6 +22,8 @@ pub(super) enum Verdict {
     /// There is no such instance.
     Absent,
     Ready,
+    /// It is stopped, as its StatefulSet says.
+    Stopped,
     /// It comes up; with what it does.
     Waiting(Phase, Failure),
     /// It won't come up if this lasts for more than a few seconds.
@@ -55,13 +57,28 @@ impl Seen {
         self.set.is_some() && self.pod.as_ref().is_some_and(|pod| ready(pod) && pod.metadata.deletion_timestamp.is_none())
     }
 
+    /// What the pod's container runs: the image by its digest where the node knows one, or else as it was named.
+    pub(super) fn image(&self) -> Option<String> {
+        let status = container(self.pod.as_ref()?)?;
+        let id = &status.image_id;
+        // Of an image that came from no registry there is an id alone, by which it can't be named.
+        let named = if id.contains('@') { id } else { &status.image };
+        Some(named.strip_prefix("docker-pullable://").unwrap_or(named).to_owned()).filter(|image| !image.is_empty())
+    }
+
     pub(super) fn judge(&self, key: &InstanceKey) -> Verdict {
         let names = Names::of(key);
         let Some(set) = &self.set else {
             if self.claim.is_none() && self.pod.is_none() {
                 return Verdict::Absent;
             }
-            let message = format!("{key} is half-made or half-removed: its StatefulSet is missing; delete it to clear that away");
+            let message = match &self.claim {
+                Some(_) => format!(
+                    "the StatefulSet of {key} is gone, and its data is intact: `toygres start {}` makes it again",
+                    key.name
+                ),
+                None => format!("the StatefulSet and the PersistentVolumeClaim of {key} are gone, and its data with them"),
+            };
             return Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::Platform, message)));
         };
         if set.metadata.deletion_timestamp.is_some() {
@@ -70,6 +87,15 @@ impl Seen {
         }
         if self.is_ready() {
             return Verdict::Ready;
+        }
+        if set.spec.as_ref().and_then(|spec| spec.replicas) == Some(0) {
+            return match self.pod {
+                None => Verdict::Stopped,
+                Some(_) => {
+                    let message = format!("the server of {key} is being stopped");
+                    Verdict::Waiting(Phase::Running, Failure::transient(FailureKind::Platform, message))
+                }
+            };
         }
         if self.claim.is_none() {
             let message = format!("the PersistentVolumeClaim {} of {key} is gone: somebody deleted it", names.data);

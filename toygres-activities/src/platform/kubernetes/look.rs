@@ -13,7 +13,7 @@ use kube::Resource;
 use kube::api::{ListParams, LogParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::time::Instant;
-use toygres_models::{Failure, InstanceKey};
+use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::cluster::Cluster;
 use super::identity::{Names, is_of};
@@ -44,10 +44,12 @@ impl Cluster {
     /// See [`Platform::observe`](crate::platform::Platform::observe).
     pub(super) async fn look(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
         let seen = self.see(key).await?;
-        let observation = |phase, ready, reason| Ok(Some(Observation { phase, ready, reason }));
+        let image = seen.image();
+        let observation = |phase, ready, reason| Ok(Some(Observation { image, ..Observation::new(phase, ready, reason) }));
         match seen.judge(key) {
             Verdict::Absent => Ok(None),
             Verdict::Ready => observation(Phase::Running, true, None),
+            Verdict::Stopped => observation(Phase::Stopped, false, None),
             Verdict::Waiting(phase, failure) => observation(phase, false, Some(failure)),
             Verdict::Doubtful(failure) | Verdict::Unscheduled(failure, _) => observation(Phase::Pending, false, Some(failure)),
             Verdict::Hopeless(failure) => observation(Phase::Failed, false, Some(failure)),
@@ -70,7 +72,11 @@ impl Cluster {
             }
             let (phase, reason, wake) = match verdict {
                 Verdict::Absent => return Err(self.not_found(key)),
-                Verdict::Ready => return Ok(Observation { phase: Phase::Running, ready: true, reason: None }),
+                Verdict::Ready => return Ok(Observation::new(Phase::Running, true, None)),
+                Verdict::Stopped => {
+                    let message = format!("{key} is stopped; `toygres start {}` starts it", key.name);
+                    return Err(Failure::permanent(FailureKind::Conflict, message));
+                }
                 Verdict::Hopeless(failure) => return Err(failure),
                 Verdict::Crashing(failure) => return Err(self.with_log(key, failure).await),
                 Verdict::Waiting(phase, failure) => (phase, failure, deadline),
@@ -95,7 +101,7 @@ impl Cluster {
                 }
             };
             if Instant::now() >= deadline {
-                return blind.map_or(Ok(Observation { phase, ready: false, reason: Some(reason) }), Err);
+                return blind.map_or(Ok(Observation::new(phase, false, Some(reason))), Err);
             }
             let changes = changes.get_or_insert_with(|| self.changes(key));
             tokio::select! {
@@ -113,7 +119,7 @@ impl Cluster {
                         self.take_in(key, &mut seen, change).await?;
                     }
                     // Watches go on for ever.
-                    None => return Ok(Observation { phase, ready: false, reason: Some(reason) }),
+                    None => return Ok(Observation::new(phase, false, Some(reason))),
                 },
             }
         }
@@ -212,7 +218,7 @@ impl Cluster {
             | watcher::Error::WatchStartFailed(error)
             | watcher::Error::WatchFailed(error) => self.client.failure(&doing, error),
             watcher::Error::WatchError(status) => self.client.failure(&doing, &kube::Error::Api(status.clone())),
-            _ => Failure::transient(toygres_models::FailureKind::Platform, format!("could not {doing}: {error}")),
+            _ => Failure::transient(FailureKind::Platform, format!("could not {doing}: {error}")),
         }
     }
 

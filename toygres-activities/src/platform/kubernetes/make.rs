@@ -11,14 +11,14 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::watch_object;
-use toygres_models::{DnsLabel, Failure, FailureKind, InstanceKey, PostgresVersion, StorageClass};
+use toygres_models::{DnsLabel, Failure, FailureKind, InstanceKey, PostgresVersion, Power, StorageClass};
 
 use super::cluster::Cluster;
 use super::identity::{self, Names};
 use super::manifests::Manifests;
 use super::objects::Creation;
 use super::tls::external_address;
-use crate::platform::InstanceSpec;
+use crate::platform::Deployment;
 
 /// How long a load balancer's address is waited for, so that the first certificate has it. Where it
 /// takes longer, the certificate is made anew when it has come.
@@ -39,16 +39,15 @@ struct Found {
 
 impl Cluster {
     /// See [`Platform::ensure`](crate::platform::Platform::ensure). The caller holds the lock.
-    pub(super) async fn make(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
-        let key = &spec.key;
-        let label = spec.dns_label.as_deref().map(str::parse::<DnsLabel>).transpose()?;
+    pub(super) async fn make(&self, deployment: &Deployment) -> Result<bool, Failure> {
+        let Deployment { key, spec, .. } = deployment;
         let found = self.find(key).await?;
-        let version = wanted_version(spec, found.set.as_ref())?;
+        let version = wanted_version(deployment, found.set.as_ref())?;
         let images = &self.config.images;
         // A minor that no image is configured for any more is replaced by the next that was asked for.
         let chosen = images.choose(Some(version));
         let (version, image) = chosen.or_else(|gone| images.choose(Some(spec.postgres_version)).map_err(|_| gone))?;
-        if found.set.is_some() && found.claim.is_none() {
+        if found.claim.is_none() && (found.set.is_some() || deployment.data_exists) {
             // An empty database under an old name would pass for the lost one.
             let message = format!(
                 "the PersistentVolumeClaim {} of {key} is gone, and its data with it; put both back from a backup, or delete the instance",
@@ -56,18 +55,22 @@ impl Cluster {
             );
             return Err(Failure::permanent(FailureKind::StartFailed, message));
         }
+        // What its pod ran before, also where its StatefulSet is gone.
+        let pinned = found.claim.as_ref().and_then(identity::image_of);
+        let image = pinned.as_deref().unwrap_or(image);
 
         let manifests = Manifests::new(key);
         let control = self.client.is_in_cluster().then(|| self.client.default_namespace());
         let (public, config) = (spec.use_load_balancer, &self.config);
         let resources = config.resources.clone().with(spec.cpu.as_ref(), spec.memory.as_ref());
         let storage_class = spec.storage_class.as_ref().map(StorageClass::as_str).or(config.storage_class.as_deref());
+        let record = identity::record_annotations(deployment)?;
         let volume_claim = async {
             match &found.claim {
                 // It may have been grown since, and can't be shrunk or moved to another class.
-                Some(_) => Ok(false),
+                Some(claim) => self.client.annotate::<PersistentVolumeClaim>(key, claim, &record).await.map(|()| false),
                 None => {
-                    let claim = manifests.volume_claim(spec.storage_size, storage_class)?;
+                    let claim = manifests.volume_claim(spec.storage_size_gb, storage_class, record.clone())?;
                     self.client.put_ours(key, claim, None).await.map(|(_, made)| made)
                 }
             }
@@ -77,14 +80,18 @@ impl Cluster {
                 // Set once, when the instance is made; usually by the secret store, before.
                 Some(_) => Ok(false),
                 None => {
-                    let made = self.client.create_ours(key, manifests.password(&spec.password)?).await?;
+                    let made = self.client.create_ours(key, manifests.password(&deployment.password)?).await?;
                     Ok(matches!(made, Creation::Made(_)))
                 }
             }
         };
         let client = &self.client;
         let (service, others) = tokio::join!(
-            client.put_ours(key, manifests.service(public, label.as_ref().map(DnsLabel::as_str))?, found.service.as_ref()),
+            client.put_ours(
+                key,
+                manifests.service(public, spec.dns_label.as_ref().map(DnsLabel::as_str))?,
+                found.service.as_ref()
+            ),
             futures::future::join_all([
                 made(client.put_ours(key, manifests.config_map()?, found.config_map.as_ref())),
                 made(client.put_ours(key, manifests.service_account()?, found.service_account.as_ref())),
@@ -105,9 +112,10 @@ impl Cluster {
         }
         created |= self.certify(key, &service, found.tls.as_ref()).await?;
         // Last, so that its pod finds everything that it mounts.
-        let set = manifests.stateful_set(version, image, &resources, config.user_id)?;
+        let runs = spec.power == Power::Running;
+        let set = manifests.stateful_set(version, image, &resources, config.user_id, runs)?;
         let there = match found.set {
-            Some(set) if self.clear_stuck_server(key).await? => {
+            Some(set) if runs && self.clear_stuck_server(key).await? => {
                 tracing::info!(instance.key = %key, "its server can't come up as it is; made anew");
                 drop(set);
                 None
@@ -119,9 +127,12 @@ impl Cluster {
             None => match client.create_ours(key, set).await? {
                 Creation::Made(_) => true,
                 // Somebody else's attempt was quicker. Its version stays.
-                Creation::Found(found) => wanted_version(spec, Some(&found)).map(|_| false)?,
+                Creation::Found(found) => wanted_version(deployment, Some(&found)).map(|_| false)?,
             },
         };
+        if !runs {
+            self.end_pod(key).await?;
+        }
         Ok(created)
     }
 
@@ -177,17 +188,18 @@ fn all<T>(results: Vec<Result<T, Failure>>) -> Result<Vec<T>, Failure> {
     failure.map_or(Ok(values), Err)
 }
 
-/// The version to make: what is there, if it is what `spec` asks for.
-fn wanted_version(spec: &InstanceSpec, set: Option<&ObjectMeta>) -> Result<PostgresVersion, Failure> {
+/// The version to make: what is there, if it is what was asked for.
+fn wanted_version(deployment: &Deployment, set: Option<&ObjectMeta>) -> Result<PostgresVersion, Failure> {
+    let Deployment { key, spec, .. } = deployment;
     match set.and_then(identity::version_of) {
         None => Ok(spec.postgres_version),
         Some(there) if spec.postgres_version.accepts(there) => Ok(there),
         Some(there) => Err(Failure::permanent(
             FailureKind::Conflict,
             format!(
-                "postgres_version: {} is there already with PostgreSQL {there}, and {} was asked for; nothing was changed. \
+                "postgres_version: {key} is there already with PostgreSQL {there}, and {} was asked for; nothing was changed. \
                  Choose another name, or delete it first",
-                spec.key, spec.postgres_version
+                spec.postgres_version
             ),
         )
         .with_field("postgres_version")),

@@ -3,6 +3,8 @@
 //! Every value is written as JSON, which is YAML that can't be anything but a value; unknown names
 //! in a template are errors; the result is parsed into the object's own type.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service, ServiceAccount};
@@ -120,8 +122,16 @@ impl<'a> Manifests<'a> {
         self.object(template!("postgres-configmap.yaml"), json!({ "files": files }))
     }
 
-    pub(super) fn volume_claim(&self, size: StorageSize, storage_class: Option<&str>) -> Result<PersistentVolumeClaim, Failure> {
-        let values = json!({ "storage_class": storage_class, "storage": format!("{}Gi", size.gb()) });
+    pub(super) fn volume_claim(
+        &self,
+        size: StorageSize,
+        storage_class: Option<&str>,
+        record: BTreeMap<&'static str, String>,
+    ) -> Result<PersistentVolumeClaim, Failure> {
+        let values = json!({
+            "storage_class": storage_class,
+            "storage": format!("{}Gi", size.gb()),
+            "annotations": self.annotations(record)});
         self.object(template!("postgres-pvc.yaml"), values)
     }
 
@@ -145,6 +155,7 @@ impl<'a> Manifests<'a> {
         image: &str,
         resources: &Resources,
         user_id: i64,
+        runs: bool,
     ) -> Result<StatefulSet, Failure> {
         let major = version.major();
         // As the official images have it: from 18 on the volume is one level up, so that pg_upgrade
@@ -161,6 +172,7 @@ impl<'a> Manifests<'a> {
             "labels": labels,
             "annotations": self.annotations([(identity::POSTGRES_VERSION, version.to_string())]),
             "image": image,
+            "replicas": i32::from(runs),
             "volume_path": volume_path,
             "pgdata": pgdata,
             "user_id": user_id,

@@ -1,16 +1,22 @@
 //! Making and changing an instance's objects, and never anybody else's.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
+use kube::api::{Patch, PatchParams};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::identity;
 use crate::k8s_client::K8sClient;
+
+/// The field manager of annotations that an apply of the object doesn't name, and so doesn't remove.
+const RECORDER: &str = "toygres-records";
 
 /// What became of an object that was to be made.
 pub(super) enum Creation<K> {
@@ -96,5 +102,34 @@ impl K8sClient {
         // A precondition: another object under the name, or none any more, is a conflict.
         object.meta_mut().uid = found.uid;
         self.apply(key.namespace.as_str(), &object, false).await
+    }
+
+    /// Adds annotations to an object of the instance. What it has already is not written again.
+    ///
+    /// # Errors
+    /// Retryable if the one that was found is there no more.
+    pub(super) async fn annotate<K>(
+        &self,
+        key: &InstanceKey,
+        found: &ObjectMeta,
+        annotations: &BTreeMap<&'static str, String>,
+    ) -> Result<(), Failure>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K::DynamicType: Default,
+    {
+        let has = |(name, value): (&&str, &String)| {
+            found.annotations.as_ref().is_some_and(|known| known.get(*name) == Some(value))
+        };
+        if annotations.iter().all(has) {
+            return Ok(());
+        }
+        let (kind, name) = (K::kind(&K::DynamicType::default()).into_owned(), found.name.clone().unwrap_or_default());
+        // The uid is a precondition.
+        let patch = json!({ "metadata": { "uid": found.uid, "annotations": annotations } });
+        let api = self.api::<K>(key.namespace.as_str());
+        let doing = format!("annotate the {kind} {}/{name}", key.namespace);
+        self.call(doing, api.patch_metadata(&name, &PatchParams::apply(RECORDER), &Patch::Merge(patch))).await?;
+        Ok(())
     }
 }

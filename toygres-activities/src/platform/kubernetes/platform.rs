@@ -17,7 +17,7 @@ use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OnceCell, broadcast};
 use tokio_util::sync::CancellationToken;
-use toygres_models::{Failure, FailureKind, InstanceKey, InstanceOptions, Invalid, PlatformName, PostgresVersion, StorageSize};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, StorageSize};
 
 use super::cluster::Cluster;
 use super::config::KubernetesConfig;
@@ -28,7 +28,7 @@ use super::{identity, news, renewal};
 use crate::k8s_client::K8sClient;
 use crate::platform::certificates::CertificateAuthority;
 use crate::platform::{
-    Endpoint, InstanceSpec, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
+    Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
 };
 
 /// Instances as pods. Dropping it ends the watching; servers run on.
@@ -152,7 +152,7 @@ impl Platform for KubernetesPlatform {
         self.cluster_id.get_or_try_init(|| self.cluster.client.cluster_id()).await.cloned()
     }
 
-    fn check(&self, key: &InstanceKey, _options: &InstanceOptions) -> Result<(), Invalid> {
+    fn check(&self, key: &InstanceKey, _spec: &InstanceSpec) -> Result<(), Invalid> {
         self.cluster.check_served(key)
     }
 
@@ -164,21 +164,30 @@ impl Platform for KubernetesPlatform {
         self.cluster.config.images.choose(wanted).map(|(version, _)| version)
     }
 
-    async fn ensure(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
-        let (cluster, spec) = (self.cluster.clone(), spec.clone());
-        cluster.check_served(&spec.key)?;
+    async fn ensure(&self, deployment: &Deployment) -> Result<bool, Failure> {
+        let (cluster, deployment) = (self.cluster.clone(), deployment.clone());
+        cluster.check_served(&deployment.key)?;
         let given_up = CancellationToken::new();
         let _gives_up_when_dropped = given_up.clone().drop_guard();
         detached(async move {
             let nobody_waits =
-                || Failure::permanent(FailureKind::Cancelled, format!("the creation of {} was given up", spec.key));
-            let _guard = cluster.lock(&spec.key).await;
+                || Failure::permanent(FailureKind::Cancelled, format!("the deployment of {} was given up", deployment.key));
+            let _guard = cluster.lock(&deployment.key).await;
             // Never closed, so there is always a permit to come.
             let _making = given_up.run_until_cancelled(cluster.making.acquire()).await.ok_or_else(nobody_waits)?;
             if given_up.is_cancelled() {
                 return Err(nobody_waits());
             }
-            cluster.make(&spec).await
+            cluster.make(&deployment).await
+        })
+        .await
+    }
+
+    async fn restart(&self, key: &InstanceKey, request_id: &str) -> Result<bool, Failure> {
+        let (cluster, key, request_id) = (self.cluster.clone(), key.clone(), request_id.to_owned());
+        detached(async move {
+            let _guard = cluster.lock(&key).await;
+            cluster.restart_pod(&key, &request_id).await
         })
         .await
     }
@@ -223,6 +232,17 @@ impl Platform for KubernetesPlatform {
         let all = [sets, claims, services, pods, configs, accounts, policies, budgets];
         let keys: BTreeSet<_> = all.into_iter().flatten().collect();
         Ok(keys.into_iter().collect())
+    }
+
+    async fn records(&self) -> Result<Vec<InstanceRecord>, Failure> {
+        let params = ListParams::default().labels(identity::ALL);
+        let mut records = Vec::new();
+        for place in self.cluster.places::<PersistentVolumeClaim>() {
+            let list = self.cluster.client.call("list the volumes of toygres", place.list_metadata(&params)).await?;
+            records.extend(list.items.iter().filter_map(|claim| identity::record_of(&claim.metadata)));
+        }
+        records.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(records)
     }
 
     async fn logs(&self, key: &InstanceKey, request: LogRequest) -> Result<LogStream, Failure> {

@@ -1,7 +1,7 @@
 //! Removing an instance: whatever is left of it, found by its labels, in the order Service,
 //! StatefulSet, volume, the rest; and waiting, by watch, until each is gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::cluster::Cluster;
-use super::identity::{self, is_of};
+use super::identity::{self, Names, is_of};
 use super::judge::Verdict;
 
 /// How long the last clean stop of a server may take.
@@ -100,7 +100,7 @@ impl Cluster {
     /// it was. The caller holds the lock.
     pub(super) async fn clear_stuck_server(&self, key: &InstanceKey) -> Result<bool, Failure> {
         match self.see(key).await?.judge(key) {
-            Verdict::Absent | Verdict::Ready | Verdict::Waiting(..) => return Ok(false),
+            Verdict::Absent | Verdict::Ready | Verdict::Stopped | Verdict::Waiting(..) => return Ok(false),
             Verdict::Doubtful(_) | Verdict::Unscheduled(..) | Verdict::Hopeless(_) | Verdict::Crashing(_) => {}
         }
         let (sets, pods) = tokio::try_join!(self.left::<StatefulSet>(key), self.left::<Pod>(key))?;
@@ -111,6 +111,46 @@ impl Cluster {
         let waits = async { tokio::try_join!(self.wait_gone(key, sets), self.wait_gone(key, pods)) };
         match tokio::time::timeout(PATIENCE, waits).await {
             Ok(waited) => waited.map(|_| true),
+            Err(_) => Err(self.still_there(key).await),
+        }
+    }
+
+    /// Ends the server of an instance that is stopped, and returns when it is gone. The StatefulSet makes no other
+    /// one. The caller holds the lock.
+    pub(super) async fn end_pod(&self, key: &InstanceKey) -> Result<(), Failure> {
+        let pods = self.left::<Pod>(key).await?;
+        let stop = DeleteParams { grace_period_seconds: Some(STOP_SECONDS), ..DeleteParams::default() };
+        let pods = self.delete(key, pods, &stop).await?;
+        match tokio::time::timeout(PATIENCE, self.wait_gone(key, pods)).await {
+            Ok(waited) => waited,
+            Err(_) => Err(self.still_there(key).await),
+        }
+    }
+
+    /// See [`Platform::restart`](crate::platform::Platform::restart). The caller holds the lock.
+    pub(super) async fn restart_pod(&self, key: &InstanceKey, request_id: &str) -> Result<bool, Failure> {
+        let names = Names::of(key);
+        let set = self.client.ours::<StatefulSet>(key, &names.instance).await?.ok_or_else(|| self.not_found(key))?;
+        let mut pods = self.left::<Pod>(key).await?;
+        let mark = set.annotations.as_ref().and_then(|annotations| annotations.get(identity::RESTART)?.split_once(' '));
+        let ends = match mark {
+            Some((marked, uid)) if marked == request_id => uid.to_owned(),
+            _ => {
+                // Before the pod is ended: a repeat knows by it which pod that was.
+                let uid = pods.found.first().and_then(|pod| pod.uid.clone()).unwrap_or_default();
+                let mark = BTreeMap::from([(identity::RESTART, format!("{request_id} {uid}"))]);
+                self.client.annotate::<StatefulSet>(key, &set, &mark).await?;
+                uid
+            }
+        };
+        pods.found.retain(|pod| pod.uid.as_deref() == Some(&ends));
+        if pods.found.is_empty() {
+            return Ok(false);
+        }
+        let stop = DeleteParams { grace_period_seconds: Some(STOP_SECONDS), ..DeleteParams::default() };
+        let pods = self.delete(key, pods, &stop).await?;
+        match tokio::time::timeout(PATIENCE, self.wait_gone(key, pods)).await {
+            Ok(waited) => waited.map(|()| true),
             Err(_) => Err(self.still_there(key).await),
         }
     }

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use toygres_models::{Failure, FailureKind, PostgresVersion};
+use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion, Power};
 
 use super::files::{blocking, make_folder, remove_tree, sync_directory};
-use super::instance::{Instance, data_gone};
+use super::instance::{Instance, data_gone, data_is_gone};
 use super::log;
-use super::platform::{Inner, STOP_PATIENCE};
+use super::platform::{Inner, STOP_PATIENCE, not_found};
 use super::pool::Directory;
 use super::ports::is_free;
 use super::programs::Programs;
-use super::record::Record;
+use super::record::{Record, RestartMark};
 use super::server::{Cause, major_of};
-use crate::platform::InstanceSpec;
+use crate::platform::Deployment;
 
 /// How many ports a create tries that other programs turn out to have.
 const PORT_ATTEMPTS: usize = 200;
@@ -26,9 +26,10 @@ const FIRST_START_TIMEOUT: Duration = Duration::from_secs(60);
 impl Inner {
     /// See [`Platform::ensure`](crate::platform::Platform::ensure). Nothing new is begun once the caller
     /// has given up, though the guard may come only after a removal let it go.
-    pub(super) async fn ensure(&self, spec: InstanceSpec, given_up: &CancellationToken) -> Result<bool, Failure> {
-        let nobody_waits = || Failure::permanent(FailureKind::Cancelled, format!("the creation of {} was given up", spec.key));
-        let instance = self.instance(&spec.key);
+    pub(super) async fn ensure(&self, deployment: Deployment, given_up: &CancellationToken) -> Result<bool, Failure> {
+        let key = &deployment.key;
+        let nobody_waits = || Failure::permanent(FailureKind::Cancelled, format!("the deployment of {key} was given up"));
+        let instance = self.instance(key);
         let record = instance.read_record().await?;
         if record.as_ref().is_some_and(|record| record.provisioned) {
             let _held = instance.server.hold().await?;
@@ -37,11 +38,15 @@ impl Inner {
             }
             // It may have been removed meanwhile; then it is made below.
             if let Some(record) = instance.read_record().await?.filter(|record| record.provisioned) {
-                return Self::keep(&instance, &spec, &record).await.map(|()| false);
+                return Self::converge(&instance, &deployment, record).await.map(|()| false);
             }
         }
+        if deployment.data_exists && !record.as_ref().is_some_and(|record| record.provisioned) && major_of(&instance.server.data()).is_none() {
+            // An empty database under an old name would pass for the lost one.
+            return Err(data_is_gone(&instance.server));
+        }
         // What takes long comes before the lock, so that a removal needn't wait for it.
-        let version = wanted_version(&spec, record.as_ref())?;
+        let version = wanted_version(&deployment, record.as_ref())?;
         let host = &self.common.host;
         let programs = given_up.run_until_cancelled(host.versions.obtain(version)).await.ok_or_else(nobody_waits)??;
         host.surroundings.account.check_reaches(&programs.bin_dir, "the PostgreSQL programs in")?;
@@ -52,62 +57,98 @@ impl Inner {
             return Err(nobody_waits());
         }
         let record = instance.read_record().await?;
-        if let Some(record) = record.as_ref().filter(|record| record.provisioned) {
-            return Self::keep(&instance, &spec, record).await.map(|()| false);
+        if let Some(record) = record.clone().filter(|record| record.provisioned) {
+            return Self::converge(&instance, &deployment, record).await.map(|()| false);
         }
-        if wanted_version(&spec, record.as_ref())? != version {
-            return Err(Failure::transient(
-                FailureKind::Busy,
-                format!("{} is being made by another request; try again", spec.key),
-            ));
+        if wanted_version(&deployment, record.as_ref())? != version {
+            return Err(Failure::transient(FailureKind::Busy, format!("{key} is being made by another request; try again")));
         }
         instance.server.set_last_failure(None);
-        let made = self.make(&instance, &spec, record, &programs, directory).await;
+        let made = self.make(&instance, &deployment, record, &programs, directory).await;
         match &made {
-            Ok(()) => instance.supervise(),
+            Ok(()) if deployment.spec.power == Power::Running => instance.supervise(),
+            Ok(()) => {}
             Err(failure) => instance.server.set_last_failure(Some(failure.clone())),
         }
         made.map(|()| true)
     }
 
-    /// An instance that is there: only its server may have to be started.
-    async fn keep(instance: &Arc<Instance>, spec: &InstanceSpec, record: &Record) -> Result<(), Failure> {
-        wanted_version(spec, Some(record))?;
+    /// Brings an instance that is provisioned to what its spec says. The caller holds it.
+    async fn converge(instance: &Arc<Instance>, deployment: &Deployment, mut record: Record) -> Result<(), Failure> {
+        wanted_version(deployment, Some(&record))?;
+        if deployment.spec != record.spec || deployment.instance_id != record.instance_id {
+            (record.spec, record.instance_id) = (deployment.spec.clone(), deployment.instance_id);
+            // Before the server is touched: if this ends here, the next look does the rest.
+            instance.write_record(&record).await?;
+        }
+        if record.spec.power == Power::Stopped {
+            return instance.stop().await;
+        }
         if let Some(failure) = data_gone(&instance.server) {
             return Err(failure);
         }
-        instance.start_provisioned(record).await.map_err(|start| start.failure)?;
+        instance.start_provisioned(&record).await.map_err(|start| start.failure)?;
         instance.supervise();
         Ok(())
+    }
+
+    /// See [`Platform::restart`](crate::platform::Platform::restart).
+    pub(super) async fn restart(&self, key: &InstanceKey, request_id: &str) -> Result<bool, Failure> {
+        let instance = self.instance(key);
+        let _held = instance.server.hold().await?;
+        let mut record =
+            instance.read_record().await?.filter(|record| record.should_run()).ok_or_else(|| not_found(key))?;
+        let running = instance.server.find().map(|postmaster| postmaster.pid());
+        let is_done = match &record.restart {
+            Some(mark) if mark.request_id == request_id => running.is_none() || mark.ends_process_id != running,
+            _ => {
+                // Before the server is ended: a repeat knows by it which server that was.
+                record.restart = Some(RestartMark { request_id: request_id.to_owned(), ends_process_id: running });
+                instance.write_record(&record).await?;
+                false
+            }
+        };
+        if !is_done {
+            instance.stop().await?;
+        }
+        instance.start_provisioned(&record).await.map_err(|start| start.failure)?;
+        instance.supervise();
+        Ok(!is_done)
     }
 
     /// Makes what is missing of an instance, which is held.
     async fn make(
         &self,
         instance: &Arc<Instance>,
-        spec: &InstanceSpec,
+        deployment: &Deployment,
         record: Option<Record>,
         programs: &Programs,
         directory: Option<Directory>,
     ) -> Result<(), Failure> {
-        let server = &instance.server;
+        let (server, key) = (&instance.server, &deployment.key);
         let mut record = record.unwrap_or_else(|| Record {
-            key: spec.key.clone(),
+            key: key.clone(),
             postgres_version: programs.postgres_version,
             bin_dir: programs.bin_dir.clone(),
             port: 0,
             provisioned: false,
-            storage_size_gb: spec.storage_size,
+            instance_id: None,
+            spec: deployment.spec.clone(),
+            restart: None,
         });
-        record.storage_size_gb = spec.storage_size;
+        (record.spec, record.instance_id) = (deployment.spec.clone(), deployment.instance_id);
         let mut unusable = Vec::new();
         self.claim_port(instance, &mut record, &mut unusable).await?;
         self.place_data(instance, programs, directory).await?;
+        if deployment.spec.power == Power::Stopped {
+            // Its password is set when it is first started.
+            return instance.stop().await;
+        }
         let postmaster = loop {
             match server.start(programs, record.port).await {
                 Ok(postmaster) => break postmaster,
                 Err(start) if start.cause == Cause::PortTaken && unusable.len() < PORT_ATTEMPTS => {
-                    tracing::info!(instance = %spec.key, port = record.port, "another program has the port; taking another one");
+                    tracing::info!(instance = %key, port = record.port, "another program has the port; taking another one");
                     unusable.push(record.port);
                     self.claim_port(instance, &mut record, &mut unusable).await?;
                 }
@@ -117,19 +158,18 @@ impl Inner {
         match server.wait_answer(&postmaster, record.port, FIRST_START_TIMEOUT).await {
             Ok(true) => {}
             Ok(false) => {
-                let message = format!("the server of {} didn't answer within {} s", spec.key, FIRST_START_TIMEOUT.as_secs());
+                let message = format!("the server of {key} didn't answer within {} s", FIRST_START_TIMEOUT.as_secs());
                 return Err(Failure::transient(FailureKind::TimedOut, message));
             }
             Err(()) => {
                 let evidence = log::significant(&log::tail(&server.log_path(), 50).unwrap_or_default());
-                let message = format!("the server of {} ended while it started", spec.key);
+                let message = format!("the server of {key} ended while it started");
                 return Err(Failure::transient(FailureKind::StartFailed, message).with_evidence(evidence));
             }
         }
-        server.set_password(record.port, &spec.password).await?;
+        server.set_password(record.port, &deployment.password).await?;
         record.provisioned = true;
-        let home = instance.home().to_owned();
-        blocking(move || record.write(&home)).await
+        instance.write_record(&record).await
     }
 
     /// Gives the record a port on which nobody else listens, and writes it down.
@@ -196,16 +236,16 @@ impl Inner {
 }
 
 /// The version to make: what the record says, if it is what `spec` asks for.
-fn wanted_version(spec: &InstanceSpec, record: Option<&Record>) -> Result<PostgresVersion, Failure> {
+fn wanted_version(Deployment { key, spec, .. }: &Deployment, record: Option<&Record>) -> Result<PostgresVersion, Failure> {
     match record {
         None => Ok(spec.postgres_version),
         Some(record) if spec.postgres_version.accepts(record.postgres_version) => Ok(record.postgres_version),
         Some(record) => Err(Failure::permanent(
             FailureKind::Conflict,
             format!(
-                "postgres_version: {} is there already with PostgreSQL {}, and {} was asked for; nothing was changed. \
+                "postgres_version: {key} is there already with PostgreSQL {}, and {} was asked for; nothing was changed. \
                  Choose another name, or delete it first",
-                spec.key, record.postgres_version, spec.postgres_version
+                record.postgres_version, spec.postgres_version
             ),
         )
         .with_field("postgres_version")),

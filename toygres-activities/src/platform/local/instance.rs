@@ -11,6 +11,7 @@ use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::files::{blocking, lock};
 use super::host::LocalHost;
+use super::platform::STOP_PATIENCE;
 use super::process::Postmaster;
 use super::record::Record;
 use super::server::{Held, Server, StartFailure, major_of};
@@ -54,6 +55,22 @@ impl Instance {
         blocking(move || Record::read(&home)).await
     }
 
+    pub(super) async fn write_record(&self, record: &Record) -> Result<(), Failure> {
+        let (home, record) = (self.home().to_owned(), record.clone());
+        blocking(move || record.write(&home)).await
+    }
+
+    /// Ends its server cleanly, and no longer restarts it. The caller holds it.
+    pub(super) async fn stop(&self) -> Result<(), Failure> {
+        self.release();
+        let server = self.server.clone();
+        if let Some(running) = blocking(move || Ok(server.search())).await? {
+            running.stop(STOP_PATIENCE).await?;
+        }
+        self.server.set_last_failure(None);
+        Ok(())
+    }
+
     pub(super) fn is_supervised(&self) -> bool {
         lock(&self.supervision).as_ref().is_some_and(|stop| !stop.is_cancelled())
     }
@@ -95,15 +112,16 @@ impl Instance {
 /// The failure of a provisioned instance whose data somebody removed. It is never made anew: an
 /// empty database under an old name would pass for the lost one.
 pub(super) fn data_gone(server: &Server) -> Option<Failure> {
-    let data = server.data();
-    major_of(&data).is_none().then(|| {
-        let message = format!(
-            "the data directory {} of {} is gone or broken; put it back from a backup, or delete the instance",
-            data.display(),
-            server.label
-        );
-        Failure::permanent(FailureKind::StartFailed, message)
-    })
+    major_of(&server.data()).is_none().then(|| data_is_gone(server))
+}
+
+pub(super) fn data_is_gone(server: &Server) -> Failure {
+    let message = format!(
+        "the data directory {} of {} is gone or broken; put it back from a backup, or delete the instance",
+        server.data().display(),
+        server.label
+    );
+    Failure::permanent(FailureKind::StartFailed, message)
 }
 
 #[async_trait]
@@ -114,8 +132,8 @@ impl Charge for Instance {
 
     async fn start(&self, held: &Held<'_>) -> Result<Option<Arc<Postmaster>>, StartFailure> {
         match self.read_record().await? {
-            Some(record) if record.provisioned => self.start_provisioned(&record).await.map(Some),
-            // Another server makes it, or has removed it. (This one would have ended this task.)
+            Some(record) if record.should_run() => self.start_provisioned(&record).await.map(Some),
+            // It is stopped, or half-made.
             Some(_) => Ok(None),
             None if held.is_first() => Ok(None),
             None => match data_gone(&self.server) {

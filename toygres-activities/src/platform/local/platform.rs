@@ -1,6 +1,7 @@
 //! [`Platform`] by processes on this machine.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
-use toygres_models::{ConnectionUri, Failure, FailureKind, InstanceKey, InstanceOptions, Invalid, PlatformName, PostgresVersion};
+use toygres_models::{ConnectionUri, Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, Power};
 
 use super::files::{blocking, lock, remove_tree};
 use super::host::LocalHost;
@@ -17,8 +18,9 @@ use super::log;
 use super::log_reader::{LogFiles, LogReader};
 use super::ports::PortRegistry;
 use super::record::{Record, instance_folders};
+use super::server::major_of;
 use crate::platform::{
-    Endpoint, InstanceSpec, LogRequest, LogStream, Observation, OfferedVersion, Phase, Platform, PlatformEvent,
+    Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Phase, Platform, PlatformEvent,
 };
 
 /// How long a clean stop may take before the next sharper one.
@@ -75,8 +77,8 @@ impl LocalPlatform {
         self.inner.common.supervises.store(true, Ordering::SeqCst);
         for (key, record) in self.inner.unsupervised().await? {
             match record {
-                Ok(Some(record)) if record.provisioned => self.inner.instance(&key).supervise(),
-                Ok(_) => tracing::info!(instance = %key, "left a half-made instance as it is"),
+                Ok(Some(record)) if record.should_run() => self.inner.instance(&key).supervise(),
+                Ok(_) => tracing::info!(instance = %key, "left a stopped or half-made instance as it is"),
                 Err(failure) => tracing::error!(instance = %key, error = %failure, "can't supervise an instance"),
             }
         }
@@ -107,7 +109,12 @@ async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, Failur
     }
 }
 
-fn not_found(key: &InstanceKey) -> Failure {
+/// The data directory of an instance.
+fn home_data(instances: &Path, key: &InstanceKey) -> PathBuf {
+    instances.join(key.namespace.as_str()).join(key.name.as_str()).join("data")
+}
+
+pub(super) fn not_found(key: &InstanceKey) -> Failure {
     Failure::permanent(FailureKind::NotFound, format!("there is no instance {key} on this machine"))
 }
 
@@ -135,7 +142,7 @@ impl Inner {
             tokio::time::sleep(LOOK_INTERVAL).await;
             match self.unsupervised().await {
                 Ok(found) => {
-                    let provisioned = found.iter().filter(|(_, record)| matches!(record, Ok(Some(record)) if record.provisioned));
+                    let provisioned = found.iter().filter(|(_, record)| matches!(record, Ok(Some(record)) if record.should_run()));
                     provisioned.for_each(|(key, _)| self.instance(key).supervise());
                 }
                 Err(failure) => tracing::warn!(error = %failure, "could not look for instances; it is tried again"),
@@ -198,7 +205,7 @@ impl Inner {
     }
 
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
-        let seen = |phase, ready, reason| Ok(Some(Observation { phase, ready, reason }));
+        let seen = |phase, ready, reason| Ok(Some(Observation::new(phase, ready, reason)));
         let home = Instance::new(key.clone(), self.common.clone()).home().to_owned();
         let read_home = home.clone();
         let (exists, record) = blocking(move || Ok((read_home.exists(), Record::read(&read_home)))).await?;
@@ -219,6 +226,13 @@ impl Inner {
                 };
             }
         };
+        let seen = |phase, ready, reason| {
+            Ok(Some(Observation {
+                postgres_version: Some(record.postgres_version),
+                image: Some(record.bin_dir.display().to_string()),
+                ..Observation::new(phase, ready, reason)
+            }))
+        };
         let instance = self.instance(key);
         let server = instance.server.clone();
         if record.provisioned
@@ -228,6 +242,9 @@ impl Inner {
         }
         let looked = server.clone();
         let Some(postmaster) = blocking(move || Ok(looked.find())).await? else {
+            if record.spec.power == Power::Stopped {
+                return seen(Phase::Stopped, false, None);
+            }
             let reason = server.last_failure();
             if !record.provisioned && reason.is_none() {
                 return seen(Phase::Pending, false, None);
@@ -289,19 +306,19 @@ impl Platform for LocalPlatform {
         Ok(Some(self.host().machine_id().to_owned()))
     }
 
-    fn check(&self, _key: &InstanceKey, options: &InstanceOptions) -> Result<(), Invalid> {
+    fn check(&self, _key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Invalid> {
         let refuse = |field, what: &str| {
             Err(Invalid::new(field, format!("the local platform has no {what}; leave it out, or use the platform kubernetes")))
         };
-        match options {
-            InstanceOptions { use_load_balancer: true, .. } => {
+        match spec {
+            InstanceSpec { use_load_balancer: true, .. } => {
                 refuse("use_load_balancer", "load balancer: instances are reached from this machine only")
             }
-            InstanceOptions { dns_label: Some(_), .. } => refuse("dns_label", "public names"),
-            InstanceOptions { cpu: Some(_), .. } => refuse("cpu", "limits on processor time"),
-            InstanceOptions { memory: Some(_), .. } => refuse("memory", "limits on memory"),
-            InstanceOptions { storage_class: Some(_), .. } => refuse("storage_class", "classes of storage"),
-            InstanceOptions { .. } => Ok(()),
+            InstanceSpec { dns_label: Some(_), .. } => refuse("dns_label", "public names"),
+            InstanceSpec { cpu: Some(_), .. } => refuse("cpu", "limits on processor time"),
+            InstanceSpec { memory: Some(_), .. } => refuse("memory", "limits on memory"),
+            InstanceSpec { storage_class: Some(_), .. } => refuse("storage_class", "classes of storage"),
+            InstanceSpec { .. } => Ok(()),
         }
     }
 
@@ -313,11 +330,16 @@ impl Platform for LocalPlatform {
         self.host().versions.resolve(wanted).await
     }
 
-    async fn ensure(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
-        let (inner, spec) = (self.inner.clone(), spec.clone());
+    async fn ensure(&self, deployment: &Deployment) -> Result<bool, Failure> {
+        let (inner, deployment) = (self.inner.clone(), deployment.clone());
         let given_up = CancellationToken::new();
         let _gives_up_when_dropped = given_up.clone().drop_guard();
-        detached(async move { inner.ensure(spec, &given_up).await }).await
+        detached(async move { inner.ensure(deployment, &given_up).await }).await
+    }
+
+    async fn restart(&self, key: &InstanceKey, request_id: &str) -> Result<bool, Failure> {
+        let (inner, key, request_id) = (self.inner.clone(), key.clone(), request_id.to_owned());
+        detached(async move { inner.restart(&key, &request_id).await }).await
     }
 
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
@@ -354,6 +376,17 @@ impl Platform for LocalPlatform {
         keys.sort();
         keys.dedup();
         Ok(keys)
+    }
+
+    async fn records(&self) -> Result<Vec<InstanceRecord>, Failure> {
+        let folder = self.host().state_dir.join("instances");
+        blocking(move || {
+            let found = instance_folders(&folder)?.into_iter().filter_map(|(_, home)| Record::read(&home).ok().flatten());
+            let made = found.filter(|record| record.provisioned && major_of(&home_data(&folder, &record.key)).is_some());
+            let told = made.map(|Record { key, instance_id, spec, .. }| InstanceRecord { key, instance_id, spec });
+            Ok(told.collect())
+        })
+        .await
     }
 
     async fn logs(&self, key: &InstanceKey, request: LogRequest) -> Result<LogStream, Failure> {

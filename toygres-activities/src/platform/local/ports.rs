@@ -128,7 +128,9 @@ mod tests {
             bin_dir: "/".into(),
             port: 20_000,
             provisioned: false,
-            storage_size_gb: toygres_models::StorageSize::default(),
+            instance_id: None,
+            spec: toygres_models::InstanceSpec::new(toygres_models::PlatformName::Local, "15".parse().unwrap()),
+            restart: None,
         };
         record.write(&home).unwrap();
         let ports = DirectoryPorts::of(state.path());

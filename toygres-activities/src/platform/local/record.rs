@@ -6,7 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion, StorageSize};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, PostgresVersion, Power};
+use uuid::Uuid;
 
 use super::files::{Durability, failed, write_whole};
 
@@ -24,11 +25,27 @@ pub(super) struct Record {
     pub(super) port: u16,
     /// Whether its password was set, which is the last step of its making.
     pub(super) provisioned: bool,
-    /// Kept to be shown; this platform can't enforce it.
-    pub(super) storage_size_gb: StorageSize,
+    /// Its id, where it was made for a record of the metadata store.
+    pub(super) instance_id: Option<Uuid>,
+    /// What it is to be. This platform can't enforce `storage_size_gb`.
+    pub(super) spec: InstanceSpec,
+    /// The last restart that was asked for.
+    pub(super) restart: Option<RestartMark>,
+}
+
+/// Tells whether a restart was done: the server of that process is the one that it ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RestartMark {
+    pub(super) request_id: String,
+    pub(super) ends_process_id: Option<i32>,
 }
 
 impl Record {
+    /// Whether its server is to be kept running.
+    pub(super) fn should_run(&self) -> bool {
+        self.provisioned && self.spec.power == Power::Running
+    }
+
     /// `None` if there is none.
     pub(super) fn read(home: &Path) -> Result<Option<Self>, Failure> {
         let path = home.join(FILE);
@@ -80,6 +97,8 @@ pub(super) fn instance_folders(instances: &Path) -> Result<Vec<(InstanceKey, Pat
 
 #[cfg(test)]
 mod tests {
+    use toygres_models::PlatformName;
+
     use super::*;
 
     fn record() -> Record {
@@ -89,7 +108,9 @@ mod tests {
             bin_dir: "/usr/lib/postgresql/15/bin".into(),
             port: 20_001,
             provisioned: true,
-            storage_size_gb: StorageSize::default(),
+            instance_id: None,
+            spec: InstanceSpec::new(PlatformName::Local, "15".parse().unwrap()),
+            restart: None,
         }
     }
 

@@ -1,11 +1,15 @@
-//! Instances, looked up.
+//! Instances: read, listed, created.
+
+mod create;
 
 use sqlx::types::Json;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::{Instance, InstanceRow, Store, StoreError};
-use crate::{InstanceKey, InstanceState, LabelSelector, OperationKind, OperationState, PlatformName};
+use super::{Instance, Operation, Store, StoreError};
+pub use create::{Created, NewInstance};
+
+use crate::{InstanceKey, InstanceState, LabelSelector, PlatformName};
 
 /// Which instances a list has; everything that is left out lets all through.
 #[derive(Debug, Clone, Default)]
@@ -22,29 +26,22 @@ pub struct InstanceFilter {
     pub after: Option<InstanceKey>,
 }
 
-/// What an operation's activities need to know of it.
-#[derive(Debug, Clone, sqlx::FromRow)]
+/// An operation and its instance.
+#[derive(Debug, Clone)]
 pub struct OperationSubject {
-    /// What the operation does.
-    pub operation_kind: OperationKind,
-    /// Where it is.
-    pub operation_state: OperationState,
-    /// Who cancelled it.
-    pub cancel_requested_by: Option<String>,
+    /// The operation, without its steps.
+    pub operation: Operation,
     /// The instance that it is about.
-    #[sqlx(flatten)]
     pub instance: Instance,
 }
 
 impl Instance {
-    /// Fails if the instance was changed since the revision that the caller has seen.
-    pub(super) fn expect_revision(&self, expected: Option<i64>) -> Result<(), StoreError> {
+    /// Fails if the spec was changed since the generation that the caller has seen.
+    pub(super) fn expect_generation(&self, expected: Option<i64>) -> Result<(), StoreError> {
         match expected {
-            Some(expected) if expected != self.revision => Err(StoreError::RevisionMismatch {
-                key: format!("{}/{}", self.namespace, self.name),
-                expected,
-                current: self.revision,
-            }),
+            Some(expected) if expected != self.generation => {
+                Err(StoreError::GenerationMismatch { key: self.key(), expected, current: self.generation })
+            }
             _ => Ok(()),
         }
     }
@@ -56,7 +53,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::InstanceNotFound`] if there is none of that name.
     pub async fn instance(&self, key: &InstanceKey) -> Result<Instance, StoreError> {
-        sqlx::query_as("SELECT * FROM instances WHERE namespace = $1 AND name = $2 AND state <> 'deleted'")
+        sqlx::query_as(&format!(
+            "SELECT {} FROM instances WHERE namespace = $1 AND name = $2 AND state <> 'deleted'",
+            Instance::COLUMNS
+        ))
             .bind(key.namespace.as_str())
             .bind(key.name.as_str())
             .fetch_optional(&self.pool)
@@ -69,25 +69,30 @@ impl Store {
     /// # Errors
     /// [`StoreError::InstanceNotFound`] if there never was one.
     pub async fn instance_by_id(&self, id: Uuid) -> Result<Instance, StoreError> {
-        sqlx::query_as("SELECT * FROM instances WHERE id = $1")
+        sqlx::query_as(&format!("SELECT {} FROM instances WHERE id = $1", Instance::COLUMNS))
             .bind(id)
             .fetch_optional(&self.pool)
             .await?
             .ok_or_else(|| StoreError::InstanceNotFound(id.to_string()))
     }
 
-    /// The instance that an operation is about, and what has become of the operation.
+    /// An operation and its instance, as they are now.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn subject_of(&self, operation_id: Uuid) -> Result<Option<OperationSubject>, StoreError> {
-        Ok(sqlx::query_as(
-            "SELECT o.kind AS operation_kind, o.state AS operation_state, o.cancel_requested_by, i.*
-             FROM operations o JOIN instances i ON i.id = o.instance_id WHERE o.id = $1",
-        )
-        .bind(operation_id)
-        .fetch_optional(&self.pool)
-        .await?)
+        let mut connection = self.pool.acquire().await?;
+        let operation: Option<Operation> =
+            sqlx::query_as(&format!("SELECT {} FROM operations WHERE id = $1", Operation::COLUMNS))
+                .bind(operation_id)
+                .fetch_optional(&mut *connection)
+                .await?;
+        let Some(operation) = operation else { return Ok(None) };
+        let instance: Instance = sqlx::query_as(&format!("SELECT {} FROM instances WHERE id = $1", Instance::COLUMNS))
+            .bind(operation.instance_id)
+            .fetch_one(&mut *connection)
+            .await?;
+        Ok(Some(OperationSubject { operation, instance }))
     }
 
     /// Live instances in order of namespace and name, those that `filter` lets through.
@@ -95,35 +100,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn instances(&self, filter: &InstanceFilter, limit: i64) -> Result<Vec<Instance>, StoreError> {
-        Ok(list("*", filter, limit).build_query_as().fetch_all(&self.pool).await?)
-    }
-
-    /// The same, to be written as JSON.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn instance_rows(&self, filter: &InstanceFilter, limit: i64) -> Result<Vec<InstanceRow>, StoreError> {
-        let mut query = list(&InstanceRow::columns(), filter, limit);
-        Ok(query.build().try_map(InstanceRow::new).fetch_all(&self.pool).await?)
-    }
-
-    /// Notes the machine of local instances that were made before it was noted.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn adopt(&self, keys: &[InstanceKey], machine_id: &str) -> Result<(), StoreError> {
-        let (namespaces, names): (Vec<_>, Vec<_>) = keys.iter().map(|key| (key.namespace.as_str(), key.name.as_str())).unzip();
-        sqlx::query(
-            "UPDATE instances SET cluster_id = $1
-             WHERE platform = 'local' AND cluster_id IS NULL AND state <> 'deleted'
-                AND (namespace, name) IN (SELECT * FROM unnest($2::text[], $3::text[]))",
-        )
-        .bind(machine_id)
-        .bind(namespaces)
-        .bind(names)
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+        Ok(list(filter, limit).build_query_as().fetch_all(&self.pool).await?)
     }
 
     /// The platforms that have live instances.
@@ -143,7 +120,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::InstanceNotFound`] if there never was one.
     pub async fn instance_or_last_deleted(&self, key: &InstanceKey) -> Result<Instance, StoreError> {
-        sqlx::query_as("SELECT * FROM instances WHERE namespace = $1 AND name = $2 ORDER BY deleted_at DESC NULLS FIRST LIMIT 1")
+        sqlx::query_as(&format!(
+            "SELECT {} FROM instances WHERE namespace = $1 AND name = $2 ORDER BY deleted_at DESC NULLS FIRST LIMIT 1",
+            Instance::COLUMNS
+        ))
             .bind(key.namespace.as_str())
             .bind(key.name.as_str())
             .fetch_optional(&self.pool)
@@ -154,7 +134,10 @@ impl Store {
 
 /// A live instance, held until the transaction ends.
 pub(super) async fn lock_live_instance(connection: &mut PgConnection, key: &InstanceKey) -> Result<Instance, StoreError> {
-    sqlx::query_as("SELECT * FROM instances WHERE namespace = $1 AND name = $2 AND state <> 'deleted' FOR NO KEY UPDATE")
+    sqlx::query_as(&format!(
+        "SELECT {} FROM instances WHERE namespace = $1 AND name = $2 AND state <> 'deleted' FOR NO KEY UPDATE",
+        Instance::COLUMNS
+    ))
         .bind(key.namespace.as_str())
         .bind(key.name.as_str())
         .fetch_optional(connection)
@@ -163,8 +146,8 @@ pub(super) async fn lock_live_instance(connection: &mut PgConnection, key: &Inst
 }
 
 /// Live instances in order, those that `filter` lets through.
-fn list<'f>(columns: &str, filter: &'f InstanceFilter, limit: i64) -> QueryBuilder<'f, Postgres> {
-    let mut query = QueryBuilder::new(format!("SELECT {columns} FROM instances WHERE state <> 'deleted'"));
+fn list(filter: &InstanceFilter, limit: i64) -> QueryBuilder<'_, Postgres> {
+    let mut query = QueryBuilder::new(format!("SELECT {} FROM instances WHERE state <> 'deleted'", Instance::COLUMNS));
     if let Some(namespaces) = &filter.namespaces {
         query.push(" AND namespace = ANY(").push_bind(namespaces).push(")");
     }
@@ -175,8 +158,8 @@ fn list<'f>(columns: &str, filter: &'f InstanceFilter, limit: i64) -> QueryBuild
         query.push(" AND state = ").push_bind(state);
     }
     if let Some(selector) = &filter.labels {
-        query.push(" AND labels @> ").push_bind(Json(&selector.equal));
-        query.push(" AND labels ?& ").push_bind(&selector.present);
+        query.push(" AND spec -> 'labels' @> ").push_bind(Json(&selector.equal));
+        query.push(" AND spec -> 'labels' ?& ").push_bind(&selector.present);
     }
     if let Some(after) = &filter.after {
         query.push(" AND (namespace, name) > (").push_bind(after.namespace.as_str());

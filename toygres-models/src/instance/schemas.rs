@@ -1,0 +1,44 @@
+//! Schemas of fields that are written in more than one way.
+
+use serde_json::json;
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+
+use crate::version::SUPPORTED_MAJORS;
+
+pub(super) fn postgres_version() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Integer, Type::Null]))
+        .description(Some("A major or a full version (in quotes); the platform's default if left out."))
+        .pattern(Some("^1[4-8](\\.(0|[1-9][0-9]{0,3}))?$"))
+        .minimum(Some(*SUPPORTED_MAJORS.start()))
+        .maximum(Some(*SUPPORTED_MAJORS.end()))
+        .examples([json!("17"), json!("17.4")])
+}
+
+pub(super) fn cpu() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Integer, Type::Null]))
+        .description(Some("Processor time that is reserved for it, such as `500m` or `2`; the platform's default if left out."))
+        .pattern(Some("^[1-9][0-9]{0,8}m?$"))
+        .minimum(Some(1))
+        .maximum(Some(999_999_999))
+        .examples([json!("500m"), json!("2")])
+}
+
+pub(super) fn labels() -> ObjectBuilder {
+    let key = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .max_length(Some(63))
+        .pattern(Some("^[a-zA-Z0-9]([a-zA-Z0-9._/-]*[a-zA-Z0-9])?$"));
+    let value = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .max_length(Some(63))
+        .pattern(Some("^([a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?)?$"));
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
+        .description(Some("Labels, all of them: those that aren't named are removed. At most 32."))
+        .property_names(Some(key))
+        .additional_properties(Some(value))
+        .max_properties(Some(32))
+        .examples([json!({ "team": "a" })])
+}

@@ -1,0 +1,61 @@
+//! What was seen of an instance.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::Failure;
+
+/// What was seen of an instance. Written by operations and by those who watch the platform, never by a request.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceStatus {
+    /// Its servers.
+    #[serde(default)]
+    pub members: Vec<MemberStatus>,
+    /// How it is reached by address, without the password.
+    #[serde(default)]
+    pub ip_connection_string: Option<String>,
+    /// How it is reached by public name, without the password.
+    #[serde(default)]
+    pub dns_connection_string: Option<String>,
+    /// `healthy`, `unhealthy`, `unknown` where it can't be observed now, or none while it isn't to run.
+    #[serde(default)]
+    pub health_status: Option<String>,
+    /// Why it isn't healthy.
+    #[serde(default)]
+    pub health_reason: Option<String>,
+    /// Since when its health is what it is.
+    #[serde(default)]
+    pub health_since: Option<DateTime<Utc>>,
+    /// The workflow that watches its health.
+    #[serde(default)]
+    pub health_check_orchestration_id: Option<String>,
+    /// Why its state is `failed`.
+    #[serde(default)]
+    pub failure: Option<StepFailure>,
+}
+
+/// One server of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemberStatus {
+    /// Its number; 0 is the first.
+    pub member: u32,
+    /// `primary`; there are no standbys yet.
+    pub role: String,
+    /// `Pending`, `Running`, `Failed` or `Stopped`.
+    pub phase: String,
+    /// The full version of PostgreSQL that it runs, where that is known.
+    pub postgres_version: Option<String>,
+    /// What it runs: an image, with its digest where it has one; on the local platform the folder of the programs.
+    pub image: Option<String>,
+}
+
+/// A step that failed, and its failure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StepFailure {
+    /// The step's name.
+    pub step: String,
+    /// What went wrong.
+    #[serde(flatten)]
+    pub failure: Failure,
+}

@@ -1,0 +1,24 @@
+//! Restart a PostgreSQL instance's server: end it cleanly, start it, wait until it is ready, log in.
+
+use duroxide::OrchestrationContext;
+
+use crate::retry::RetryPolicy;
+use crate::steps::Steps;
+use crate::types::{OperationInput, OperationOutput};
+
+/// See [`RESTART_INSTANCE`](crate::names::orchestrations::RESTART_INSTANCE).
+///
+/// # Errors
+/// The failure of the step that failed, as JSON.
+pub async fn restart_instance_orchestration(ctx: OrchestrationContext, input: OperationInput) -> Result<OperationOutput, String> {
+    let steps = Steps::of(&ctx, &input);
+    let restarted = async {
+        steps.restart(RetryPolicy::STEP).await?;
+        steps.reach(&input.spec, RetryPolicy::STEP).await
+    };
+    let ended = match restarted.await {
+        Ok(found) => steps.record_found(&found).await.map(|()| found),
+        Err(failure) => steps.record_failure().await.and(Err(failure)),
+    };
+    ended.map(|found| found.output()).map_err(|failure| failure.encode())
+}
