@@ -1,8 +1,7 @@
 //! Where instances run: one trait, an implementation a platform.
 //!
 //! [`local`] runs them as server processes on this machine, [`kubernetes`] as pods. The conformance suite in
-//! `tests/conformance.rs` states the promises below as tests and runs them against every
-//! implementation.
+//! `tests/it/support/checks.rs` states the promises below as tests, run against every implementation.
 
 pub mod certificates;
 pub mod kubernetes;

@@ -13,19 +13,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
-#[macro_use]
-mod support;
-
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::kubernetes::Kubernetes;
-use support::{Subject, ask, key};
 use tokio::sync::Mutex;
 use toygres_activities::platform::Platform;
 use toygres_models::Failure;
+
+use crate::support::kubernetes::Kubernetes;
+use crate::support::{Subject, ask, key};
 
 /// How long the cluster is away.
 const OUTAGE: Duration = Duration::from_secs(20);

@@ -1,5 +1,4 @@
 //! What the conformance suite runs on: a subject is one platform, set up for one check.
-#![allow(dead_code, unused_macros, reason = "each test program uses its part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
 pub mod checks;

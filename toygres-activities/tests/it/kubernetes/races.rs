@@ -3,16 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
-#[macro_use]
-mod support;
-
 use std::time::Duration;
 
-use support::kubernetes::proxy::Proxy;
-use support::kubernetes::{Kubernetes, kubectl_apply};
-use support::{READY, Subject, ask};
 use toygres_activities::platform::Platform;
 use toygres_models::FailureKind;
+
+use crate::support;
+use crate::support::kubernetes::proxy::Proxy;
+use crate::support::kubernetes::{Kubernetes, kubectl_apply};
+use crate::support::{READY, Subject, ask};
 
 /// The objects that a creation makes: kind, plural, path and name, and a stranger's manifest.
 const OBJECTS: &[(&str, &str, &str, &str, &str)] = &[

@@ -3,25 +3,23 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed check is to panic")]
 
-#[macro_use]
-mod support;
-
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgSslMode;
-use support::local::{Local, config, fetched, kill, local, postmasters, processes, reachable_folder};
-use support::{PASSWORD, READY, Subject, ask, checks, connect, eventually, key, spec};
 use toygres_activities::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform};
 use toygres_activities::platform::{Phase, Platform, PlatformEvent};
 use toygres_models::FailureKind;
+
+use crate::support::local::{Local, config, fetched, kill, local, postmasters, processes, reachable_folder};
+use crate::support::{PASSWORD, READY, Subject, ask, checks, connect, eventually, key, spec};
 
 async fn on_local() -> Option<Local> {
     Some(local().await)
 }
 
-conformance!(on_the_local_platform, crate::on_local);
+conformance!(on_the_local_platform, super::on_local);
 
 /// The newest major, fetched: one life, and a restart after a crash.
 #[tokio::test(flavor = "multi_thread")]

@@ -3,14 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
-#[macro_use]
-mod support;
-
 use futures::TryStreamExt;
-use support::kubernetes::Kubernetes;
-use support::kubernetes::proxy::Proxy;
-use support::{READY, Subject, say, until};
 use toygres_activities::platform::{LogLine, LogRequest, Platform};
+
+use crate::support::kubernetes::Kubernetes;
+use crate::support::kubernetes::proxy::Proxy;
+use crate::support::{READY, Subject, say, until};
 
 fn said(lines: &[LogLine]) -> Vec<&str> {
     lines.iter().filter_map(|line| Some(line.text.split_once("LOG:  said ")?.1)).collect()

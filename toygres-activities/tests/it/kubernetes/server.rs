@@ -3,18 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
-#[macro_use]
-mod support;
-
 use secrecy::ExposeSecret;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use support::kubernetes::{Kubernetes, kubectl_apply};
-use support::{Subject, spec};
 use toygres_activities::k8s_client::K8sClient;
 use toygres_activities::platform::Platform;
 use toygres_activities::platform::kubernetes::{Forward, Images, KubernetesConfig, KubernetesPlatform, OwnSecret};
 use toygres_models::{FailureKind, InstanceKey, InstanceName};
+
+use crate::support::kubernetes::{Kubernetes, kubectl_apply};
+use crate::support::{Subject, spec};
 
 async fn subject() -> Option<Kubernetes> {
     Kubernetes::new("17").await

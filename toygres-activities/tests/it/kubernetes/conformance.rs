@@ -3,23 +3,22 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
-#[macro_use]
-mod support;
-
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgSslMode;
-use support::kubernetes::{Kubernetes, kubectl, kubectl_apply};
-use support::{PASSWORD, READY, Subject, ask, checks, connect, key, spec};
 use toygres_activities::platform::kubernetes::{Forward, Images, KubernetesConfig, KubernetesPlatform, Resources};
 use toygres_activities::platform::{InstanceSpec, Phase, Platform};
 use toygres_models::FailureKind;
+
+use crate::support;
+use crate::support::kubernetes::{Kubernetes, kubectl, kubectl_apply};
+use crate::support::{PASSWORD, READY, Subject, ask, checks, connect, key, spec};
 
 async fn subject() -> Option<Kubernetes> {
     Kubernetes::new("17").await
 }
 
-conformance!(on_kubernetes, crate::subject);
+conformance!(on_kubernetes, super::subject);
 
 /// One life on the oldest and the newest image, which keep their data in different places.
 #[tokio::test(flavor = "multi_thread")]

@@ -3,19 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
-#[macro_use]
-mod support;
-
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use serde_json::json;
-use support::kubernetes::{Kubernetes, kubeconfig, kubectl_apply};
-use support::{READY, Subject};
 use toygres_activities::platform::Platform;
 use toygres_activities::platform::kubernetes::{KubernetesConfig, KubernetesPlatform};
 use toygres_models::{Failure, FailureKind};
+
+use crate::support;
+use crate::support::kubernetes::{Kubernetes, kubeconfig, kubectl_apply};
+use crate::support::{READY, Subject};
 
 async fn subject() -> Option<Kubernetes> {
     Kubernetes::new("17").await

@@ -2,17 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed check is to panic")]
 
-mod support;
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::local::{config, kill, local, postmasters, processes, reachable_folder};
-use support::{eventually, key, spec};
 use toygres_activities::platform::Platform;
 use toygres_activities::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform, diagnose};
 use toygres_models::FailureKind;
+
+use crate::support::local::{config, kill, local, postmasters, processes, reachable_folder};
+use crate::support::{eventually, key, spec};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_directory_that_cannot_be_used_is_refused_with_the_reason() {

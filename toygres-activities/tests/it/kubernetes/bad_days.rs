@@ -4,18 +4,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
-#[macro_use]
-mod support;
-
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgSslMode;
-use support::kubernetes::{Kubernetes, kubectl, kubectl_apply};
-use support::{PASSWORD, READY, Subject, ask, connect};
 use toygres_activities::platform::kubernetes::{KubernetesConfig, KubernetesPlatform};
 use toygres_activities::platform::{Observation, Platform};
 use toygres_models::{Failure, FailureKind};
+
+use crate::support;
+use crate::support::kubernetes::{Kubernetes, kubectl, kubectl_apply};
+use crate::support::{PASSWORD, READY, Subject, ask, connect};
 
 async fn subject() -> Option<Kubernetes> {
     Kubernetes::new("17").await

@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
-mod support;
-
 use std::fmt::{self, Debug};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
 use serde_json::{Value as Json, json};
-use support::kubernetes::{Kubernetes, kubectl, kubectl_apply};
-use support::{READY, Subject, secret, spec};
 use toygres_activities::k8s_client::ClusterChoice;
 use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform, Resources};
 use toygres_activities::platform::{Phase, Platform};
 use toygres_activities::secrets::SecretStore;
 use toygres_models::{Failure, FailureKind, InstanceKey, StorageSize};
 
-const MANIFESTS: &str = include_str!("../../deploy/manifests/toygres.yaml");
+use crate::support;
+use crate::support::kubernetes::{Kubernetes, kubectl, kubectl_apply};
+use crate::support::{READY, Subject, secret, spec};
+
+const MANIFESTS: &str = include_str!("../../../../deploy/manifests/toygres.yaml");
 /// How long something is waited for that the cluster does by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 

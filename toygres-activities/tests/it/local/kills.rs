@@ -2,15 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed check is to panic")]
 
-mod support;
-
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use support::local::local;
-use support::{Subject, ask, key, spec, spec_of};
 use toygres_activities::platform::Platform;
 use toygres_activities::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform};
+
+use crate::support::local::local;
+use crate::support::{Subject, ask, key, spec, spec_of};
 
 /// Not a check: what the next two run as a process of its own, to be killed.
 #[tokio::test(flavor = "multi_thread")]
@@ -29,7 +28,7 @@ async fn a_process_to_be_killed() {
 
 fn killed_after(task: &str, config: &LocalConfig, pause: Duration) {
     let mut process = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "a_process_to_be_killed"])
+        .args(["--ignored", "--exact", "local::kills::a_process_to_be_killed"])
         .env("TOYGRES_CONFORMANCE_TASK", task)
         .env("TOYGRES_STATE_DIR", &config.state_dir)
         .env("TOYGRES_CACHE_DIR", &config.cache_dir)
