@@ -1,7 +1,7 @@
 //! Input and output types for Toygres activities
 //!
 //! The fields are public contract. Durable histories hold them as JSON: what was written once must
-//! stay readable (see `tests/payloads.rs`).
+//! stay readable (see `tests/it/payloads.rs`).
 
 use std::fmt;
 

@@ -9,6 +9,7 @@ pub mod failure;
 pub mod instance;
 pub mod kind;
 pub mod labels;
+pub mod log;
 pub mod name;
 pub mod password;
 pub mod platform_name;
@@ -18,6 +19,7 @@ pub mod state;
 pub mod store;
 mod text_or_number;
 pub mod token;
+pub mod verdict;
 pub mod version;
 
 pub use connection::ConnectionUri;
@@ -25,6 +27,7 @@ pub use failure::{Failure, FailureKind};
 pub use instance::{InstanceSpec, InstanceStatus, MemberStatus, Power, StepFailure};
 pub use kind::OperationKind;
 pub use labels::{LabelSelector, Labels};
+pub use log::{LogLine, LogRequest};
 pub use name::{InstanceKey, InstanceName, Namespace, TokenName};
 pub use password::{Password, SecretRef};
 pub use platform_name::PlatformName;
@@ -33,7 +36,8 @@ pub use size::StorageSize;
 pub use state::{InstanceState, OperationState, Role, StepState};
 pub use store::Store;
 pub use token::BearerToken;
-pub use version::PostgresVersion;
+pub use verdict::{Cause, Verdict};
+pub use version::{OfferedVersion, PostgresVersion};
 
 /// A value that was refused at the edge: which field, what is wrong with it, and what would do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -31,8 +31,10 @@ use super::state_files::ServerLock;
 use super::waking_provider::WakingProvider;
 use super::workflows::Workflows;
 use super::{ControlPlane, housekeeping, orphans, state_files};
-use crate::api::traffic::Traffic;
-use crate::api::{AppState, KnownTokens, Observations};
+use crate::api::auth::known_tokens::KnownTokens;
+use crate::api::http::traffic::Traffic;
+use crate::api::instances::observations::Observations;
+use crate::api::state::AppState;
 use crate::settings::Settings;
 
 /// The schema of the workflow engine's tables.

@@ -1,0 +1,27 @@
+//! The crate's tests from outside, in one program. Those in `kubernetes` need a cluster and skip
+//! themselves without one; those in `kubernetes::outages` stop it, and run alone.
+
+#[macro_use]
+mod support;
+
+mod activities;
+mod payloads;
+
+/// The local platform.
+mod local {
+    mod conformance;
+    mod kills;
+    mod places;
+}
+
+/// The Kubernetes platform.
+mod kubernetes {
+    mod access;
+    mod bad_days;
+    mod conformance;
+    mod logs;
+    mod outages;
+    mod races;
+    mod rbac;
+    mod server;
+}

@@ -1,0 +1,63 @@
+//! The whole program from outside, in one test program. Tests run side by side, each with a state
+//! directory, ports and a control database of its own. Those in `kubernetes` need a cluster and skip
+//! themselves without one.
+
+/// The HTTP interface.
+mod api {
+    mod bad_clients;
+    mod bad_input;
+    mod events;
+    mod operations;
+    mod people;
+    mod tls;
+}
+
+/// The command line.
+mod cli {
+    mod login;
+    mod terminal;
+}
+
+/// Instances on this machine.
+mod instances {
+    mod apply;
+    mod bad_days;
+    mod bad_places;
+    mod first_use;
+    mod logs;
+    mod secrets;
+    mod versions;
+    mod why;
+}
+
+/// Instances on a Kubernetes cluster.
+mod kubernetes {
+    mod apply;
+    mod bad_days;
+    mod bad_input;
+    mod first_use;
+    mod kill;
+    mod logs;
+    mod operations;
+    mod secrets;
+    mod why;
+}
+
+/// The server: killed, several of them, and their databases.
+mod servers {
+    mod clocks;
+    mod database_bad_days;
+    mod drift;
+    mod kill;
+    mod many_servers;
+    mod overlap;
+}
+
+/// The metadata store, on a real PostgreSQL.
+mod store {
+    mod cancel;
+    mod events;
+    mod instances;
+    mod operations;
+    mod people;
+}
