@@ -1,23 +1,38 @@
 //! The document that says what an instance is to be: of `POST` and `PUT`, of `toygres apply` and
-//! `toygres get -o yaml`; and the JSON Schema by which an editor checks it.
+//! `toygres get -o yaml`; and the JSON Schema by which an editor checks it. Its fields are those of
+//! [`InstanceSpec`], all of them optional, with the instance's name and password.
 
-use std::collections::BTreeMap;
-use std::fmt;
-
-use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use toygres_models::PlatformName;
+use serde::de::{Error, Unexpected};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value, json};
+use toygres_models::instance::FIELDS;
 use toygres_models::store::Instance;
-use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use toygres_models::{InstanceSpec, Invalid, Password, PlatformName, PostgresVersion};
+use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 /// An instance as it is asked for: the body of `POST /v1/instances` and `PUT
-/// /v1/instances/{name}`, and a document of `toygres apply`. Unknown fields are refused. What is left
-/// out is the default when the instance is made, and stays as it is when it is there.
-#[derive(Clone, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+/// /v1/instances/{name}`, and a document of `toygres apply`. What is left out is the default when the instance is
+/// made, and stays as it is when it is there; `null` is the default.
+#[derive(Clone, Default, Serialize)]
 pub struct InstanceManifest {
+    /// Its name.
+    pub name: String,
+    /// Its namespace; the query's `namespace`, or else `default`, if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The named fields of the spec.
+    #[serde(flatten)]
+    pub fields: Map<String, Value>,
+    /// The superuser's password; a generated one if left out. It is never shown again but by `connection`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+}
+
+/// The part of a manifest's schema that the spec doesn't have.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Identity {
     /// Its name: 1 to 50 lowercase letters, digits and '-', a letter first, no '-' last, no reserved
     /// word.
     #[schema(
@@ -26,26 +41,12 @@ pub struct InstanceManifest {
         pattern = "^(?!(all|control|false|new|no|none|null|off|on|toygres|true|yes)$)(?!toygres-)[a-z]([a-z0-9-]*[a-z0-9])?$",
         example = "demo"
     )]
-    pub name: String,
+    name: String,
     /// Its namespace; the query's `namespace`, or else `default`, if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 50, pattern = "^[a-z]([a-z0-9-]*[a-z0-9])?$", example = "default")]
-    pub namespace: Option<String>,
-    /// `local` (a server process) or `kubernetes` (a pod); the server's default if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<PlatformName>, inline)]
-    pub platform: Option<String>,
-    /// A major or a full version; the platform's default if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text_or_whole_number")]
-    #[schema(schema_with = version_schema)]
-    pub postgres_version: Option<String>,
-    /// Storage in GB.
-    #[serde(default, deserialize_with = "crate::resources::whole", skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 65536, default = 10)]
-    pub storage_size_gb: Option<i64>,
+    namespace: Option<String>,
     /// The superuser's password, of at most 1024 bytes, and not only of characters that nobody sees (RFC 4013 leaves them
     /// out); a generated one if left out. It is never shown again but by `connection`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(
         min_length = 1,
         max_length = 1024,
@@ -53,40 +54,78 @@ pub struct InstanceManifest {
         format = Password,
         write_only
     )]
-    pub password: Option<String>,
-    /// Whether it gets a public address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(default = false)]
-    pub use_load_balancer: Option<bool>,
-    /// Label of a public DNS name (Azure: LABEL.REGION.cloudapp.azure.com); only with
-    /// `use_load_balancer`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 3, max_length = 63, pattern = "^[a-z][a-z0-9-]*[a-z0-9]$", example = "my-blog")]
-    pub dns_label: Option<String>,
-    /// Processor time that is its own, such as `500m` or `2`; the platform's default if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text_or_whole_number")]
-    #[schema(schema_with = cpu_schema)]
-    pub cpu: Option<String>,
-    /// Memory that is its own; the platform's default if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(pattern = "^[1-9][0-9]{0,8}(Mi|Gi|Ti|M|G|T)$", example = "2Gi")]
-    pub memory: Option<String>,
-    /// The class of its volume; the platform's default if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(
-        max_length = 253,
-        pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$",
-        example = "fast"
-    )]
-    pub storage_class: Option<String>,
-    /// Labels, all of them: those that aren't named are taken away.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = labels_schema)]
-    pub labels: Option<BTreeMap<String, String>>,
-    /// Whether it can't be deleted until that is taken back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(default = false)]
-    pub delete_protection: Option<bool>,
+    password: Option<String>,
+}
+
+impl InstanceManifest {
+    /// One of that name that names nothing else.
+    #[must_use]
+    pub fn of(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// Names a field of the spec, unless `value` is `None`.
+    pub fn set(&mut self, field: &str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.fields.insert(field.to_owned(), value.into());
+        }
+    }
+
+    /// A manifest from an object. Its fields are known, and not checked further.
+    ///
+    /// # Errors
+    /// Names the field that is unknown, missing or no text. Never repeats a value.
+    pub fn from_map(mut map: Map<String, Value>) -> Result<Self, ManifestError> {
+        let mut text = |field: &str| match map.remove(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(ManifestError::new(field, "has to be text (in quotes)")),
+        };
+        let (name, namespace, password) = (text("name")?, text("namespace")?, text("password")?);
+        let name = name.ok_or_else(|| ManifestError::new("name", "is missing"))?;
+        if let Some(unknown) = map.keys().find(|field| !FIELDS.iter().any(|known| known.name == **field)) {
+            let known: Vec<_> = ["name", "namespace"].into_iter().chain(FIELDS.iter().map(|known| known.name)).collect();
+            let problem = format!("is no field of an instance; known are {}, password", known.join(", "));
+            return Err(ManifestError::new(unknown, problem));
+        }
+        // Without a default of their own, an explicit none names nothing.
+        map.retain(|field, value| !value.is_null() || !matches!(field.as_str(), "platform" | "postgres_version"));
+        Ok(Self { name, namespace, fields: map, password })
+    }
+
+    /// Checks each field by itself, and those that belong together.
+    ///
+    /// # Errors
+    /// Names the first field that is wrong.
+    pub fn check(&self) -> Result<(), Invalid> {
+        InstanceSpec::new(PlatformName::default(), PostgresVersion::OLDEST).with(&self.fields)?;
+        self.password.as_deref().map_or(Ok(()), Password::check_literal)
+    }
+}
+
+/// What is wrong with a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct ManifestError {
+    /// The field.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl ManifestError {
+    fn new(field: &str, problem: impl Into<String>) -> Self {
+        Self { field: field.to_owned(), problem: problem.into() }
+    }
+}
+
+impl<'de> Deserialize<'de> for InstanceManifest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Object(map) => Self::from_map(map).map_err(D::Error::custom),
+            _ => Err(D::Error::invalid_type(Unexpected::Other("no object"), &"an instance (fields and their values)")),
+        }
+    }
 }
 
 impl From<&Instance> for InstanceManifest {
@@ -95,88 +134,50 @@ impl From<&Instance> for InstanceManifest {
         Self {
             name: instance.name.clone(),
             namespace: Some(instance.namespace.clone()),
-            platform: Some(instance.platform.to_string()),
-            postgres_version: Some(instance.postgres_version.clone()),
-            storage_size_gb: Some(instance.storage_size_gb.into()),
+            fields: instance.spec.to_map(),
             password: None,
-            use_load_balancer: Some(instance.use_load_balancer),
-            dns_label: instance.dns_label.clone(),
-            cpu: instance.cpu.clone(),
-            memory: instance.memory.clone(),
-            storage_class: instance.storage_class.clone(),
-            labels: Some(instance.labels.0.clone().into()),
-            delete_protection: Some(instance.delete_protection),
         }
     }
 }
 
-/// `17` and `2` are as good as `"17"` and `"2"`. A fraction isn't: 17.10 would be read as 17.1.
-fn text_or_whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    struct TextOrWholeNumber;
-
-    impl Visitor<'_> for TextOrWholeNumber {
-        type Value = Option<String>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("text (in quotes), or a whole number")
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-            Ok(Some(text.to_owned()))
-        }
-
-        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
-            Ok(Some(number.to_string()))
-        }
-
-        fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
-            Ok(Some(number.to_string()))
-        }
-
-        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-            Ok(None)
-        }
+impl PartialSchema for InstanceManifest {
+    fn schema() -> RefOr<Schema> {
+        let (RefOr::T(Schema::Object(mut all)), RefOr::T(Schema::Object(spec))) = (Identity::schema(), InstanceSpec::schema())
+        else {
+            // Both are structs.
+            return InstanceSpec::schema();
+        };
+        all.description = Some(
+            "An instance as it is asked for. What is left out is the default when the instance is made, and stays as it is when it \
+             is there; null is the default."
+                .into(),
+        );
+        all.properties.extend(spec.properties.into_iter().map(|(name, schema)| (name, nullable(schema))));
+        all.additional_properties = spec.additional_properties;
+        RefOr::T(Schema::Object(all))
     }
-
-    deserializer.deserialize_any(TextOrWholeNumber)
 }
 
-fn version_schema() -> ObjectBuilder {
-    ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter([Type::String, Type::Integer, Type::Null]))
-        .description(Some("A major or a full version (in quotes); the platform's default if left out."))
-        .pattern(Some("^1[4-8](\\.(0|[1-9][0-9]{0,3}))?$"))
-        .minimum(Some(14))
-        .maximum(Some(18))
-        .examples([json!("17"), json!("17.4")])
-}
+impl ToSchema for InstanceManifest {}
 
-fn cpu_schema() -> ObjectBuilder {
-    ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter([Type::String, Type::Integer, Type::Null]))
-        .description(Some("Processor time that is its own, such as `500m` or `2`; the platform's default if left out."))
-        .pattern(Some("^[1-9][0-9]{0,8}m?$"))
-        .minimum(Some(1))
-        .maximum(Some(999_999_999))
-        .examples([json!("500m"), json!("2")])
-}
-
-fn labels_schema() -> ObjectBuilder {
-    let key = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .max_length(Some(63))
-        .pattern(Some("^[a-zA-Z0-9]([a-zA-Z0-9._/-]*[a-zA-Z0-9])?$"));
-    let value = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .max_length(Some(63))
-        .pattern(Some("^([a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?)?$"));
-    ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
-        .description(Some("Labels, all of them: those that aren't named are taken away. At most 32."))
-        .property_names(Some(key))
-        .additional_properties(Some(value))
-        .max_properties(Some(32))
-        .examples([json!({ "team": "a" })])
+/// The same, or null.
+fn nullable(schema: RefOr<Schema>) -> RefOr<Schema> {
+    use utoipa::openapi::schema::{SchemaType, Type};
+    let RefOr::T(Schema::Object(mut object)) = schema else { return schema };
+    object.schema_type = match object.schema_type {
+        SchemaType::Type(kind) => SchemaType::from_iter([kind, Type::Null]),
+        SchemaType::Array(mut kinds) => {
+            if !kinds.contains(&Type::Null) {
+                kinds.push(Type::Null);
+            }
+            SchemaType::Array(kinds)
+        }
+        SchemaType::AnyValue => SchemaType::AnyValue,
+    };
+    if let Some(values) = &mut object.enum_values {
+        values.push(Value::Null);
+    }
+    RefOr::T(Schema::Object(object))
 }
 
 /// The JSON Schema (2020-12) of a file for `toygres apply`: an instance, or a list of instances.

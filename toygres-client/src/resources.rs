@@ -6,11 +6,12 @@ use chrono::{DateTime, Utc};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use toygres_models::instance::Effect;
 use toygres_models::store::Token;
 use toygres_models::{PlatformName, Role};
 use utoipa::ToSchema;
 
-pub use crate::manifest::InstanceManifest;
+pub use crate::manifest::{InstanceManifest, ManifestError};
 
 /// What a problem's `type` begins with; a stable word follows.
 pub const PROBLEM_TYPE: &str = "urn:toygres:problem:";
@@ -108,7 +109,7 @@ pub struct Connection {
 }
 
 /// What a `PUT /v1/instances/{name}` would do: the answer to one with `dry_run=true`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Plan {
     /// What would be done.
     pub action: PlanAction,
@@ -119,9 +120,15 @@ pub struct Plan {
     /// Why nothing can be done with the instance at all, as it is now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The revision of the instance that was looked at; none if there is no instance.
+    /// The generation of the instance that was compared; none if there is no instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revision: Option<i64>,
+    pub generation: Option<i64>,
+    /// What clients of the instance notice; none if nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
+    /// About how long it takes, going by earlier ones like it; none without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_seconds: Option<f64>,
 }
 
 /// What a plan comes to.
@@ -130,7 +137,7 @@ pub struct Plan {
 pub enum PlanAction {
     /// There is no such instance: it is made.
     Create,
-    /// It is changed.
+    /// It is changed; without changes, its platform is brought to its spec.
     Update,
     /// It is as it is asked for.
     None,
@@ -138,8 +145,7 @@ pub enum PlanAction {
     Refuse,
 }
 
-/// A field in which an instance isn't what is asked for. A password is `(hidden)`,
-/// and what a failed change may have left half done is `(in doubt)`.
+/// A field in which an instance isn't what is asked for. A password is `(hidden)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldChange {
     /// The field.
@@ -148,6 +154,10 @@ pub struct FieldChange {
     pub from: Value,
     /// What is asked for.
     pub to: Value,
+    /// What the change does.
+    pub effect: Effect,
+    /// Whether it can be reverted: a cancel or a failure restores what was before.
+    pub can_revert: bool,
 }
 
 /// A token as it is asked for: the body of `POST /v1/tokens`.
@@ -175,11 +185,8 @@ pub struct MintedToken {
     /// The token's record.
     #[serde(flatten)]
     pub token: Token,
-    /// What its holder sends as `Authorization: Bearer SECRET`. It is shown once: the answer to a repeat
-    /// (`Idempotency-Key`) has none.
-    pub secret: Option<String>,
-    /// Whether the secret was shown before, in the first answer.
-    pub secret_was_shown: bool,
+    /// What its holder sends as `Authorization: Bearer SECRET`. It is shown once.
+    pub secret: String,
 }
 
 /// Answer of `GET /v1/whoami`.

@@ -5,13 +5,14 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::Invalid;
+use crate::text_or_number::WholeNumber;
 
 /// Largest size in GB: 64 TiB, the largest volume that the common clouds offer.
 pub const MAX_STORAGE_SIZE_GB: i64 = 65_536;
 
 /// Storage size of an instance in GB, 1 to 65,536.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "i64", into = "i32")]
+#[serde(try_from = "WholeNumber", into = "i32")]
 pub struct StorageSize(i32);
 
 impl StorageSize {
@@ -39,6 +40,14 @@ impl TryFrom<i64> for StorageSize {
             Ok(gb) if (1..=MAX_STORAGE_SIZE_GB).contains(&value) => Ok(Self(gb)),
             _ => Err(Invalid::new("storage_size_gb", format!("{value} is out of range; give 1 to {MAX_STORAGE_SIZE_GB}"))),
         }
+    }
+}
+
+impl TryFrom<WholeNumber> for StorageSize {
+    type Error = Invalid;
+
+    fn try_from(value: WholeNumber) -> Result<Self, Invalid> {
+        value.0.try_into()
     }
 }
 

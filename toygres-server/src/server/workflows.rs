@@ -7,12 +7,11 @@ use duroxide::providers::{InstanceFilter, Provider, TagFilter};
 use duroxide::runtime::registry::ActivityRegistry;
 use duroxide::runtime::{OrchestrationStatus, Runtime, RuntimeOptions};
 use duroxide::{Client, ClientError};
-use toygres_models::store::{Instance, Operation, StoreError};
+use toygres_models::store::{Operation, StoreError};
 use toygres_models::{Failure, FailureKind, OperationKind, PlatformName, Store};
-use toygres_orchestrations::names::orchestrations;
-use toygres_orchestrations::registry::{RECORDS, VERSION, create_orchestration_registry};
+use toygres_orchestrations::registry::{create_orchestration_registry, workflow_of};
 use toygres_orchestrations::retry::CANCEL_QUEUE;
-use toygres_orchestrations::{CreateInstanceInput, DeleteInstanceInput, UpdateInstanceInput};
+use toygres_orchestrations::OperationInput;
 use tracing::{error, info};
 use uuid::Uuid;
 
@@ -33,6 +32,9 @@ pub enum WorkflowError {
     /// The workflow's input can't be written.
     #[error("the workflow's input can't be written: {0}")]
     Input(#[from] serde_json::Error),
+    /// No workflow carries out operations of that kind.
+    #[error("there is no workflow for operations of the kind {0}")]
+    Unknown(OperationKind),
     /// The engine failed.
     #[error("the workflow engine did not answer as it should: {0}")]
     Engine(#[from] ClientError),
@@ -43,15 +45,6 @@ pub struct Workflows {
     client: Client,
     store: Store,
     runtime: Arc<Runtime>,
-}
-
-/// Which servers can work on an instance: those of its machine, where it runs on one and that is known,
-/// and otherwise all that serve its platform.
-fn place_of(instance: &Instance) -> String {
-    match (instance.platform, &instance.cluster_id) {
-        (PlatformName::Local, Some(machine_id)) => machine_id.clone(),
-        (platform, _) => platform.to_string(),
-    }
 }
 
 impl Workflows {
@@ -88,47 +81,10 @@ impl Workflows {
     ///
     /// # Errors
     /// If the store or the engine fails; the sweep will start it then.
-    pub async fn begin(&self, operation: &Operation, instance: &Instance) -> Result<(), WorkflowError> {
-        let (name, input) = match operation.kind {
-            OperationKind::Create => (
-                orchestrations::CREATE_INSTANCE,
-                serde_json::to_string(&CreateInstanceInput {
-                    instance_id: instance.id,
-                    namespace: instance.namespace.clone(),
-                    instance_name: instance.name.clone(),
-                    postgres_version: instance.postgres_version.clone(),
-                    storage_size_gb: instance.storage_size_gb,
-                    use_load_balancer: instance.use_load_balancer,
-                    dns_label: instance.dns_label.clone(),
-                    place: Some(place_of(instance)),
-                })?,
-            ),
-            OperationKind::Update => (
-                orchestrations::UPDATE_INSTANCE,
-                serde_json::to_string(&UpdateInstanceInput {
-                    instance_id: instance.id,
-                    namespace: instance.namespace.clone(),
-                    instance_name: instance.name.clone(),
-                    postgres_version: instance.postgres_version.clone(),
-                    storage_size_gb: instance.storage_size_gb,
-                    use_load_balancer: instance.use_load_balancer,
-                    dns_label: instance.dns_label.clone(),
-                    previous: operation.previous_exposure(),
-                    place: Some(place_of(instance)),
-                })?,
-            ),
-            OperationKind::Delete => (
-                orchestrations::DELETE_INSTANCE,
-                serde_json::to_string(&DeleteInstanceInput {
-                    instance_id: instance.id,
-                    namespace: instance.namespace.clone(),
-                    instance_name: instance.name.clone(),
-                    place: Some(place_of(instance)),
-                })?,
-            ),
-        };
-        // With its version, so that an older server beside this one doesn't begin it as it knows it.
-        Ok(self.client.start_orchestration_versioned(&operation.id.to_string(), name, VERSION, input).await?)
+    pub async fn begin(&self, operation: &Operation) -> Result<(), WorkflowError> {
+        let name = workflow_of(operation.kind).ok_or(WorkflowError::Unknown(operation.kind))?;
+        let input = serde_json::to_string(&OperationInput::from(operation))?;
+        Ok(self.client.start_orchestration(&operation.id.to_string(), name, input).await?)
     }
 
     /// Tells an operation's workflow, whichever server has it, that it was cancelled, in case it waits.
@@ -152,21 +108,27 @@ impl Workflows {
 
     async fn sweep(&self) -> Result<(), WorkflowError> {
         for operation in self.store.unfinished_operations().await? {
-            match self.client.get_orchestration_status(&operation.id.to_string()).await? {
-                // Queued and not yet begun looks the same; a second start is ignored.
-                OrchestrationStatus::NotFound => {
-                    let instance = self.store.instance_by_id(operation.instance_id).await?;
-                    info!(operation.id = %operation.id, operation.kind = %operation.kind, "starting the operation's workflow");
-                    self.begin(&operation, &instance).await?;
-                }
-                OrchestrationStatus::Running { .. } => {}
-                OrchestrationStatus::Completed { .. } => {
-                    self.broken(&operation, "its workflow ended without writing down its result").await?
-                }
-                OrchestrationStatus::Failed { details, .. } => self.broken(&operation, &details.display_message()).await?,
+            // One that can't be started doesn't keep the others from being.
+            if let Err(error) = self.sweep_one(&operation).await {
+                error!(%error, operation.id = %operation.id, "an operation's workflow could not be looked after; it is tried again");
             }
         }
         Ok(())
+    }
+
+    async fn sweep_one(&self, operation: &Operation) -> Result<(), WorkflowError> {
+        match self.client.get_orchestration_status(&operation.id.to_string()).await? {
+            // Queued and not yet begun looks the same; a second start is ignored.
+            OrchestrationStatus::NotFound => {
+                info!(operation.id = %operation.id, operation.kind = %operation.kind, "starting the operation's workflow");
+                self.begin(operation).await
+            }
+            OrchestrationStatus::Running { .. } => Ok(()),
+            OrchestrationStatus::Completed { .. } => {
+                self.broken(operation, "its workflow ended without writing down its result").await
+            }
+            OrchestrationStatus::Failed { details, .. } => self.broken(operation, &details.display_message()).await,
+        }
     }
 
     async fn broken(&self, operation: &Operation, reason: &str) -> Result<(), WorkflowError> {

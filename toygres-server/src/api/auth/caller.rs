@@ -10,11 +10,10 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
-use toygres_models::store::{Requested, Token};
+use toygres_models::store::{IdempotencyKey, Requested, Token};
 use toygres_models::{BearerToken, Namespace, Role};
 
 use super::known_tokens::KnownTokens;
-use crate::api::http::idempotency::IdempotencyKey;
 use crate::api::http::limits::asks_to_wait;
 use crate::api::http::problem::ApiError;
 use crate::api::state::Shared;
@@ -92,7 +91,7 @@ impl Caller {
 
     /// The request, as the store writes it down.
     pub fn requested(&self) -> Requested {
-        let idempotency_key = self.idempotency_key.as_ref().map(|key| key.0.clone());
+        let idempotency_key = self.idempotency_key.clone();
         Requested { idempotency_key, ..Requested::by(&self.name) }
     }
 

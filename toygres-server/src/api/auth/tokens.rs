@@ -12,7 +12,6 @@ use toygres_models::store::{NewToken, Token};
 use toygres_models::{Invalid, Namespace, TokenName};
 
 use super::caller::Caller;
-use crate::api::http::idempotency::without_secret;
 use crate::api::http::problem::{ApiError, Problems};
 use crate::api::http::request::{Body, PageParameters, Parameters, Segment, page_limit};
 use crate::api::state::Shared;
@@ -33,10 +32,8 @@ pub(super) async fn create(State(state): Shared, caller: Caller, Body(body): Bod
     let new = NewToken { at_most_until: caller.expires_at, ..wanted(&body)? };
     let (bearer, token) = state.store.create_token(&new, &caller.requested()).await?;
     let location = [(header::LOCATION, format!("/v1/tokens/{}", token.name))];
-    let kept = MintedToken { token, secret: None, secret_was_shown: true };
     let secret = secrecy::ExposeSecret::expose_secret(&bearer.expose()).to_owned();
-    let shown = MintedToken { secret: Some(secret), secret_was_shown: false, ..kept.clone() };
-    Ok(without_secret((StatusCode::CREATED, location, Json(shown)).into_response(), &kept))
+    Ok((StatusCode::CREATED, location, Json(MintedToken { token, secret })).into_response())
 }
 
 /// What a request asks for, checked.

@@ -8,6 +8,7 @@ use chrono::{DateTime, Datelike, Utc};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toygres_client::resources::LAST_EVENT_ID;
+use toygres_client::manifest::{InstanceManifest, ManifestError};
 use toygres_models::store::Instance;
 use toygres_models::{InstanceKey, Namespace};
 use utoipa::IntoParams;
@@ -77,6 +78,33 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
     }
 }
 
+/// A path's segments, as text.
+pub struct Segments<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segments<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(segments) = Path::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection: PathRejection| ApiError::invalid(rejection.body_text()))?;
+        Ok(Self(segments))
+    }
+}
+
+/// An instance's document as a JSON body.
+pub struct ManifestBody(pub InstanceManifest);
+
+impl<S: Send + Sync> FromRequest<S> for ManifestBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Body(map) = Body::from_request(request, state).await?;
+        let refuse = |error: ManifestError| ApiError::invalid(error.to_string()).field(&error.field);
+        InstanceManifest::from_map(map).map(Self).map_err(refuse)
+    }
+}
+
 /// A JSON body. The error names the field and never repeats what stood there: it may be a password.
 pub struct Body<T>(pub T);
 
@@ -131,7 +159,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
 }
 
-/// The revision that `If-Match` asks for: the ETag of an earlier answer; `*` asks for none.
+/// The generation that `If-Match` asks for: the ETag of an earlier answer; `*` asks for none.
 pub struct IfMatch(pub Option<i64>);
 
 impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
@@ -145,9 +173,9 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
         }
         // Some clients lose the quotes; a number is no other ETag of ours.
         let unquoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
-        let revision = decimal(unquoted);
+        let generation = decimal(unquoted);
         let refuse = || ApiError::invalid("If-Match: give one ETag as an earlier answer had it, such as \"3\"").field("if-match");
-        revision.map(|revision| Self(Some(revision))).ok_or_else(refuse)
+        generation.map(|generation| Self(Some(generation))).ok_or_else(refuse)
     }
 }
 
@@ -157,8 +185,8 @@ pub enum Expected {
     Anything,
     /// That there is one (`If-Match: *`).
     Present,
-    /// That there is one of this revision (`If-Match` with an ETag).
-    Revision(i64),
+    /// That there is one of this generation (`If-Match` with an ETag).
+    Generation(i64),
     /// That there is none (`If-None-Match: *`).
     Absent,
 }
@@ -170,7 +198,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Expected {
         let matched = parts.headers.contains_key(header::IF_MATCH);
         match parts.headers.get(header::IF_NONE_MATCH) {
             None if !matched => Ok(Self::Anything),
-            None => Ok(IfMatch::from_request_parts(parts, state).await?.0.map_or(Self::Present, Self::Revision)),
+            None => Ok(IfMatch::from_request_parts(parts, state).await?.0.map_or(Self::Present, Self::Generation)),
             Some(value) if value == "*" && !matched => Ok(Self::Absent),
             Some(_) => {
                 let problem = "If-None-Match: only * is understood, and not together with If-Match";
@@ -189,9 +217,9 @@ impl Expected {
         };
         match (self, instance) {
             (Self::Absent, Some(_)) => refuse("if-none-match", "is there"),
-            (Self::Present | Self::Revision(_), None) => refuse("if-match", "isn't there"),
-            (Self::Revision(revision), Some(instance)) if *revision != instance.revision => {
-                refuse("if-match", &format!("was changed since revision {revision}, and is at {} now", instance.revision))
+            (Self::Present | Self::Generation(_), None) => refuse("if-match", "isn't there"),
+            (Self::Generation(generation), Some(instance)) if *generation != instance.generation => {
+                refuse("if-match", &format!("was changed since generation {generation}, and is at {} now", instance.generation))
             }
             _ => Ok(()),
         }
@@ -200,12 +228,12 @@ impl Expected {
 
 /// An instance's ETag.
 pub fn etag(instance: &Instance) -> (HeaderName, String) {
-    revision_etag(instance.revision)
+    numbered_etag(instance.generation)
 }
 
-/// The ETag of what has that revision.
-pub fn revision_etag(revision: i64) -> (HeaderName, String) {
-    (header::ETAG, format!("\"{revision}\""))
+/// The ETag of what has that generation or revision.
+pub fn numbered_etag(number: i64) -> (HeaderName, String) {
+    (header::ETAG, format!("\"{number}\""))
 }
 
 /// The instance that a path and its query name.

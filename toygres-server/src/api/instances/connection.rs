@@ -31,6 +31,9 @@ pub(super) async fn connection(
         InstanceState::Creating => {
             return Err(ApiError::conflict(format!("{key} is still being created; wait for it with `toygres operations`")));
         }
+        InstanceState::Stopped => {
+            return Err(ApiError::conflict(format!("{key} is stopped; `toygres start {}` starts it", key.name)));
+        }
         other => return Err(ApiError::conflict(format!("{key} is {other} and can't be connected to; `toygres get` says more"))),
     }
     let place = state.platforms.of(&instance).await?;
@@ -43,8 +46,8 @@ pub(super) async fn connection(
         None => None,
     };
     Ok(Json(Connection {
-        internal: instance.platform == PlatformName::Kubernetes && !instance.use_load_balancer,
-        platform: instance.platform,
+        internal: instance.spec.platform == PlatformName::Kubernetes && !instance.spec.use_load_balancer,
+        platform: instance.spec.platform,
         cluster_id: instance.cluster_id,
         ca_certificate,
         user: USER.into(),

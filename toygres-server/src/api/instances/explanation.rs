@@ -121,7 +121,7 @@ fn explain(key: &InstanceKey, instance: &Instance, operation: Option<&Operation>
     // An update that failed is told by its operation alone.
     let of_operation = operation.filter(|operation| operation.state == OperationState::Failed);
     let of_operation = of_operation.and_then(|operation| operation.error.as_ref()).map(|error| &error.0);
-    let failure = instance.failure.as_ref().map(|failure| &failure.0).or(of_operation);
+    let failure = instance.status.failure.as_ref().or(of_operation);
     // What happened before it was last well is another story.
     let last_well = events.iter().rposition(|event| TELLS_HEALTH.contains(&event.kind.as_str())).map_or(0, |at| at + 1);
     let news = events[last_well..].iter().flat_map(|event| event.message.lines());
@@ -142,7 +142,7 @@ fn explain(key: &InstanceKey, instance: &Instance, operation: Option<&Operation>
     told.drain(..told.len().saturating_sub(MOMENTS));
     let facts = Facts {
         key,
-        platform: instance.platform,
+        platform: instance.spec.platform,
         state: instance.state,
         failure: failure.map(|failure| &failure.failure),
         seen: look.seen,

@@ -38,7 +38,9 @@ pub(super) async fn observed(state: &AppState, key: &InstanceKey) -> Result<Inst
     }
     let look = state.observations.looks.entry(instance.id).or_insert_with(look(state, key, &instance)).await;
     if !look.value() {
-        return Ok(Instance { health_status: Some("unknown".into()), ..instance });
+        let mut instance = instance;
+        instance.status.0.health_status = Some("unknown".into());
+        return Ok(instance);
     }
     if look.is_fresh() { Ok(state.store.instance(key).await?) } else { Ok(instance) }
 }
@@ -49,7 +51,7 @@ async fn look(state: &AppState, key: &InstanceKey, instance: &Instance) -> bool 
         let seen = state.platforms.of(instance).await?.platform.observe(key).await?;
         let (healthy, reason) = health(seen);
         let known = if healthy { "healthy" } else { "unhealthy" };
-        if instance.health_status.as_deref() != Some(known) {
+        if instance.status.health_status.as_deref() != Some(known) {
             state.store.record_health(key, healthy, &reason).await?;
         }
         Ok::<_, toygres_models::Failure>(())

@@ -1,102 +1,118 @@
 //! What becomes of an instance when a document is applied to it: the one comparison of the two.
 
-use serde_json::{Value, json};
+use secrecy::SecretString;
+use serde_json::{Map, Value};
 use toygres_client::resources::{FieldChange, InstanceManifest, Plan, PlanAction};
-use toygres_models::store::Instance;
-use toygres_models::{InstanceKey, InstanceState, PostgresVersion};
+use toygres_models::instance::{Effect, field};
+use toygres_models::store::{Instance, Operation};
+use toygres_models::{InstanceKey, InstanceSpec, InstanceState, Invalid};
 
-use super::wanted::{Wanted, named_fields};
 use crate::api::http::problem::ApiError;
 
-/// What can be changed. Everything else would need the instance's data to be moved or its server to
-/// be another one.
-const CHANGEABLE: [&str; 4] = ["labels", "delete_protection", "use_load_balancer", "dns_label"];
-/// How an instance is reached. After a change of it that failed, the platform may be neither what was nor what the record
-/// says.
-const EXPOSURE: [&str; 2] = ["use_load_balancer", "dns_label"];
 /// Stands for passwords.
 const HIDDEN: &str = "(hidden)";
-/// Stands for what a failed change may have left half done.
-const IN_DOUBT: &str = "(in doubt)";
 
-/// Compares. What the document doesn't name is left as it is. `same_password` tells whether the
-/// instance's password is the wanted one, or none is wanted; `exposure_in_doubt`, whether the last change of how the
-/// instance is reached has failed.
-pub(super) fn plan(instance: Option<&Instance>, wanted: &Wanted, same_password: bool, exposure_in_doubt: bool) -> Plan {
-    let Some(instance) = instance else { return creation(wanted) };
-    let (changes, mut refused): (Vec<_>, Vec<_>) = differences(instance, wanted, exposure_in_doubt)
-        .into_iter()
-        .partition(|change| CHANGEABLE.contains(&change.field.as_str()));
-    if !same_password {
-        refused.push(FieldChange { field: "password".into(), from: HIDDEN.into(), to: "(another)".into() });
+/// What a document asks for, each field checked by itself.
+pub(super) struct Request {
+    /// The named fields of the spec.
+    pub(super) fields: Map<String, Value>,
+    pub(super) password: Option<SecretString>,
+}
+
+impl Request {
+    /// Checks a document.
+    ///
+    /// # Errors
+    /// Names the first field that is wrong.
+    pub(super) fn check(manifest: &InstanceManifest) -> Result<Self, Invalid> {
+        manifest.check()?;
+        Ok(Self { fields: manifest.fields.clone(), password: manifest.password.clone().map(Into::into) })
     }
-    let reason = match instance.state {
-        InstanceState::Running => None,
-        InstanceState::Creating if changes.is_empty() => None,
-        InstanceState::Creating => Some("is being created; it can be changed when that is done"),
-        // Else one that is protected could never be cleared away.
-        InstanceState::Failed if is_protection_alone(&changes, wanted) => None,
-        InstanceState::Failed => Some(failed(instance)),
-        InstanceState::Deleting | InstanceState::Deleted => Some("is being deleted; its name is free when that is done"),
+
+    /// The value of a field that has no default of its own, if the document names it.
+    pub(super) fn parsed<T: std::str::FromStr<Err = Invalid>>(&self, field: &str) -> Result<Option<T>, Invalid> {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+        self.fields.get(field).map(|value| text(value).parse()).transpose()
+    }
+}
+
+/// What is known of an instance that a document is compared with.
+pub(super) struct Known<'a> {
+    pub(super) instance: &'a Instance,
+    /// The operation that is at work on it.
+    pub(super) at_work: Option<&'a Operation>,
+    /// Whether its password is the one that is asked for, or none is.
+    pub(super) same_password: bool,
+    /// Which parts of it are gone from the platform and can be made again.
+    pub(super) missing: &'a [String],
+}
+
+/// A plan, and the spec that it leads to.
+pub(super) struct Planned {
+    pub(super) plan: Plan,
+    pub(super) spec: InstanceSpec,
+    /// Whether the platform is brought to the spec, though that doesn't change.
+    pub(super) repair: bool,
+}
+
+/// The plan of a document for an instance that isn't there.
+pub(super) fn plan_creation(request: &Request) -> Plan {
+    let mut changes: Vec<_> = request.fields.iter().map(|(field, to)| change(field, Value::Null, to.clone())).collect();
+    changes.extend(request.password.iter().map(|_| change("password", Value::Null, HIDDEN.into())));
+    Plan {
+        action: PlanAction::Create,
+        changes,
+        refused: Vec::new(),
+        reason: None,
+        generation: None,
+        unavailable: None,
+        expected_seconds: None,
+    }
+}
+
+/// Compares. What the document doesn't name is left as it is.
+pub(super) fn plan(known: &Known<'_>, request: &Request) -> Result<Planned, Invalid> {
+    let Known { instance, at_work, same_password, missing } = known;
+    let spec = instance.spec.with(&request.fields)?;
+    let differences = instance.spec.differences(&spec);
+    let all = differences.into_iter().map(|difference| change(difference.field, difference.from, difference.to));
+    let (mut refused, changes): (Vec<_>, Vec<_>) = all.partition(|change| change.effect == Effect::Never);
+    if !same_password {
+        refused.push(change("password", HIDDEN.into(), "(another)".into()));
+    }
+    let on_record_only = changes.iter().all(|change| change.effect == Effect::Record);
+    let is_behind = at_work.is_none() && (instance.is_behind() || !missing.is_empty());
+    let needs_platform = !on_record_only || (changes.is_empty() && is_behind);
+    let reason = match (instance.state, at_work) {
+        (InstanceState::Deleting | InstanceState::Deleted, _) => {
+            Some("is being deleted; its name is free when that is done".to_owned())
+        }
+        (_, Some(operation)) if needs_platform => {
+            Some(format!("has the {} operation {} at work; wait for its end", operation.kind, operation.id))
+        }
+        _ => None,
     };
     let action = match () {
         () if reason.is_some() || !refused.is_empty() => PlanAction::Refuse,
-        () if changes.is_empty() => PlanAction::None,
+        () if changes.is_empty() && !needs_platform => PlanAction::None,
         () => PlanAction::Update,
     };
-    Plan { action, changes, refused, reason: reason.map(ToOwned::to_owned), revision: Some(instance.revision) }
-}
-
-/// A password isn't compared with that of one that failed, which may be gone.
-fn is_protection_alone(changes: &[FieldChange], wanted: &Wanted) -> bool {
-    wanted.password.is_none() && matches!(changes, [only] if only.field == "delete_protection")
-}
-
-/// What there is to say of an instance that failed.
-pub(super) fn failed(instance: &Instance) -> &'static str {
-    match instance.delete_protection {
-        false => "is there, and failed; `toygres get` says why, `toygres delete` clears it away",
-        true => {
-            "is there, and failed; `toygres get` says why. A document that takes its protection back and changes nothing else \
-             lets `toygres delete` clear it away"
-        }
-    }
-}
-
-fn creation(wanted: &Wanted) -> Plan {
-    let change = |field: &str, to: Value| FieldChange { field: field.into(), from: Value::Null, to };
-    let mut changes: Vec<_> = wanted.named.iter().map(|(field, to)| change(field, to.clone())).collect();
-    changes.extend(wanted.password.iter().map(|_| change("password", HIDDEN.into())));
-    Plan { action: PlanAction::Create, changes, refused: Vec::new(), reason: None, revision: None }
-}
-
-/// Every field that the document names and the instance has otherwise.
-fn differences(instance: &Instance, wanted: &Wanted, exposure_in_doubt: bool) -> Vec<FieldChange> {
-    let mut has = named_fields(&InstanceManifest::from(instance));
-    if exposure_in_doubt {
-        has.extend(EXPOSURE.map(|field| (field.to_owned(), IN_DOUBT.into())));
-    }
-    let change = |field: &str, to: &Value| {
-        let from = has.get(field).cloned().unwrap_or_default();
-        FieldChange { field: field.to_owned(), from, to: to.clone() }
+    let unavailable = changes.iter().max_by_key(|change| change.effect).and_then(|change| change.effect.unavailable());
+    let plan = Plan {
+        action,
+        unavailable: unavailable.map(ToOwned::to_owned),
+        changes,
+        refused,
+        reason,
+        generation: Some(instance.generation),
+        expected_seconds: None,
     };
-    let differs = |(field, to): &(&String, &Value)| match field.as_str() {
-        // A major is any of its minors.
-        "postgres_version" => !wanted.version.zip(version(instance)).is_some_and(|(wanted, has)| wanted.accepts(has)),
-        _ => has.get(field.as_str()) != Some(*to),
-    };
-    let mut changes: Vec<_> = wanted.named.iter().filter(differs).map(|(field, to)| change(field, to)).collect();
-    let becomes_private = wanted.named.get("use_load_balancer") == Some(&json!(false)) && instance.dns_label.is_some();
-    if becomes_private {
-        // Its public name goes with its public address.
-        changes.push(change("dns_label", &Value::Null));
-    }
-    changes
+    Ok(Planned { plan, spec, repair: needs_platform })
 }
 
-/// `None` for one that another release of toygres knows.
-fn version(instance: &Instance) -> Option<PostgresVersion> {
-    instance.postgres_version.parse().ok()
+fn change(name: &str, from: Value, to: Value) -> FieldChange {
+    let (effect, can_revert) = field(name).map_or((Effect::Never, false), |field| (field.effect(&to), field.can_revert));
+    FieldChange { field: name.to_owned(), from, to, effect, can_revert }
 }
 
 /// A refused plan's conflict: every field, and why.
@@ -105,28 +121,28 @@ pub(super) fn refusal(key: &InstanceKey, plan: &Plan) -> ApiError {
         return ApiError::conflict(format!("{key} {reason}. Nothing was changed"));
     }
     let error = ApiError::conflict(format!(
-        "{key} is there already, and what is asked for can't be changed yet: {}. Nothing was changed; leave that as it is, choose \
-         another name, or delete it first",
-        told(&plan.refused)
+        "{key} is there already, and what is asked for can't be changed: {}. Nothing was changed; leave that as it is, or choose \
+         another name",
+        describe(&plan.refused)
     ));
     plan.refused.first().map_or_else(ApiError::internal, |first| error.field(&first.field))
 }
 
-/// The conflict of a create whose name is taken by an instance that isn't the wanted one.
+/// The conflict of a create whose name is taken by an instance that isn't the one that is asked for.
 pub(super) fn taken(key: &InstanceKey, plan: &Plan) -> ApiError {
     if plan.reason.is_some() && plan.refused.is_empty() {
         return refusal(key, plan);
     }
     let differences: Vec<_> = plan.refused.iter().chain(&plan.changes).cloned().collect();
     ApiError::conflict(format!(
-        "{key} is there already, and is another one: {}. Nothing was changed; choose another name, delete it first, or change what \
-         may change by PUT (`toygres apply`)",
-        told(&differences)
+        "{key} is there already, and is another one: {}. Nothing was changed; choose another name, or change what \
+         can be changed by PUT (`toygres apply`)",
+        describe(&differences)
     ))
 }
 
 /// `storage_size_gb is 10, not 20`, for each.
-fn told(changes: &[FieldChange]) -> String {
+fn describe(changes: &[FieldChange]) -> String {
     let one = |change: &FieldChange| match (&change.from, change.field.as_str()) {
         (_, "password") => "the password is another one".to_owned(),
         (Value::Null, field) => format!("{field} isn't set, and is to be {}", plain(&change.to)),

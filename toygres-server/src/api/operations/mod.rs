@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -22,7 +22,6 @@ use uuid::Uuid;
 use crate::api::auth::caller::Caller;
 use crate::api::http::problem::{ApiError, Problems};
 use crate::api::http::request::{Parameters, Segment, last_event_id, page_limit, wants_stream};
-use crate::api::instances::{accepted, begin};
 use crate::api::state::{AppState, Shared};
 use watch::OperationWatch;
 
@@ -32,6 +31,19 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// What is about operations.
 pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(get)).routes(routes!(cancel)).routes(routes!(retry))
+}
+
+/// 202, and where to watch the operation.
+pub(super) fn accepted(operation: Operation) -> Response {
+    let location = format!("/v1/operations/{}", operation.id);
+    (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(operation)).into_response()
+}
+
+/// Starts the workflow. The operation is written already: if this fails, the sweep starts it.
+pub(super) async fn begin(state: &AppState, operation: &Operation) {
+    if let Err(error) = state.workflows.begin(operation).await {
+        tracing::warn!(%error, operation.id = %operation.id, "the operation's workflow will be started by the sweep");
+    }
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -124,8 +136,8 @@ pub(super) async fn get(
 
 /// Cancel an operation
 ///
-/// A create that is cancelled leaves nothing, a change is put back; the operation ends as `cancelled`
-/// when that is done. A delete can be cancelled until it has begun: after that the answer is 409 with the
+/// A create that is cancelled leaves nothing, a change is reverted; the operation ends as `cancelled`
+/// when that is done. A delete or a restart can be cancelled until it has begun: after that the answer is 409 with the
 /// type `point_of_no_return`. Repeating it changes nothing.
 #[utoipa::path(post, path = "/operations/{id}/cancel", tag = "operations", params(("id" = Uuid, Path)),
     responses((status = ACCEPTED, body = Operation, headers(("location" = String))), Problems))]

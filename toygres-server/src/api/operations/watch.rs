@@ -8,7 +8,7 @@ use chrono::{TimeDelta, Utc};
 use futures::{Stream, stream};
 use tokio::sync::broadcast;
 use toygres_models::store::{Operation, StoreError, Subject};
-use toygres_models::{OperationKind, OperationState, PlatformName, PostgresVersion};
+use toygres_models::{OperationKind, OperationState, PlatformName};
 use uuid::Uuid;
 
 use crate::api::http::problem::ApiError;
@@ -88,7 +88,7 @@ impl OperationWatch {
             Some(known) => known,
             None => *self.expected_seconds.insert(self.state.store.expected_seconds(&operation).await?),
         };
-        operation.progress = progress(&self.state, &operation).await?;
+        operation.progress = progress(&self.state, &operation);
         // That there is progress at the first look is no news: who asked has seen the last answer's.
         let before = self.told.replace(operation.progress.clone());
         let is_news = operation.revision > seen || before.is_some_and(|before| before != operation.progress);
@@ -97,7 +97,7 @@ impl OperationWatch {
 
     /// Returns when the operation may have changed, or after `limit`.
     async fn change(&mut self, operation: &Operation, limit: Duration) {
-        let may_fetch = operation.kind == OperationKind::Create && operation.state == OperationState::Running;
+        let may_fetch = operation.kind == OperationKind::CREATE && operation.state == OperationState::Running;
         let look_again = if may_fetch && self.state.host.is_some() { PROGRESS_INTERVAL } else { FALLBACK_INTERVAL };
         let woken = async {
             // A receiver that lagged has missed something: look again too.
@@ -113,22 +113,20 @@ impl OperationWatch {
 
 /// What an operation is waiting for: a server of another machine, or, for a creation, its PostgreSQL,
 /// which this machine is fetching.
-async fn progress(state: &AppState, operation: &Operation) -> Result<Option<String>, ApiError> {
+fn progress(state: &AppState, operation: &Operation) -> Option<String> {
     if operation.state == OperationState::Pending && Utc::now() - operation.created_at > STILL {
-        let instance = state.store.instance_by_id(operation.instance_id).await?;
-        let machine_id = instance.cluster_id.as_deref().filter(|_| instance.platform == PlatformName::Local);
+        let is_local = operation.spec.platform == PlatformName::Local;
+        let machine_id = Some(operation.place.as_str()).filter(|place| is_local && *place != PlatformName::Local.as_str());
         let elsewhere = machine_id.filter(|id| state.host.as_ref().is_none_or(|host| host.machine_id() != *id));
-        return Ok(elsewhere.map(|machine_id| format!("waiting for a server of the machine {machine_id}")));
+        return elsewhere.map(|machine_id| format!("waiting for a server of the machine {machine_id}"));
     }
-    if operation.kind != OperationKind::Create || operation.state != OperationState::Running {
-        return Ok(None);
+    if operation.kind != OperationKind::CREATE || operation.state != OperationState::Running {
+        return None;
     }
     let fetches = state.host.as_ref().map(|host| host.fetches()).unwrap_or_default();
     if fetches.is_empty() {
-        return Ok(None);
+        return None;
     }
-    let instance = state.store.instance_by_id(operation.instance_id).await?;
-    let Ok(version) = instance.postgres_version.parse::<PostgresVersion>() else { return Ok(None) };
-    let fetch = fetches.iter().find(|fetch| version.accepts(fetch.postgres_version));
-    Ok(fetch.map(|fetch| format!("fetching PostgreSQL {} from {}", fetch.postgres_version, fetch.source)))
+    let fetch = fetches.iter().find(|fetch| operation.spec.postgres_version.accepts(fetch.postgres_version));
+    fetch.map(|fetch| format!("fetching PostgreSQL {} from {}", fetch.postgres_version, fetch.source))
 }
