@@ -1,7 +1,6 @@
 //! The server: started, run until it is told to stop, stopped so that nothing is lost.
 
 pub mod clock;
-mod door;
 pub mod event_feed;
 mod housekeeping;
 mod http;
@@ -131,23 +130,17 @@ async fn serve(settings: &Settings, announce: &Announcer) -> anyhow::Result<()> 
         eprintln!("toygres server {} is ready at {url}; {token}", crate::VERSION);
     }
 
-    let mut server = HttpServer::start(listener, api::router(control_plane.state.clone()), tls)?;
+    let mut server = HttpServer::start(listener, api::router(control_plane.state.clone()), tls);
     tokio::select! {
         () = told_to_stop(&mut terminate, &mut interrupt) => {}
         error = server.broke() => return Err(error),
     }
     info!("stopping: requests are finished, instances keep running");
-    // From now on it isn't ready, and closes every connection with an answer. Whoever spreads requests
-    // over several servers sees that; until then requests are served.
+    // From now on it isn't ready, and closes every connection with an answer. A load balancer sees that and
+    // sends its requests elsewhere; requests are served until none have come for a moment.
     control_plane.stopping.cancel();
     let traffic = &control_plane.state.traffic;
     let _ = tokio::time::timeout(DRAIN_LIMIT, traffic.pause(DRAIN_PAUSE)).await;
-    // Then nobody comes in any more, and who is in has a moment to send what he came with.
-    let _ = tokio::time::timeout(DRAIN_LIMIT, async {
-        server.close().await;
-        traffic.pause(DRAIN_PAUSE).await;
-    })
-    .await;
     server.stop(REQUEST_LIMIT).await;
     control_plane.parts.stop(&control_plane.state, &lock).await;
     std::fs::remove_file(record_path).context("the server's record could not be removed")?;
