@@ -40,7 +40,7 @@ pub use operations::OperationFilter;
 pub use outcome::MetadataUpdate;
 pub use records::{Event, Exposure, Instance, Operation, PreviousState, Step, StepFailure};
 pub use requested::Requested;
-pub use tokens::{KeptToken, NewToken, Presented, Token, TokenChanges};
+pub use tokens::{NewToken, Token, TokenCheck};
 
 /// The schema that holds everything.
 pub const SCHEMA: &str = "toygres";

@@ -10,7 +10,6 @@ mod events;
 pub mod explanation;
 mod idempotency;
 mod instances;
-mod known_tokens;
 mod limits;
 mod logs;
 pub(crate) mod manifest;
@@ -52,7 +51,6 @@ use crate::server::clock::{Clock, ClockError};
 use crate::server::event_feed::EventFeed;
 use crate::server::workflows::Workflows;
 pub use idempotency::KEPT_FOR as IDEMPOTENCY_KEPT_FOR;
-pub use known_tokens::KnownTokens;
 pub use limits::ANSWER_LIMIT;
 use limits::Limits;
 pub use observations::Observations;
@@ -89,8 +87,6 @@ pub struct AppState {
     pub creating: Semaphore,
     /// The server's own token: its holder may do everything.
     pub token: SecretString,
-    /// The tokens that were made for people and programs.
-    pub tokens: Arc<KnownTokens>,
     /// Cancelled when the server stops: who waits is answered at once.
     pub stopping: CancellationToken,
     /// What requests come.

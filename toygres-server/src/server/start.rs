@@ -32,7 +32,7 @@ use super::waking_provider::WakingProvider;
 use super::workflows::Workflows;
 use super::{ControlPlane, housekeeping, orphans, state_files};
 use crate::api::traffic::Traffic;
-use crate::api::{AppState, KnownTokens, Observations};
+use crate::api::{AppState, Observations};
 use crate::settings::Settings;
 
 /// The schema of the workflow engine's tables.
@@ -141,8 +141,6 @@ async fn start_on(
     tasks.push(tokio::spawn(workflows.clone().sweep_forever()));
     tasks.push(tokio::spawn(open_where_needed(platforms.clone(), store.clone())));
     tasks.push(tokio::spawn(clock.clone().keep_comparing()));
-    let tokens = Arc::new(KnownTokens::new(store.clone()));
-    tasks.push(tokio::spawn(tokens.clone().listen_forever()));
     let stopping = CancellationToken::new();
     let changes = store.listen().await?;
     let feed = Arc::new(EventFeed::new(store.clone()));
@@ -161,7 +159,6 @@ async fn start_on(
         feed,
         creating: Semaphore::new(STORE_CONNECTIONS as usize / 2),
         token,
-        tokens,
         stopping: stopping.clone(),
         traffic: Traffic::default(),
         kube_context: settings.kubernetes.cluster.context.clone(),
