@@ -24,11 +24,10 @@
 //! | `control/` | the control database: `data/`, `postgres.log` |
 //! | `pool/<version>@<programs>/` | data directories made ahead of need |
 //! | `run/` | the servers' sockets, told apart by port |
-//! | `locks/<namespace>/<name>` | held by the toygres server that is at work on the instance |
 //! | `id` | what tells this machine's instances from those of others that share a database |
 //! | `ca.crt`, `ca.key` | toygres's own certificate authority |
 //!
-//! The modules, from the ground up: `files`, `lock_file`, `log` and `log_reader`, `account` (whom servers run as), `programs`,
+//! The modules, from the ground up: `files`, `log` and `log_reader`, `account` (whom servers run as), `programs`,
 //! `archives` and `versions` (which PostgreSQL), `pool` (initdb ahead of need), `tls` and `settings`
 //! (configuration), `process` (telling processes apart), `server` (one directory and its server),
 //! `supervisor` (keeping it running), `control`, `record` and `ports`, `instance` and `creation`, and
@@ -42,7 +41,6 @@ mod diagnose;
 mod files;
 mod host;
 mod instance;
-mod lock_file;
 mod log;
 mod log_reader;
 mod platform;
