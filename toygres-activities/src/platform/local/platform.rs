@@ -166,8 +166,7 @@ impl Inner {
                 return seen(Phase::Pending, false, Some(Failure::transient(FailureKind::Platform, message)));
             }
             Ok(None) => {
-                // Somebody removed the folder of one that we keep running. (Another server, removing
-                // the instance, leaves nothing to hold.)
+                // Somebody removed the folder of one that is kept running.
                 let lost = self.known(key).filter(|instance| instance.is_supervised());
                 return match lost.and_then(|instance| data_gone(&instance.server)) {
                     Some(failure) => seen(Phase::Failed, false, Some(failure)),
