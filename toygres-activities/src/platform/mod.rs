@@ -4,6 +4,7 @@
 //! `tests/it/support/checks.rs` states the promises below as tests, run against every implementation.
 
 pub mod certificates;
+mod default_folder;
 pub mod kubernetes;
 pub mod local;
 pub(crate) mod logs;
@@ -20,6 +21,7 @@ use toygres_models::{
     StorageSize,
 };
 
+pub use default_folder::DefaultFolder;
 pub use logs::{LogLine, LogRequest, LogStream, MAX_LINE_BYTES};
 
 /// What an instance is to be.

@@ -69,11 +69,7 @@ pub async fn start(settings: &Settings, say: impl Fn(&str)) -> anyhow::Result<Co
     started
 }
 
-async fn start_on(
-    host: Option<Arc<LocalHost>>,
-    settings: &Settings,
-    say: impl Fn(&str),
-) -> anyhow::Result<ControlPlane> {
+async fn start_on(host: Option<Arc<LocalHost>>, settings: &Settings, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
     // Opened now where the server's own things are in the cluster, later otherwise.
     let is_needed = settings.kubernetes.own_secret.is_some() || (host.is_none() && settings.database_url.is_none());
     let cluster = match is_needed {

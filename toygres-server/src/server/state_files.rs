@@ -32,9 +32,8 @@ pub fn create_state_dir(state_dir: &Path) -> anyhow::Result<()> {
 pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
     let path = state_dir.join("server.lock");
     let open = File::options().create(true).truncate(false).read(true).write(true).open(&path);
-    let mut file = open.with_context(|| {
-        format!("{} can't be opened for writing; is the state directory yours and writable?", path.display())
-    })?;
+    let mut file = open
+        .with_context(|| format!("{} can't be opened for writing; is the state directory yours and writable?", path.display()))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -171,12 +171,7 @@ impl Inner {
         .await
     }
 
-    async fn place_data(
-        &self,
-        instance: &Instance,
-        programs: &Programs,
-        directory: Option<Directory>,
-    ) -> Result<(), Failure> {
+    async fn place_data(&self, instance: &Instance, programs: &Programs, directory: Option<Directory>) -> Result<(), Failure> {
         let data = instance.server.data();
         if major_of(&data).is_some() {
             return Ok(());

@@ -244,9 +244,8 @@ impl Pool {
             let awaited = |shelf: &Shelf| shelf.waiting.len() + shelf.wished > shelf.building;
             // What nobody waits for leaves room for what somebody does.
             let in_store = demand == Demand::Any && state.building < (self.cores / 2).max(1);
-            let wanted = |shelf: &Shelf| {
-                in_store && shelf.refill && shelf.ready.len() + shelf.building < self.size + shelf.waiting.len()
-            };
+            let wanted =
+                |shelf: &Shelf| in_store && shelf.refill && shelf.ready.len() + shelf.building < self.size + shelf.waiting.len();
             let key = state.shelves.iter().find(|(_, shelf)| awaited(shelf));
             let key = key.or_else(|| state.shelves.iter().find(|(_, shelf)| wanted(shelf)));
             let Some(key) = key.map(|(key, _)| key.clone()) else { return };

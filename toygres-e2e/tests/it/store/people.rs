@@ -6,9 +6,7 @@ use anyhow::{Result, bail};
 use tokio::task::JoinSet;
 use toygres_e2e::store_database::{database, key, new_instance, to_state};
 use toygres_e2e::wait::{SOON, eventually};
-use toygres_models::store::{
-    Created, DeleteRequested, NewInstance, NewToken, Quota, Requested, StoreError, TokenCheck,
-};
+use toygres_models::store::{Created, DeleteRequested, NewInstance, NewToken, Quota, Requested, StoreError, TokenCheck};
 use toygres_models::{BearerToken, InstanceState, Namespace, Role, Store};
 
 #[expect(clippy::unwrap_used, reason = "the names are the tests' own")]
