@@ -44,6 +44,8 @@ impl Context {
     /// [`KubernetesConfig::from_environment`]), and the metadata store at `DATABASE_URL` where that
     /// is set.
     ///
+    /// One process works on a state directory: while a toygres server runs, give another one than its.
+    ///
     /// # Errors
     /// If a variable can't be understood, the platform can't be used, or the database can't be
     /// reached.

@@ -215,8 +215,8 @@ fn token_for(settings: &Settings, url: &Url) -> Result<Option<SecretString>, Cli
     if settings.token.is_some() {
         return Ok(settings.token.clone());
     }
-    let is_own = |record: &ServerRecord| record.url.parse::<Url>().is_ok_and(|own| own == *url);
-    if local_server::running(settings)?.iter().any(is_own) { token(settings) } else { Ok(None) }
+    let is_own = |record: ServerRecord| record.url.parse::<Url>().is_ok_and(|own| own == *url);
+    if local_server::running(settings)?.is_some_and(is_own) { token(settings) } else { Ok(None) }
 }
 
 /// The token that was set, or the one in the state directory.

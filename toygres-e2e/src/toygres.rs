@@ -4,16 +4,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use sqlx::PgPool;
-use sysinfo::Signal;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::process::Command;
 
 use crate::api::Api;
 use crate::run::Run;
@@ -224,38 +221,12 @@ impl Toygres {
         self.api()
     }
 
-    /// Starts a server in the foreground, beside those that run on the state directory, if any do. It
-    /// ends when it is dropped.
-    ///
-    /// # Errors
-    /// If it doesn't start.
-    pub async fn serve_beside(&self) -> Result<Beside> {
-        let mut command = self.command(&["server", "run"]);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn()?;
-        let pid = child.id().context("it has ended")?;
-        let record = eventually("the server's record", Duration::from_secs(60), async || {
-            for name in [format!("server-{pid}.json"), "server.json".to_owned()] {
-                let text = std::fs::read_to_string(self.state_dir.join(name)).unwrap_or_default();
-                let record: Value = serde_json::from_str(&text).unwrap_or_default();
-                if record["pid"] == pid {
-                    return Ok(Some(record));
-                }
-            }
-            ensure!(process::is_alive(pid), "it ended; its log: {}", evidence::gather(&self.state_dir));
-            Ok(None)
-        });
-        Ok(Beside { api: self.api_of(&record.await?)?, pid, child })
-    }
-
     /// The HTTP interface of the server that runs.
     ///
     /// # Errors
     /// If none left its record.
     pub fn api(&self) -> Result<Api> {
-        self.api_of(&self.server_record()?)
-    }
-
-    fn api_of(&self, record: &Value) -> Result<Api> {
+        let record = self.server_record()?;
         let token = std::fs::read_to_string(self.state_dir.join("token"))?;
         Api::new(record["url"].as_str().context("a record without a URL")?, Some(token.trim()))
     }
@@ -364,37 +335,6 @@ impl Toygres {
             directories.filter(|directory| !directory.file_name().to_string_lossy().starts_with('.')).count() >= size
         };
         wait_until("the pool to be full", Duration::from_secs(60), ready).await
-    }
-}
-
-/// A server in the foreground.
-#[derive(Debug)]
-pub struct Beside {
-    /// Its HTTP interface.
-    pub api: Api,
-    /// Its process.
-    pub pid: u32,
-    child: Child,
-}
-
-impl Beside {
-    /// Kills it with no chance to tidy up.
-    ///
-    /// # Errors
-    /// If it doesn't go.
-    pub async fn kill(mut self) -> Result<()> {
-        Ok(self.child.kill().await?)
-    }
-
-    /// Tells it to stop, and waits until it has.
-    ///
-    /// # Errors
-    /// If it doesn't, or says that something went wrong.
-    pub async fn stop(mut self) -> Result<()> {
-        process::send(self.pid, Signal::Term)?;
-        let status = timeout(Duration::from_secs(40), self.child.wait()).await.context("it doesn't stop")??;
-        ensure!(status.success(), "it ended with {status}");
-        Ok(())
     }
 }
 

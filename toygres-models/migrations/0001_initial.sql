@@ -216,5 +216,3 @@ CREATE TRIGGER operations_notify AFTER INSERT OR UPDATE ON operations
     FOR EACH ROW EXECUTE FUNCTION notify_change('toygres_operations');
 CREATE TRIGGER events_notify AFTER INSERT ON events
     FOR EACH ROW EXECUTE FUNCTION notify_change('toygres_events');
-CREATE TRIGGER tokens_notify AFTER UPDATE OF revoked_at, expires_at, role, namespaces ON tokens
-    FOR EACH ROW EXECUTE FUNCTION notify_change('toygres_tokens');

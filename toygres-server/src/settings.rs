@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use toygres_activities::platform::DefaultFolder;
 use toygres_activities::platform::kubernetes::KubernetesConfig;
 use toygres_activities::platform::local::LocalConfig;
 use toygres_models::{Invalid, Namespace, PlatformName};
@@ -127,10 +128,7 @@ impl Settings {
     ) -> Result<Self, SettingsError> {
         let folders = Folders { environment, is_root };
         let sources = Sources::gather(flags, environment, folders.config_file())?;
-        let state_dir = match sources.find("state_dir") {
-            Some(value) => folders.path(&value)?,
-            None => folders.default_state_dir()?,
-        };
+        let state_dir = folders.path_or_default(&sources, "state_dir", DefaultFolder::State)?;
         let (kubernetes, kubernetes_texts) = kubernetes(&sources, &state_dir)?;
         let (url, context) = match sources.find_nearest(&["url", "context"]) {
             Some(("context", value)) => (None, Some(value.parse(str::parse)?)),
@@ -143,10 +141,7 @@ impl Settings {
         let config_file = sources.config_file().map(Path::to_owned).or_else(|| folders.config_file());
         Ok(Self {
             state_dir,
-            cache_dir: match sources.find("cache_dir") {
-                Some(value) => folders.path(&value)?,
-                None => folders.default_cache_dir()?,
-            },
+            cache_dir: folders.path_or_default(&sources, "cache_dir", DefaultFolder::Cache)?,
             database_url: database_url(&sources, &folders)?,
             listen: sources.parse("listen", parse_listen)?,
             tls: tls(&sources, &folders)?,
@@ -294,43 +289,27 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// Where things are when nobody says: the system's folders for root, else the user's own
-/// (<https://specifications.freedesktop.org/basedir-spec/>).
+/// What paths are derived from.
 struct Folders<'a> {
     environment: &'a dyn Fn(&str) -> Option<OsString>,
     is_root: bool,
 }
 
 impl Folders<'_> {
-    /// A variable that names a folder; relative ones are to be ignored, says the specification.
-    fn absolute(&self, variable: &str) -> Option<PathBuf> {
-        (self.environment)(variable).map(PathBuf::from).filter(|path| path.is_absolute())
-    }
-
-    fn user_folder(&self, variable: &str, below_home: &str) -> Option<PathBuf> {
-        let base = self.absolute(variable).or_else(|| Some(self.absolute("HOME")?.join(below_home)))?;
-        Some(base.join("toygres"))
-    }
-
-    fn default_state_dir(&self) -> Result<PathBuf, SettingsError> {
-        if self.is_root {
-            return Ok("/var/lib/toygres".into());
-        }
-        self.user_folder("XDG_STATE_HOME", ".local/state").ok_or(SettingsError::NoHome { setting: "state-dir" })
-    }
-
-    fn default_cache_dir(&self) -> Result<PathBuf, SettingsError> {
-        if self.is_root {
-            return Ok("/var/cache/toygres".into());
-        }
-        self.user_folder("XDG_CACHE_HOME", ".cache").ok_or(SettingsError::NoHome { setting: "cache-dir" })
+    fn default(&self, folder: DefaultFolder) -> Option<PathBuf> {
+        folder.path(self.environment, self.is_root)
     }
 
     fn config_file(&self) -> Option<PathBuf> {
-        if self.is_root {
-            return Some("/etc/toygres/config.toml".into());
+        Some(self.default(DefaultFolder::Config)?.join("config.toml"))
+    }
+
+    /// The path that was given, or the default one.
+    fn path_or_default(&self, sources: &Sources, key: &'static str, folder: DefaultFolder) -> Result<PathBuf, SettingsError> {
+        match sources.find(key) {
+            Some(value) => self.path(&value),
+            None => self.default(folder).ok_or(SettingsError::NoHome { key }),
         }
-        Some(self.user_folder("XDG_CONFIG_HOME", ".config")?.join("config.toml"))
     }
 
     /// An absolute path: `~/` is the home folder, which no shell replaces in a file, and a
@@ -342,7 +321,7 @@ impl Folders<'_> {
         }
         let mut path = PathBuf::from(&value.text);
         if let Ok(rest) = path.strip_prefix("~") {
-            match self.absolute("HOME") {
+            match (self.environment)("HOME").map(PathBuf::from).filter(|home| home.is_absolute()) {
                 Some(home) => path = home.join(rest),
                 None => return refuse("begins with ~, and HOME isn't set"),
             }

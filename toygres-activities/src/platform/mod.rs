@@ -4,6 +4,7 @@
 //! `tests/it/support/checks.rs` states the promises below as tests, run against every implementation.
 
 pub mod certificates;
+mod default_folder;
 pub mod kubernetes;
 pub mod local;
 pub(crate) mod logs;
@@ -18,6 +19,7 @@ use tokio::sync::broadcast;
 use toygres_models::{ConnectionUri, Failure, InstanceKey, InstanceSpec, Invalid, MemberStatus, PlatformName, PostgresVersion};
 use uuid::Uuid;
 
+pub use default_folder::DefaultFolder;
 pub use logs::{LogLine, LogRequest, LogStream, MAX_LINE_BYTES};
 pub use toygres_models::OfferedVersion;
 

@@ -32,13 +32,13 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How many lines of a crashed server's words are shown.
 const EVIDENCE_LINES: usize = 15;
 
-/// What is found of servers that run here.
+/// What is found of the server that runs here.
 pub enum Found {
-    /// This one answers.
+    /// It answers.
     Answering(ServerRecord),
-    /// This one is there, and doesn't answer.
+    /// It is there, and doesn't answer.
     Hanging(ServerRecord),
-    /// None answers, and none hangs.
+    /// There is none.
     Nothing,
 }
 
@@ -46,15 +46,12 @@ pub enum Found {
 /// as a toygres server. It isn't enough that someone answers on its port, who may be a stranger or
 /// the server of another state directory: they would be shown this one's token.
 pub async fn look(settings: &Settings) -> Result<Found, CliError> {
-    let mut found = Found::Nothing;
-    for record in running(settings)? {
-        match client(settings, &record.url, None)?.health().await {
-            Ok(_) => return Ok(Found::Answering(record)),
-            Err(ClientError::TimedOut { .. }) if matches!(found, Found::Nothing) => found = Found::Hanging(record),
-            Err(_) => {}
-        }
+    let Some(record) = running(settings)? else { return Ok(Found::Nothing) };
+    match client(settings, &record.url, None)?.health().await {
+        Ok(_) => Ok(Found::Answering(record)),
+        Err(ClientError::TimedOut { .. }) => Ok(Found::Hanging(record)),
+        Err(_) => Ok(Found::Nothing),
     }
-    Ok(found)
 }
 
 /// A server that runs here, if one does. One that is there and doesn't answer is an error: another can't be started.
@@ -70,12 +67,11 @@ pub async fn find(settings: &Settings) -> Result<Option<ServerRecord>, CliError>
     }
 }
 
-/// The servers that left their records and whose processes are there.
-pub fn running(settings: &Settings) -> Result<Vec<ServerRecord>, CliError> {
+/// The server that left its record and whose process is there.
+pub fn running(settings: &Settings) -> Result<Option<ServerRecord>, CliError> {
     let path = settings.state().server_record_path();
-    let mut records = settings.state().server_records().map_err(|error| unreadable(&path, &error))?;
-    records.retain(|record| process::is_server(record.pid));
-    Ok(records)
+    let record = settings.state().server_record().map_err(|error| unreadable(&path, &error))?;
+    Ok(record.filter(|record| process::is_server(record.pid)))
 }
 
 /// Tells if the server is of another version than this program.

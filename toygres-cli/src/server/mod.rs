@@ -56,37 +56,29 @@ async fn start(settings: &Settings, ui: &Ui) -> Outcome {
 
 async fn stop(settings: &Settings, ui: &Ui) -> Outcome {
     let path = settings.state().server_record_path();
-    let records = settings.state().server_records().map_err(|error| local_server::unreadable(&path, &error))?;
-    let mut processes = Vec::new();
-    for record in &records {
-        processes.extend(ServerProcess::find(record.pid, is_this_directorys(settings, record).await));
+    let record = settings.state().server_record().map_err(|error| local_server::unreadable(&path, &error))?;
+    let process = match &record {
+        Some(record) => ServerProcess::find(record.pid, is_this_directorys(settings, record).await),
+        None => None,
+    };
+    let Some(process) = process else {
+        ui.note(format_args!("no toygres server runs on {}", settings.state_dir.display()));
+        return Ok(ExitCode::SUCCESS);
+    };
+    process.terminate().map_err(|error| {
+        CliError::failed(format!("the toygres server (process {}) can't be told to stop: {error}", process.pid()))
+            .hint("it belongs to another user; stop it as that user")
+    })?;
+    if !process.wait(SHUTDOWN_LIMIT) {
+        return Err(CliError::failed(format!(
+            "the toygres server (process {}) was told to stop and is still there after {} s",
+            process.pid(),
+            SHUTDOWN_LIMIT.as_secs()
+        ))
+        .hint(format!("its log: {}", settings.state().log_path().display()))
+        .hint(format!("`kill -9 {}` loses nothing: the next server finishes what this one was doing", process.pid())));
     }
-    // All of them at once, so that none takes over from another.
-    for process in &processes {
-        process.terminate().map_err(|error| {
-            CliError::failed(format!("the toygres server (process {}) can't be told to stop: {error}", process.pid()))
-                .hint("it belongs to another user; stop it as that user")
-        })?;
-    }
-    for process in &processes {
-        if !process.wait(SHUTDOWN_LIMIT) {
-            return Err(CliError::failed(format!(
-                "the toygres server (process {}) was told to stop and is still there after {} s",
-                process.pid(),
-                SHUTDOWN_LIMIT.as_secs()
-            ))
-            .hint(format!("its log: {}", settings.state().log_path().display()))
-            .hint(format!("`kill -9 {}` loses nothing: the next server finishes what this one was doing", process.pid())));
-        }
-    }
-    match processes.len() {
-        0 => {
-            ui.note(format_args!("no toygres server runs on {}", settings.state_dir.display()));
-            return Ok(ExitCode::SUCCESS);
-        }
-        1 => ui.print("the toygres server is stopped")?,
-        several => ui.print(format_args!("the {several} toygres servers are stopped"))?,
-    }
+    ui.print("the toygres server is stopped")?;
     ui.note("Instances keep running. The next command that needs the server starts it again.");
     Ok(ExitCode::SUCCESS)
 }
@@ -117,8 +109,6 @@ struct Status {
     uptime_seconds: Option<i64>,
     state_dir: String,
     log: String,
-    /// The servers that share the work with it.
-    beside: Vec<ServerRecord>,
 }
 
 async fn look(settings: &Settings) -> Result<Status, CliError> {
@@ -130,11 +120,8 @@ async fn look(settings: &Settings) -> Result<Status, CliError> {
         }
         None => None,
     };
-    let mut beside = local_server::running(settings)?;
-    beside.retain(|other| server.as_ref().is_some_and(|server| server.pid != other.pid));
     Ok(Status {
         running: server.is_some(),
-        beside,
         ready,
         uptime_seconds: server.as_ref().map(|server| (Utc::now() - server.started_at).num_seconds().max(0)),
         url: server.as_ref().map(|server| server.url.clone()),
@@ -174,7 +161,6 @@ fn status_text(ui: &Ui, status: &Status) -> String {
         ("Log", Some(status.log.clone())),
     ]
     .into_iter()
-    .chain(status.beside.iter().map(|other| ("Beside it", Some(format!("{}, process {}", other.url, other.pid)))))
     .filter_map(|(name, value)| Some((name, value?)))
     .collect();
     format!("{}  {word}\n\n{}", style.bold("toygres server"), display::fields(ui, &fields))
@@ -197,7 +183,6 @@ mod tests {
             uptime_seconds: Some(0),
             state_dir: "/s".into(),
             log: "/s/server.log".into(),
-            beside: Vec::new(),
         };
         let text = status_text(&testing::ui(), &status);
         assert!(text.starts_with("toygres server  running, not ready\n"), "{text}");

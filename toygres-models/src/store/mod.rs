@@ -30,7 +30,7 @@ pub use namespaces::{NamespaceRecord, Quota};
 pub use operations::{ChangeRequested, MetadataUpdate, OperationFilter, OperationRequested};
 pub use records::{Event, Instance, Operation, Step};
 pub use requested::{IdempotencyKey, Requested};
-pub use tokens::{KeptToken, NewToken, Presented, Token, TokenChanges};
+pub use tokens::{NewToken, Token, TokenCheck};
 
 /// The schema that holds everything.
 pub const SCHEMA: &str = "toygres";

@@ -3,11 +3,10 @@
 //! Of a token's secret only its SHA-256 is here. When one ends is up to the database's clock alone:
 //! the servers' own may be apart.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::PgListener;
 use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -16,7 +15,6 @@ use super::events::{NewEvent, insert_event};
 use super::{Requested, Store, StoreError, commit};
 use crate::{BearerToken, Namespace, Role, TokenName};
 
-const CHANNEL: &str = "toygres_tokens";
 /// The columns of a [`Token`].
 const COLUMNS: &str = "id, name, role, namespaces, created_by, created_at, expires_at, revoked_by, revoked_at, last_used_at";
 
@@ -60,56 +58,17 @@ pub struct NewToken {
     pub at_most_until: Option<DateTime<Utc>>,
 }
 
-/// A token as it is kept: what is needed to tell whether one that was sent is good.
-#[derive(Debug)]
-pub struct KeptToken {
-    token: Token,
-    secret_sha256: Vec<u8>,
-    /// Its own end, by this process's steady clock.
-    ends_at: Option<Instant>,
-    use_is_noted: bool,
-}
-
 /// What became of a token that was sent.
 #[derive(Debug)]
-pub enum Presented<'a> {
+pub enum TokenCheck {
     /// Its holder is let in.
-    Good(&'a Token),
+    Valid(Token),
     /// There is no such token, or its secret is another: nobody learns which.
     Unknown,
-    /// It was right, until then.
+    /// It was valid until then.
     Expired(DateTime<Utc>),
-    /// It was right, until it was revoked.
+    /// It was valid until it was revoked.
     Revoked,
-}
-
-impl KeptToken {
-    /// Whether a token that was sent is this one, and good now. It takes as long if there is none.
-    #[must_use]
-    pub fn judge<'a>(kept: Option<&'a Self>, sent: &BearerToken) -> Presented<'a> {
-        let secret_sha256 = kept.map_or(&[0; 32][..], |kept| &kept.secret_sha256);
-        let is_right: bool = sent.secret_sha256().ct_eq(secret_sha256).into();
-        match kept.filter(|_| is_right) {
-            None => Presented::Unknown,
-            Some(Self { token, .. }) if token.revoked_at.is_some() => Presented::Revoked,
-            Some(Self { token, ends_at, .. }) => match (ends_at, token.expires_at) {
-                (Some(end), Some(at)) if *end <= Instant::now() => Presented::Expired(at),
-                _ => Presented::Good(token),
-            },
-        }
-    }
-
-    /// When it ends by itself; never if there is no time.
-    #[must_use]
-    pub fn ends_at(&self) -> Option<Instant> {
-        self.ends_at
-    }
-
-    /// Whether a use of it within the last minute is noted.
-    #[must_use]
-    pub fn use_is_noted(&self) -> bool {
-        self.use_is_noted
-    }
 }
 
 impl Store {
@@ -154,8 +113,7 @@ impl Store {
         Ok((bearer, token))
     }
 
-    /// Takes the right away that the live token of that name gives; no server lets its holder in any
-    /// more, those that have it in memory as soon as they hear of it.
+    /// Takes the right away that the live token of that name gives: from then on no server lets its holder in.
     ///
     /// # Errors
     /// [`StoreError::TokenNotFound`].
@@ -201,75 +159,48 @@ impl Store {
         .await?)
     }
 
-    /// The token of that id, as it is now; a revoked or expired one too.
+    /// Checks a token that was sent, and notes once a minute at most that it is in use.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn kept_token(&self, id: Uuid) -> Result<Option<KeptToken>, StoreError> {
+    pub async fn check_token(&self, sent: &BearerToken) -> Result<TokenCheck, StoreError> {
         #[derive(sqlx::FromRow)]
         struct Row {
             #[sqlx(flatten)]
             token: Token,
             secret_sha256: Vec<u8>,
-            lasts_seconds: Option<f64>,
+            is_expired: bool,
             use_is_noted: bool,
         }
-        let asked_at = Instant::now();
         let row: Option<Row> = sqlx::query_as(&format!(
-            "SELECT {COLUMNS}, secret_sha256, extract(epoch FROM expires_at - now())::float8 AS lasts_seconds,
+            "SELECT {COLUMNS}, secret_sha256, coalesce(expires_at <= now(), false) AS is_expired,
                 coalesce(last_used_at > now() - interval '1 minute', false) AS use_is_noted
              FROM tokens WHERE id = $1"
         ))
-        .bind(id)
+        .bind(sent.id)
         .fetch_optional(&self.pool)
         .await?;
-        Ok(row.map(|Row { token, secret_sha256, lasts_seconds, use_is_noted }| {
-            // The difference is by the database's clock alone.
-            let lasts = lasts_seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
-            KeptToken { token, secret_sha256, ends_at: lasts.map(|lasts| asked_at + lasts), use_is_noted }
-        }))
-    }
-
-    /// Notes that a token is used, unless that was noted within the last minute.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn note_token_use(&self, id: Uuid) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE tokens SET last_used_at = now()
-             WHERE id = $1 AND (last_used_at IS NULL OR last_used_at <= now() - interval '1 minute')",
-        )
-        .bind(id)
-        .execute(&self.pool)
-        .await?;
-        Ok(())
-    }
-
-    /// A connection that hears of each token that is revoked or changed from now on.
-    ///
-    /// # Errors
-    /// If it can't be made.
-    pub async fn listen_to_tokens(&self) -> Result<TokenChanges, StoreError> {
-        let mut listener = PgListener::connect_with(&self.pool).await?;
-        // So that a connection that broke is heard of at once, and not when there is another.
-        listener.eager_reconnect(false);
-        listener.listen(CHANNEL).await?;
-        Ok(TokenChanges { listener })
-    }
-}
-
-/// Hears of tokens that change.
-#[derive(Debug)]
-pub struct TokenChanges {
-    listener: PgListener,
-}
-
-impl TokenChanges {
-    /// Waits for the next change; `None` when the connection broke, and some may have been missed.
-    pub async fn next(&mut self) -> Option<()> {
-        match self.listener.try_recv().await {
-            Ok(Some(_)) => Some(()),
-            Ok(None) | Err(_) => None,
+        // As much work where there is no such token.
+        let secret_sha256 = row.as_ref().map_or(&[0; 32][..], |row| &row.secret_sha256);
+        let is_right: bool = sent.secret_sha256().ct_eq(secret_sha256).into();
+        let Some(Row { token, is_expired, use_is_noted, .. }) = row.filter(|_| is_right) else {
+            return Ok(TokenCheck::Unknown);
+        };
+        match token.expires_at {
+            _ if token.revoked_at.is_some() => return Ok(TokenCheck::Revoked),
+            Some(at) if is_expired => return Ok(TokenCheck::Expired(at)),
+            _ => {}
         }
+        if !use_is_noted {
+            // Requests that come at once write once.
+            sqlx::query(
+                "UPDATE tokens SET last_used_at = now()
+                 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at <= now() - interval '1 minute')",
+            )
+            .bind(token.id)
+            .execute(&self.pool)
+            .await?;
+        }
+        Ok(TokenCheck::Valid(token))
     }
 }

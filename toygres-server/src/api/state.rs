@@ -11,7 +11,6 @@ use toygres_activities::platform::local::LocalHost;
 use toygres_models::Store;
 use toygres_models::store::Changes;
 
-use crate::api::auth::known_tokens::KnownTokens;
 use crate::api::http::traffic::Traffic;
 use crate::api::instances::observations::Observations;
 use crate::server::clock::Clock;
@@ -43,8 +42,6 @@ pub struct AppState {
     pub creating: Semaphore,
     /// The server's own token: its holder may do everything.
     pub token: SecretString,
-    /// The tokens that were made for people and programs.
-    pub tokens: Arc<KnownTokens>,
     /// Cancelled when the server stops: who waits is answered at once.
     pub stopping: CancellationToken,
     /// What requests come.

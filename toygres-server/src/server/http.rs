@@ -1,13 +1,13 @@
 //! The HTTP server's connections: where they are taken, what each may cost, how they end.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum::Router;
+use axum::middleware::AddExtension;
+use axum::{Extension, Router};
 use axum_server::accept::{Accept, DefaultAcceptor};
 use axum_server::service::SendService;
 use axum_server::{Handle, Server};
@@ -17,13 +17,11 @@ use rustix::net::sockopt;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use tower::util::ServiceExt;
+use tower::Layer;
 use tracing::{debug, info, warn};
 
-use super::door::{Door, Peer};
 use super::tls::Tls;
 use crate::settings::{DEFAULT_LISTEN, Settings};
 
@@ -102,30 +100,23 @@ fn allow_files() {
 
 /// The HTTP server at work.
 pub struct HttpServer {
-    handle: Handle<Peer>,
+    handle: Handle<SocketAddr>,
     serving: JoinHandle<io::Result<()>>,
     renewing: Option<JoinHandle<()>>,
-    closing: CancellationToken,
-    closed: CancellationToken,
 }
 
 impl HttpServer {
     /// Serves what comes in at `listener`, over TLS where it is given.
-    ///
-    /// # Errors
-    /// If the listener has no address.
-    pub fn start(listener: TcpListener, router: Router, tls: Option<Tls>) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, router: Router, tls: Option<Tls>) -> Self {
         let handle = Handle::new();
-        let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
-        let door = Door::new(listener, closing.clone(), closed.clone())?;
         let (serving, renewing) = match tls {
             Some(tls) => {
-                let serving = tokio::spawn(serve(door, router, tls.acceptor(), handle.clone()));
+                let serving = tokio::spawn(serve(listener, router, tls.acceptor(), handle.clone()));
                 (serving, Some(tokio::spawn(tls.keep_current())))
             }
-            None => (tokio::spawn(serve(door, router, DefaultAcceptor::new(), handle.clone())), None),
+            None => (tokio::spawn(serve(listener, router, DefaultAcceptor::new(), handle.clone())), None),
         };
-        Ok(Self { handle, serving, renewing, closing, closed })
+        Self { handle, serving, renewing }
     }
 
     /// Waits for an end that nobody asked for, and says why.
@@ -137,14 +128,10 @@ impl HttpServer {
         }
     }
 
-    /// Accepts no more connections but those that are waiting for it.
-    pub async fn close(&self) {
-        self.closing.cancel();
-        self.closed.cancelled().await;
-    }
-
-    /// Accepts no more connections, and ends those that there are when their requests are answered, or
+    /// Closes the listener and idle connections, and ends the others when their requests are answered, or
     /// after `limit`: a client that stopped reading must not keep the server from stopping.
+    ///
+    /// A client that connects at this moment is refused or reset; it repeats its request.
     pub async fn stop(mut self, limit: Duration) {
         self.handle.graceful_shutdown(Some(limit));
         let _ = (&mut self.serving).await;
@@ -154,7 +141,7 @@ impl HttpServer {
     }
 }
 
-async fn serve<A>(door: Door, router: Router, acceptor: A, handle: Handle<Peer>) -> io::Result<()>
+async fn serve<A>(listener: TcpListener, router: Router, acceptor: A, handle: Handle<SocketAddr>) -> io::Result<()>
 where
     A: Accept<TcpStream, Connection> + Clone + Send + Sync + 'static,
     A::Stream: AsyncRead + AsyncWrite + Unpin + Send,
@@ -163,29 +150,19 @@ where
 {
     // HTTP/1 alone: a connection carries one request at a time, so that counting connections and
     // requests bounds everything.
-    let mut server = Server::from_listener(door).acceptor(acceptor).handle(handle).http1_only();
+    let mut server = Server::<SocketAddr>::from_listener(listener).acceptor(acceptor).handle(handle).http1_only();
     server = server.accept_error_handler(|peer, error| debug!(?peer, %error, "a connection was not accepted"));
     server.http_builder().http1().header_read_timeout(HEADER_LIMIT).max_buf_size(MAX_HEADER_BYTES);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let connections = tower::service_fn(move |_peer: Peer| {
+    let connections = tower::service_fn(move |_: SocketAddr| {
         let (slots, router) = (slots.clone(), router.clone());
         async move {
-            // The semaphore is never closed, so a slot comes.
-            let slot = Arc::new(slots.acquire_owned().await);
-            let held: Hold = Arc::new(move |request| {
-                let _ = &slot;
-                request
-            });
-            Ok::<_, Infallible>(connection(router, held))
+            let slot = slots.acquire_owned().await.map_err(io::Error::other)?;
+            Ok::<_, io::Error>(Extension(Arc::new(slot)).layer(router))
         }
     });
     server.serve(connections).await
 }
 
-/// What serves one connection, and holds its slot until that ends.
-type Connection = tower::util::BoxCloneSyncService<Request<Incoming>, axum::response::Response, Infallible>;
-type Hold = Arc<dyn Fn(Request<Incoming>) -> Request<Incoming> + Send + Sync>;
-
-fn connection(router: Router, held: Hold) -> Connection {
-    tower::util::BoxCloneSyncService::new(ServiceExt::<Request<Incoming>>::map_request(router, move |request| held(request)))
-}
+/// What serves one connection. It holds the connection's slot until it is dropped.
+type Connection = AddExtension<Router, Arc<OwnedSemaphorePermit>>;

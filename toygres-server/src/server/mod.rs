@@ -1,11 +1,9 @@
 //! The server: started, run until it is told to stop, stopped so that nothing is lost.
 
 pub mod clock;
-mod door;
 pub mod event_feed;
 mod housekeeping;
 mod http;
-mod lead;
 mod log;
 mod orphans;
 mod platform_events;
@@ -31,7 +29,7 @@ use crate::api::http::limits::ANSWER_LIMIT;
 use crate::api::state::AppState;
 use crate::settings::{ServerRecord, Settings, StartLine};
 use http::HttpServer;
-use state_files::{Locking, ServerLock};
+use state_files::Taken;
 use tls::Tls;
 use toygres_activities::platform::certificates::CertificateAuthority;
 
@@ -48,8 +46,7 @@ const REQUEST_LIMIT: Duration = ANSWER_LIMIT.saturating_add(Duration::from_secs(
 ///
 /// # Errors
 /// If it can't start; nothing is left behind but what can be used by the next start. Another
-/// server on the same state directory is an error too, unless this one was told where to listen: then
-/// they share the work.
+/// server on the same state directory is an error too.
 pub async fn run(settings: Settings, background: bool) -> anyhow::Result<()> {
     let announce = Announcer { background };
     let result = serve(&settings, &announce).await;
@@ -88,40 +85,24 @@ async fn serve(settings: &Settings, announce: &Announcer) -> anyhow::Result<()> 
     let mut interrupt = signal(SignalKind::interrupt())?;
     let state_dir = settings.state();
     state_files::create_state_dir(state_dir.path())?;
-    let lock = match (state_files::lock(state_dir.path())?, settings.listen) {
-        (Locking::Ours(lock), _) => lock,
-        (Locking::Taken(follower), Some(_)) if !announce.background => tokio::select! {
-            lock = follower.join() => lock?,
-            () = told_to_stop(&mut terminate, &mut interrupt) => bail!("the server was told to stop while it waited for another one"),
-        },
-        (Locking::Taken(_), _) => {
+    let lock = state_files::lock(state_dir.path()).inspect_err(|error| {
+        if error.is::<Taken>() {
             announce.say(&StartLine::Locked { message: None });
-            bail!(
-                "another server runs on {} already; `toygres server status` tells of it. To run one more beside it, \
-                 say where it is to listen: --listen 127.0.0.1:PORT",
-                state_dir.path().display()
-            );
         }
-    };
-    let lock = Arc::new(lock);
-    let log_path = match settings.listen {
-        Some(listen) if !lock.alone() => state_dir.log_path_beside(listen.port()),
-        _ => state_dir.log_path(),
-    };
-    log::start(&log_path, announce.background)?;
+    })?;
+    log::start(&state_dir.log_path(), announce.background)?;
     info!(version = crate::VERSION, state_dir = %state_dir.path().display(), "starting");
     tls::check(settings.tls.as_ref())?;
     let listener = http::bind(settings).await?;
     let url = http::url(&listener, settings)?;
     let control_plane = tokio::select! {
-        started = start::start(settings, &lock, |message| announce.starting(message)) => started?,
+        started = start::start(settings, |message| announce.starting(message)) => started?,
         () = told_to_stop(&mut terminate, &mut interrupt) => bail!("the server was told to stop while it started"),
     };
     let tls = settings.tls.as_ref().map(|tls| Tls::open(tls, control_plane.ca.clone(), listener.local_addr()?)).transpose()?;
     let record =
         ServerRecord { pid: std::process::id(), url: url.clone(), version: crate::VERSION.into(), started_at: Utc::now() };
-    let record_path = state_files::write_record(state_dir, &record, lock.alone())?;
-    lock.share().await?;
+    state_files::write_record(state_dir, &record)?;
     info!(url, "ready");
     announce.say(&StartLine::Ready { url: url.clone() });
     if !announce.background {
@@ -133,29 +114,23 @@ async fn serve(settings: &Settings, announce: &Announcer) -> anyhow::Result<()> 
         eprintln!("toygres server {} is ready at {url}; {token}", crate::VERSION);
     }
 
-    let mut server = HttpServer::start(listener, api::router(control_plane.state.clone()), tls)?;
+    let mut server = HttpServer::start(listener, api::router(control_plane.state.clone()), tls);
     tokio::select! {
         () = told_to_stop(&mut terminate, &mut interrupt) => {}
         error = server.broke() => return Err(error),
     }
     info!("stopping: requests are finished, instances keep running");
-    // From now on it isn't ready, and closes every connection with an answer. Whoever spreads requests
-    // over several servers sees that; until then requests are served.
+    // From now on it isn't ready, and closes every connection with an answer. A load balancer sees that and
+    // sends its requests elsewhere; requests are served until none have come for a moment.
     control_plane.stopping.cancel();
     let traffic = &control_plane.state.traffic;
     let _ = tokio::time::timeout(DRAIN_LIMIT, traffic.pause(DRAIN_PAUSE)).await;
-    // Then nobody comes in any more, and who is in has a moment to send what he came with.
-    let _ = tokio::time::timeout(DRAIN_LIMIT, async {
-        server.close().await;
-        traffic.pause(DRAIN_PAUSE).await;
-    })
-    .await;
     server.stop(REQUEST_LIMIT).await;
-    control_plane.parts.stop(&control_plane.state, &lock).await;
-    std::fs::remove_file(record_path).context("the server's record could not be removed")?;
+    control_plane.parts.stop(&control_plane.state).await;
+    std::fs::remove_file(state_dir.server_record_path()).context("the server's record could not be removed")?;
     info!("stopped");
-    // Until here nobody else may start or lead.
-    drop::<Arc<ServerLock>>(lock);
+    // Until here no other server may start.
+    drop(lock);
     Ok(())
 }
 

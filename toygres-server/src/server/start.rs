@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use toygres_activities::platform::Platform;
 use toygres_activities::platform::certificates::CertificateAuthority;
 use toygres_activities::platform::kubernetes::KubernetesPlatform;
-use toygres_activities::platform::local::{LocalConfig, LocalHost};
+use toygres_activities::platform::local::{LocalHost, LocalPlatform};
 use toygres_activities::registry::create_activity_registry_with;
+use toygres_activities::secrets::FileSecretStore;
 use toygres_activities::{Context, Place, Platforms};
 use toygres_models::store::Subject;
 use toygres_models::{PlatformName, StorageSize, Store};
@@ -25,13 +26,11 @@ use toygres_orchestrations::registry::create_orchestration_registry;
 
 use super::clock::Clock;
 use super::event_feed::EventFeed;
-use super::lead::Duties;
 use super::platform_events::Recorders;
-use super::state_files::ServerLock;
+use super::ports::StorePorts;
 use super::waking_provider::WakingProvider;
 use super::workflows::Workflows;
 use super::{ControlPlane, housekeeping, orphans, state_files};
-use crate::api::auth::known_tokens::KnownTokens;
 use crate::api::http::traffic::Traffic;
 use crate::api::instances::observations::Observations;
 use crate::api::state::AppState;
@@ -58,26 +57,20 @@ pub struct Parts {
 }
 
 /// Starts everything but HTTP. If that fails, the control database that it started is stopped.
-pub async fn start(settings: &Settings, lock: &Arc<ServerLock>, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
+pub async fn start(settings: &Settings, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
     let host = match settings.platforms.contains(&PlatformName::Local) {
-        // Whoever leads prepares data directories.
-        true => Some(LocalHost::open(LocalConfig { pool_size: 0, ..settings.local_config() }).await?),
+        true => Some(LocalHost::open(settings.local_config()).await?),
         false => None,
     };
     let own_database = host.clone().filter(|_| settings.database_url.is_none());
-    let started = start_on(host, settings, lock, say).await;
-    if started.is_err() && lock.leads() {
-        stop_own_database(own_database.as_deref(), lock).await;
+    let started = start_on(host, settings, say).await;
+    if started.is_err() {
+        stop_own_database(own_database.as_deref()).await;
     }
     started
 }
 
-async fn start_on(
-    host: Option<Arc<LocalHost>>,
-    settings: &Settings,
-    lock: &Arc<ServerLock>,
-    say: impl Fn(&str),
-) -> anyhow::Result<ControlPlane> {
+async fn start_on(host: Option<Arc<LocalHost>>, settings: &Settings, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
     // Opened now where the server's own things are in the cluster, later otherwise.
     let is_needed = settings.kubernetes.own_secret.is_some() || (host.is_none() && settings.database_url.is_none());
     let cluster = match is_needed {
@@ -96,7 +89,7 @@ async fn start_on(
         (Some(url), ..) => url.clone(),
         (None, Some(host), _) => {
             say("starting the control database");
-            own_database(host, lock.leads(), settings.pool_size).await?
+            own_database(host).await?
         }
         (None, None, Some(cluster)) => {
             say("starting the control database in the cluster");
@@ -118,15 +111,10 @@ async fn start_on(
     for name in settings.platforms.iter().copied() {
         match (name, &host) {
             (PlatformName::Local, Some(host)) => {
-                let duties = Duties::new(settings, host, &store, &recorders);
-                if lock.leads() {
-                    say("taking up the instances");
-                    duties.take_up(lock.alone()).await?;
-                } else {
-                    tasks.push(tokio::spawn(duties.clone().in_turn(lock.clone())));
-                }
+                say("taking up the instances");
+                let place = serve_local(settings, host, &store, &recorders).await?;
                 platforms = platforms.with(name, move || {
-                    let place = duties.place().clone();
+                    let place = place.clone();
                     async move { Ok(place) }
                 });
             }
@@ -143,8 +131,6 @@ async fn start_on(
     tasks.push(tokio::spawn(workflows.clone().sweep_forever()));
     tasks.push(tokio::spawn(open_where_needed(platforms.clone(), store.clone())));
     tasks.push(tokio::spawn(clock.clone().keep_comparing()));
-    let tokens = Arc::new(KnownTokens::new(store.clone()));
-    tasks.push(tokio::spawn(tokens.clone().listen_forever()));
     let stopping = CancellationToken::new();
     let changes = store.listen().await?;
     let feed = Arc::new(EventFeed::new(store.clone()));
@@ -163,7 +149,6 @@ async fn start_on(
         feed,
         creating: Semaphore::new(STORE_CONNECTIONS as usize / 2),
         token,
-        tokens,
         stopping: stopping.clone(),
         traffic: Traffic::default(),
         kube_context: settings.kubernetes.cluster.context.clone(),
@@ -171,31 +156,44 @@ async fn start_on(
     Ok(ControlPlane { state, ca, stopping, parts })
 }
 
-/// The control database, on this machine, and how it is reached. Whoever leads starts it.
-async fn own_database(host: &Arc<LocalHost>, leads: bool, pool_size: usize) -> anyhow::Result<SecretString> {
-    let control = match leads {
-        true => {
-            // The first instance's directory is initialised beside the control database's.
-            host.warm_pool(pool_size);
-            host.start_control().await.context("the control database could not be started")?
-        }
-        false => host.wait_control().await?,
-    };
+/// Starts the control database on this machine; how it is reached.
+async fn own_database(host: &Arc<LocalHost>) -> anyhow::Result<SecretString> {
+    // The first instance's directory is initialised beside the control database's.
+    host.warm_pool();
+    let control = host.start_control().await.context("the control database could not be started")?;
     let socket_dir = control.socket_dir.to_string_lossy().into_owned();
     let socket_dir = utf8_percent_encode(&socket_dir, NON_ALPHANUMERIC);
     let url = format!("postgres://{}@localhost:{}/postgres?host={socket_dir}&sslmode=disable", control.user, control.port);
     Ok(url.into())
 }
 
-/// Stops the control database cleanly, where the server has one of its own on this machine and no other
-/// server needs it.
-async fn stop_own_database(host: Option<&LocalHost>, lock: &ServerLock) {
+/// Stops the control database cleanly, where the server has one of its own on this machine.
+async fn stop_own_database(host: Option<&LocalHost>) {
     if let Some(host) = host
-        && lock.is_last()
         && let Err(error) = host.stop_control().await
     {
         tracing::error!(%error, "the control database could not be stopped; the next start finds it running");
     }
+}
+
+/// Serves this machine: keeps its instances running, keeps data directories ready and writes down what happens.
+async fn serve_local(
+    settings: &Settings,
+    host: &Arc<LocalHost>,
+    store: &Store,
+    recorders: &Recorders,
+) -> Result<Place, toygres_models::Failure> {
+    let platform = LocalPlatform::new(host.clone(), Arc::new(StorePorts(store.clone())));
+    let secrets = Arc::new(FileSecretStore::new(settings.state_dir.join("secrets")));
+    let place = Place { platform: platform.clone(), secrets };
+    let events = platform.events();
+    platform.supervise().await?;
+    store.adopt(&platform.list().await?, host.machine_id()).await?;
+    orphans::forget(&place, store, Duration::ZERO).await?;
+    host.warm_pool();
+    recorders.begin(platform, events);
+    recorders.spawn(orphans::keep_forgetting(place.clone(), store.clone()));
+    Ok(place)
 }
 
 /// Serves Kubernetes too. What happens there is written down from when it is opened.
@@ -250,7 +248,7 @@ async fn open_where_needed(platforms: Platforms, store: Store) {
 
 impl Parts {
     /// Stops everything but HTTP and the instances.
-    pub async fn stop(self, state: &AppState, lock: &ServerLock) {
+    pub async fn stop(self, state: &AppState) {
         for task in &self.tasks {
             task.abort();
         }
@@ -263,7 +261,7 @@ impl Parts {
         if tokio::time::timeout(POOL_CLOSE_LIMIT, state.store.pool().close()).await.is_err() {
             tracing::warn!("a statement is still at work in the metadata store; stopping without its answer");
         }
-        stop_own_database(self.own_database.as_deref(), lock).await;
+        stop_own_database(self.own_database.as_deref()).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a setting's value comes from: flags, the environment, the config file, in this order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,44 +9,8 @@ use toml::Spanned;
 
 use super::SettingFlags;
 
-/// The keys that the config file may have: every setting but the file's own place.
-const KEYS: &[&str] = &[
-    "allow_plaintext",
-    "ca_certificate",
-    "cache_dir",
-    "cluster_domain",
-    "context",
-    "cpu",
-    "database_url",
-    "database_url_file",
-    "event_retention",
-    "image_repository",
-    "image_user_id",
-    "images",
-    "kube_context",
-    "kube_namespaces",
-    "kube_secret",
-    "listen",
-    "memory",
-    "namespace",
-    "output",
-    "platform",
-    "platforms",
-    "pool_size",
-    "port_range",
-    "quiet",
-    "run_as_user",
-    "scheduling_timeout_seconds",
-    "state_dir",
-    "storage_class",
-    "tls",
-    "tls_certificate",
-    "tls_key",
-    "tls_names",
-    "token",
-    "token_file",
-    "url",
-];
+/// Settings that are no flags of every command: flags of `create` take their place there.
+const OF_CREATE: [&str; 4] = ["cpu", "memory", "platform", "storage_class"];
 
 /// The place that a value was given in, as an error names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +52,7 @@ pub enum SettingsError {
         problem: String,
     },
     /// The config file has a key that isn't known.
-    #[error("{key:?} in {} (line {line}) is no setting; known are {}", path.display(), KEYS.join(", "))]
+    #[error("{key:?} in {} (line {line}) is no setting; known are {known}", path.display())]
     UnknownKey {
         /// The file.
         path: PathBuf,
@@ -96,6 +60,8 @@ pub enum SettingsError {
         line: usize,
         /// The key.
         key: String,
+        /// All keys.
+        known: String,
     },
     /// The config file isn't TOML.
     #[error("{} (line {line}) is not valid TOML: {problem}", path.display())]
@@ -116,10 +82,10 @@ pub enum SettingsError {
         source: std::io::Error,
     },
     /// There is no home folder to derive a default from.
-    #[error("HOME isn't set, so there is no default folder; set it, or give --{setting}")]
+    #[error("HOME isn't set, so there is no default folder; set it, or give --{}", key.replace('_', "-"))]
     NoHome {
-        /// The flag that would do instead.
-        setting: &'static str,
+        /// The setting that would do instead.
+        key: &'static str,
     },
 }
 
@@ -131,7 +97,7 @@ pub(super) fn variable(key: &str) -> String {
 /// A value as text, with the place it was given in.
 #[derive(Debug, Clone)]
 pub(super) struct Value {
-    pub(super) text: OsString,
+    pub(super) text: String,
     pub(super) source: Source,
 }
 
@@ -141,14 +107,13 @@ impl Value {
     }
 
     pub(super) fn parse<T>(&self, parser: impl Fn(&str) -> Result<T, String>) -> Result<T, SettingsError> {
-        let text = self.text.to_str().ok_or_else(|| self.refused("is not valid UTF-8"))?;
-        parser(text).map_err(|problem| self.refused(problem))
+        parser(&self.text).map_err(|problem| self.refused(problem))
     }
 }
 
 /// Flags, environment and config file, nearest first.
 pub(super) struct Sources {
-    layers: [BTreeMap<&'static str, Value>; 3],
+    layers: [BTreeMap<String, Value>; 3],
     config_file: Option<PathBuf>,
 }
 
@@ -159,30 +124,35 @@ impl Sources {
         environment: &dyn Fn(&str) -> Option<OsString>,
         default_config_file: Option<PathBuf>,
     ) -> Result<Self, SettingsError> {
-        let from_flag = |key: &str| {
-            let text = flags.get(key)?;
-            Some(Value { text, source: Source::Flag(format!("--{}", key.replace('_', "-"))) })
+        let given = flags.texts();
+        let mut keys: BTreeSet<&str> = given.keys().map(String::as_str).chain(OF_CREATE).collect();
+        let by_flag = |(key, text): (&String, &Option<String>)| {
+            let source = Source::Flag(format!("--{}", key.replace('_', "-")));
+            Some((key.clone(), Value { text: text.clone()?, source }))
         };
-        let from_environment = |key: &str| {
-            let variable = variable(key);
+        let mut from_flags: BTreeMap<_, _> = given.iter().filter_map(by_flag).collect();
+        let mut from_environment = BTreeMap::new();
+        for key in &keys {
+            let source = Source::Environment(variable(key));
             // An empty variable is how a script says that one isn't set.
-            let text = environment(&variable).filter(|text| !text.is_empty())?;
-            Some(Value { text, source: Source::Environment(variable) })
-        };
-        let named = from_flag("config").or_else(|| from_environment("config")).map(|value| PathBuf::from(value.text));
-        let file = match (&named, default_config_file) {
-            (Some(path), _) => Some((read(path)?, path.clone())),
+            let Some(text) = environment(&variable(key)).filter(|text| !text.is_empty()) else { continue };
+            let Ok(text) = text.into_string() else {
+                return Err(SettingsError::Value { from: source, problem: "is not valid UTF-8".into() });
+            };
+            from_environment.insert((*key).to_owned(), Value { text, source });
+        }
+        keys.remove("config");
+        let named = from_flags.remove("config").or(from_environment.remove("config"));
+        let file = match (named.map(|value| PathBuf::from(value.text)), default_config_file) {
+            (Some(path), _) => Some((read(&path)?, path)),
             (None, Some(path)) => read_if_there(&path)?.map(|text| (text, path)),
             (None, None) => None,
         };
         let (from_file, config_file) = match file {
-            Some((text, path)) => (parse(&path, &text)?, Some(std::path::absolute(&path).unwrap_or(path))),
+            Some((text, path)) => (parse(&path, &text, &keys)?, Some(std::path::absolute(&path).unwrap_or(path))),
             None => (BTreeMap::new(), None),
         };
-        let layer = |find: &dyn Fn(&str) -> Option<Value>| {
-            KEYS.iter().filter_map(|key| Some((*key, find(key)?))).collect::<BTreeMap<_, _>>()
-        };
-        Ok(Self { layers: [layer(&from_flag), layer(&from_environment), from_file], config_file })
+        Ok(Self { layers: [from_flags, from_environment, from_file], config_file })
     }
 
     pub(super) fn config_file(&self) -> Option<&Path> {
@@ -195,7 +165,7 @@ impl Sources {
 
     /// The nearest value of several settings that stand for the same thing.
     pub(super) fn find_nearest(&self, keys: &[&'static str]) -> Option<(&'static str, Value)> {
-        let find_in = |layer: &BTreeMap<_, Value>| keys.iter().find_map(|key| Some((*key, layer.get(key)?.clone())));
+        let find_in = |layer: &BTreeMap<_, Value>| keys.iter().find_map(|key| Some((*key, layer.get(*key)?.clone())));
         self.layers.iter().find_map(find_in)
     }
 
@@ -220,7 +190,7 @@ fn read_if_there(path: &Path) -> Result<Option<String>, SettingsError> {
     }
 }
 
-fn parse(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Value>, SettingsError> {
+fn parse(path: &Path, text: &str, known: &BTreeSet<&str>) -> Result<BTreeMap<String, Value>, SettingsError> {
     let line_of = |offset: usize| text.get(..offset).unwrap_or(text).matches('\n').count() + 1;
     let table: BTreeMap<Spanned<String>, toml::Value> = toml::from_str(text).map_err(|error| SettingsError::Syntax {
         path: path.to_owned(),
@@ -230,18 +200,19 @@ fn parse(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Value>, Setti
     })?;
     let mut values = BTreeMap::new();
     for (key, value) in table {
-        let line = line_of(key.span().start);
-        let Some(known) = KEYS.iter().find(|known| *known == key.get_ref()) else {
-            return Err(SettingsError::UnknownKey { path: path.to_owned(), line, key: key.into_inner() });
-        };
-        let source = Source::File { path: path.to_owned(), line, key: key.into_inner() };
+        let (line, key) = (line_of(key.span().start), key.into_inner());
+        if !known.contains(key.as_str()) {
+            let known = known.iter().copied().collect::<Vec<_>>().join(", ");
+            return Err(SettingsError::UnknownKey { path: path.to_owned(), line, key, known });
+        }
+        let source = Source::File { path: path.to_owned(), line, key: key.clone() };
         let text = match value {
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Boolean(flag) => flag.to_string(),
             _ => return Err(SettingsError::Value { from: source, problem: "text, a number or true/false is wanted".into() }),
         };
-        values.insert(*known, Value { text: text.into(), source });
+        values.insert(key, Value { text, source });
     }
     Ok(values)
 }

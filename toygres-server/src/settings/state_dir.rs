@@ -30,28 +30,6 @@ impl<'a> StateDir<'a> {
         self.path.join("server.json")
     }
 
-    /// The same of one that was started beside it.
-    #[must_use]
-    pub fn server_record_path_beside(&self, pid: u32) -> PathBuf {
-        self.path.join(format!("server-{pid}.json"))
-    }
-
-    /// All such records, the first server's first.
-    ///
-    /// # Errors
-    /// If the directory is there and can't be read.
-    pub fn server_record_paths(&self) -> io::Result<Vec<PathBuf>> {
-        let entries = match std::fs::read_dir(self.path) {
-            Ok(entries) => entries,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let is_record = |name: &str| name.starts_with("server") && name.ends_with(".json");
-        let mut paths: Vec<_> = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_record)).collect();
-        paths.sort_by_key(|entry| (entry.file_name() != "server.json", entry.file_name()));
-        Ok(paths.into_iter().map(|entry| entry.path()).collect())
-    }
-
     /// The bearer token, one line, 0600.
     #[must_use]
     pub fn token_path(&self) -> PathBuf {
@@ -70,28 +48,18 @@ impl<'a> StateDir<'a> {
         self.path.join("server.log")
     }
 
-    /// The log of one that was started beside it, to listen on `port`.
-    #[must_use]
-    pub fn log_path_beside(&self, port: u16) -> PathBuf {
-        self.path.join(format!("server-{port}.log"))
-    }
-
     /// What a server in the background wrote to its standard error: nothing, unless it crashed.
     #[must_use]
     pub fn stderr_path(&self) -> PathBuf {
         self.path.join("server.stderr")
     }
 
-    /// Reads which servers run here, or ran last. What is only half a record is passed over.
+    /// Reads which server runs here, or ran last. Half a record is none.
     ///
     /// # Errors
-    /// If a file is there and can't be read.
-    pub fn server_records(&self) -> io::Result<Vec<ServerRecord>> {
-        let mut records = Vec::new();
-        for path in self.server_record_paths()? {
-            records.extend(read_if_there(&path)?.and_then(|text| serde_json::from_str(&text).ok()));
-        }
-        Ok(records)
+    /// If the file is there and can't be read.
+    pub fn server_record(&self) -> io::Result<Option<ServerRecord>> {
+        Ok(read_if_there(&self.server_record_path())?.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
     /// Reads the token; `None` if there is none yet.

@@ -147,8 +147,8 @@ fn folders_default_to_the_systems_for_root_and_to_the_users_own_otherwise() {
     assert_eq!(mine.state_dir, Path::new("/x/toygres"));
     assert_eq!(mine.cache_dir, Path::new("/home/me/.cache/toygres"), "a relative XDG folder is ignored");
     let folders = Folders { environment: &home, is_root: true };
-    assert_eq!(folders.default_state_dir().unwrap(), Path::new("/var/lib/toygres"));
-    assert_eq!(folders.default_cache_dir().unwrap(), Path::new("/var/cache/toygres"));
+    assert_eq!(folders.default(DefaultFolder::State).unwrap(), Path::new("/var/lib/toygres"));
+    assert_eq!(folders.default(DefaultFolder::Cache).unwrap(), Path::new("/var/cache/toygres"));
     assert_eq!(folders.config_file().unwrap(), Path::new("/etc/toygres/config.toml"));
 }
 

@@ -8,7 +8,7 @@ use toygres_models::{ClusterDomain, Cpu, Failure, FailureKind, Invalid, Memory, 
 use super::images::Images;
 use super::own_secret::OwnSecret;
 use crate::k8s_client::ClusterChoice;
-use crate::platform::local::LocalConfig;
+use crate::platform::DefaultFolder;
 
 /// How the Kubernetes platform is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Default for KubernetesConfig {
             user_id: 999,
             cluster_domain: "cluster.local".to_owned(),
             scheduling_timeout_seconds: 3,
-            ca_dir: LocalConfig::default_state_dir(),
+            ca_dir: DefaultFolder::State.of_this_process(),
             own_secret: None,
         }
     }
@@ -153,7 +153,7 @@ impl KubernetesConfig {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let variable = |key: &str| format!("TOYGRES_{}", key.to_ascii_uppercase());
         let ca_dir = set("TOYGRES_CA_DIR").or_else(|| set("TOYGRES_STATE_DIR")).map(PathBuf::from);
-        let ca_dir = ca_dir.unwrap_or_else(LocalConfig::default_state_dir);
+        let ca_dir = ca_dir.unwrap_or_else(|| DefaultFolder::State.of_this_process());
         Self::from_settings(ca_dir, &|key| set(&variable(key))).map_err(|invalid| {
             Failure::permanent(FailureKind::InvalidInput, format!("{}: {}", variable(invalid.field), invalid.problem))
         })

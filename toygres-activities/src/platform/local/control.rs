@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -17,9 +17,8 @@ use super::host::ControlServer;
 use super::pool::Pool;
 use super::process::Postmaster;
 use super::programs::Programs;
-use super::server::{Held, Server, StartFailure, Surroundings, major_of};
+use super::server::{Server, StartFailure, Surroundings, major_of};
 use super::settings::Role;
-use super::sql;
 use super::supervisor::{Charge, keep_running};
 use super::versions::Versions;
 
@@ -27,8 +26,6 @@ use super::versions::Versions;
 const PORT: u16 = 5432;
 /// How long recovery after a crash may take before the start of toygres gives up waiting.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
-/// How often one that another server keeps running is looked at until it answers.
-const POLL: Duration = Duration::from_millis(50);
 /// How long a clean stop may take.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,14 +38,13 @@ pub(super) struct Control {
 impl Control {
     pub(super) fn new(state_dir: &Path, surroundings: Arc<Surroundings>) -> Self {
         let home = state_dir.join("control");
-        let lock_path = state_dir.join("control.lock");
-        let server = Server::new("toygres control database".into(), home, lock_path, Role::Control, surroundings.clone());
+        let server = Server::new("toygres control database".into(), home, Role::Control, surroundings.clone());
         Self { server: Arc::new(server), surroundings, supervision: Mutex::default() }
     }
 
     pub(super) async fn start(&self, versions: &Versions, pool: &Arc<Pool>) -> Result<ControlServer, Failure> {
         let programs = {
-            let _held = self.server.hold().await?;
+            let _held = self.server.hold().await;
             let data = self.server.data();
             let programs = match major_of(&data) {
                 Some(major) => {
@@ -86,45 +82,21 @@ impl Control {
             earlier.cancel();
         }
         tokio::spawn(keep_running(Arc::new(Kept { server: self.server.clone(), programs }), stop));
-        Ok(self.address())
-    }
-
-    fn address(&self) -> ControlServer {
-        ControlServer { socket_dir: self.surroundings.socket_dir.clone(), port: PORT, user: USER.into() }
-    }
-
-    /// Waits until it answers, whoever keeps it running.
-    pub(super) async fn wait(&self) -> Result<ControlServer, Failure> {
-        let deadline = Instant::now() + START_TIMEOUT;
-        while sql::answers(&self.surroundings.socket_dir, PORT).await.is_err() {
-            if Instant::now() > deadline {
-                let message = format!(
-                    "the control database did not answer within {} s; the server that keeps it running may hang",
-                    START_TIMEOUT.as_secs()
-                );
-                return Err(Failure::transient(FailureKind::TimedOut, message));
-            }
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(self.address())
+        Ok(ControlServer { socket_dir: self.surroundings.socket_dir.clone(), port: PORT, user: USER.into() })
     }
 
     async fn initialise(&self, versions: &Versions, pool: &Arc<Pool>) -> Result<Programs, Failure> {
         let programs = versions.obtain(versions.resolve(None).await?).await?;
-        loop {
-            let directory = pool.take(&programs).await?;
-            let (home, data) = (self.server.home.clone(), self.server.data());
-            let placed = blocking(move || {
-                // It has no PG_VERSION, so it never held anything.
-                remove_tree(&data)?;
-                let placed = directory.place(&data)?;
-                sync_directory(&home)?;
-                Ok(placed)
-            });
-            if placed.await? {
-                return Ok(programs);
-            }
-        }
+        let directory = pool.take(&programs).await?;
+        let (home, data) = (self.server.home.clone(), self.server.data());
+        blocking(move || {
+            // It has no PG_VERSION, so it never held anything.
+            remove_tree(&data)?;
+            directory.place(&data)?;
+            sync_directory(&home)
+        })
+        .await?;
+        Ok(programs)
     }
 
     /// Leaves it running, but no longer restarts it.
@@ -135,7 +107,7 @@ impl Control {
     }
 
     pub(super) async fn stop(&self) -> Result<(), Failure> {
-        let _held = self.server.hold().await?;
+        let _held = self.server.hold().await;
         self.release();
         match self.server.search() {
             Some(postmaster) => postmaster.stop(STOP_PATIENCE).await,
@@ -155,7 +127,7 @@ impl Charge for Kept {
         &self.server
     }
 
-    async fn start(&self, _held: &Held<'_>) -> Result<Option<Arc<Postmaster>>, StartFailure> {
+    async fn start(&self) -> Result<Option<Arc<Postmaster>>, StartFailure> {
         self.server.start(&self.programs, PORT).await.map(Some)
     }
 

@@ -32,7 +32,7 @@ impl Inner {
         let instance = self.instance(key);
         let record = instance.read_record().await?;
         if record.as_ref().is_some_and(|record| record.provisioned) {
-            let _held = instance.server.hold().await?;
+            let _held = instance.server.hold().await;
             if given_up.is_cancelled() {
                 return Err(nobody_waits());
             }
@@ -52,7 +52,7 @@ impl Inner {
         host.surroundings.account.check_reaches(&programs.bin_dir, "the PostgreSQL programs in")?;
         let data_is_missing = major_of(&instance.server.data()).is_none();
         let directory = if data_is_missing { Some(host.pool.take(&programs).await?) } else { None };
-        let _held = instance.server.hold().await?;
+        let _held = instance.server.hold().await;
         if given_up.is_cancelled() {
             return Err(nobody_waits());
         }
@@ -211,27 +211,21 @@ impl Inner {
         .await
     }
 
-    async fn place_data(
-        &self,
-        instance: &Instance,
-        programs: &Programs,
-        mut directory: Option<Directory>,
-    ) -> Result<(), Failure> {
+    async fn place_data(&self, instance: &Instance, programs: &Programs, directory: Option<Directory>) -> Result<(), Failure> {
         let data = instance.server.data();
-        while major_of(&data).is_none() {
-            let finished = match directory.take() {
-                Some(finished) => finished,
-                None => self.common.host.pool.take(programs).await?,
-            };
-            let data = data.clone();
-            blocking(move || {
-                // Nothing was ever kept in what isn't a data directory of an unprovisioned instance.
-                remove_tree(&data)?;
-                finished.place(&data)
-            })
-            .await?;
+        if major_of(&data).is_some() {
+            return Ok(());
         }
-        Ok(())
+        let finished = match directory {
+            Some(finished) => finished,
+            None => self.common.host.pool.take(programs).await?,
+        };
+        blocking(move || {
+            // Nothing was ever kept in what isn't a data directory of an unprovisioned instance.
+            remove_tree(&data)?;
+            finished.place(&data)
+        })
+        .await
     }
 }
 

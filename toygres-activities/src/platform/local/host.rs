@@ -117,10 +117,9 @@ impl LocalHost {
         &self.cache_dir
     }
 
-    /// Begins to keep `size` data directories ready for the version that a create takes by default.
-    /// Does nothing where no PostgreSQL is at hand. Of several servers on a state directory, one does.
-    pub fn warm_pool(self: &Arc<Self>, size: usize) {
-        self.pool.set_size(size);
+    /// Begins to keep data directories ready for the version that a create takes by default. Does nothing
+    /// where no PostgreSQL is at hand.
+    pub fn warm_pool(self: &Arc<Self>) {
         let host = self.clone();
         tokio::spawn(async move {
             let at_hand = host.versions.at_hand().await;
@@ -156,15 +155,6 @@ impl LocalHost {
     /// With the server's own words if it doesn't start.
     pub async fn start_control(&self) -> Result<ControlServer, Failure> {
         self.control.start(&self.versions, &self.pool).await
-    }
-
-    /// Waits until the control database answers, which another server on the state directory keeps
-    /// running.
-    ///
-    /// # Errors
-    /// If it doesn't for long.
-    pub async fn wait_control(&self) -> Result<ControlServer, Failure> {
-        self.control.wait().await
     }
 
     /// Stops the control database cleanly. No error if it doesn't run.
@@ -282,7 +272,6 @@ fn make_folders(state_dir: &Path, cache_dir: &Path, account: &Account) -> Result
     for folder in ["instances", "pool", "control"] {
         make_folder(&state_dir.join(folder), passable, None)?;
     }
-    make_folder(&state_dir.join("locks"), 0o700, None)?;
     let run = state_dir.join("run");
     if let Ok(found) = std::fs::metadata(&run)
         && account.switches

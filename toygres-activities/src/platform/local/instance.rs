@@ -1,7 +1,6 @@
 //! One instance as the platform holds it in memory: its server, and who keeps it running.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -14,7 +13,7 @@ use super::host::LocalHost;
 use super::platform::STOP_PATIENCE;
 use super::process::Postmaster;
 use super::record::Record;
-use super::server::{Held, Server, StartFailure, major_of};
+use super::server::{Server, StartFailure, major_of};
 use super::settings::Role;
 use super::supervisor::{Charge, keep_running};
 use crate::platform::PlatformEvent;
@@ -27,8 +26,6 @@ pub(super) struct Common {
     pub(super) stop: CancellationToken,
     /// How many servers are restarted at once, so that a machine that comes up isn't trampled.
     pub(super) starts: Semaphore,
-    /// Whether instances are kept running here: of several servers on a state directory, one does.
-    pub(super) supervises: AtomicBool,
 }
 
 pub(super) struct Instance {
@@ -40,9 +37,8 @@ pub(super) struct Instance {
 
 impl Instance {
     pub(super) fn new(key: InstanceKey, common: Arc<Common>) -> Self {
-        let place = |folder: &str| common.host.state_dir.join(folder).join(key.namespace.as_str()).join(key.name.as_str());
-        let (home, lock_path) = (place("instances"), place("locks"));
-        let server = Server::new(key.to_string(), home, lock_path, Role::Instance, common.host.surroundings.clone());
+        let home = common.host.state_dir.join("instances").join(key.namespace.as_str()).join(key.name.as_str());
+        let server = Server::new(key.to_string(), home, Role::Instance, common.host.surroundings.clone());
         Self { key, server: Arc::new(server), common, supervision: Mutex::default() }
     }
 
@@ -75,11 +71,8 @@ impl Instance {
         lock(&self.supervision).as_ref().is_some_and(|stop| !stop.is_cancelled())
     }
 
-    /// Keeps it running from now on, if that is done here.
+    /// Keeps it running from now on.
     pub(super) fn supervise(self: &Arc<Self>) {
-        if !self.common.supervises.load(Ordering::SeqCst) {
-            return;
-        }
         let mut supervision = lock(&self.supervision);
         if supervision.as_ref().is_none_or(CancellationToken::is_cancelled) {
             let stop = self.common.stop.child_token();
@@ -130,12 +123,12 @@ impl Charge for Instance {
         &self.server
     }
 
-    async fn start(&self, held: &Held<'_>) -> Result<Option<Arc<Postmaster>>, StartFailure> {
+    async fn start(&self) -> Result<Option<Arc<Postmaster>>, StartFailure> {
         match self.read_record().await? {
             Some(record) if record.should_run() => self.start_provisioned(&record).await.map(Some),
             // It is stopped, or half-made.
             Some(_) => Ok(None),
-            None if held.is_first() => Ok(None),
+            // Somebody removed the record by hand: a removal by toygres ends this task.
             None => match data_gone(&self.server) {
                 Some(failure) => Err(failure.into()),
                 None => Ok(None),

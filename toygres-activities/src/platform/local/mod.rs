@@ -24,11 +24,10 @@
 //! | `control/` | the control database: `data/`, `postgres.log` |
 //! | `pool/<version>@<programs>/` | data directories made ahead of need |
 //! | `run/` | the servers' sockets, told apart by port |
-//! | `locks/<namespace>/<name>` | held by the toygres server that is at work on the instance |
 //! | `id` | what tells this machine's instances from those of others that share a database |
 //! | `ca.crt`, `ca.key` | toygres's own certificate authority |
 //!
-//! The modules, from the ground up: `files`, `lock_file`, `log` and `log_reader`, `account` (whom servers run as), `programs`,
+//! The modules, from the ground up: `files`, `log` and `log_reader`, `account` (whom servers run as), `programs`,
 //! `archives` and `versions` (which PostgreSQL), `pool` (initdb ahead of need), `tls` and `settings`
 //! (configuration), `process` (telling processes apart), `server` (one directory and its server),
 //! `supervisor` (keeping it running), `control`, `record` and `ports`, `instance` and `creation`, and
@@ -42,7 +41,6 @@ mod diagnose;
 mod files;
 mod host;
 mod instance;
-mod lock_file;
 mod log;
 mod log_reader;
 mod platform;
@@ -62,6 +60,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use toygres_models::{Failure, FailureKind};
+
+use super::DefaultFolder;
 
 pub use account::Account;
 pub use archives::FetchProgress;
@@ -88,8 +88,8 @@ pub struct LocalConfig {
 impl Default for LocalConfig {
     fn default() -> Self {
         Self {
-            state_dir: Self::default_state_dir(),
-            cache_dir: Self::default_cache_dir(),
+            state_dir: DefaultFolder::State.of_this_process(),
+            cache_dir: DefaultFolder::Cache.of_this_process(),
             port_range: Self::DEFAULT_PORT_RANGE,
             pool_size: Self::DEFAULT_POOL_SIZE,
             run_as_user: None,
@@ -127,26 +127,4 @@ impl LocalConfig {
         }
         Ok(config)
     }
-
-    /// `/var/lib/toygres` for root; else `toygres` in the user's state folder.
-    #[must_use]
-    pub fn default_state_dir() -> PathBuf {
-        own_folder("/var/lib/toygres", "XDG_STATE_HOME", ".local/state")
-    }
-
-    /// `/var/cache/toygres` for root; else `toygres` in the user's cache folder.
-    #[must_use]
-    pub fn default_cache_dir() -> PathBuf {
-        own_folder("/var/cache/toygres", "XDG_CACHE_HOME", ".cache")
-    }
-}
-
-fn own_folder(of_root: &str, variable: &str, in_home: &str) -> PathBuf {
-    if rustix::process::geteuid().is_root() {
-        return of_root.into();
-    }
-    // The XDG specification has relative values ignored.
-    let given = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = given.unwrap_or_else(|| std::env::home_dir().unwrap_or_else(|| "/".into()).join(in_home));
-    base.join("toygres")
 }

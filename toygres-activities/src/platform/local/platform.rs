@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,8 +25,6 @@ use crate::platform::{
 /// How long a clean stop may take before the next sharper one.
 pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
-/// How soon what other servers on the state directory made is kept running.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const EVENTS_KEPT: usize = 1024;
 
 /// Instances as server processes on this machine. Dropping it ends the supervision; servers run on.
@@ -45,45 +42,30 @@ impl LocalPlatform {
     /// On a machine that is set up, with ports from `ports`. What it makes, it keeps running.
     #[must_use]
     pub fn new(host: Arc<LocalHost>, ports: Arc<dyn PortRegistry>) -> Arc<Self> {
-        Self::with(host, ports, true)
-    }
-
-    /// The same beside others on one state directory: keeps nothing running until
-    /// [`supervise`](Self::supervise), which one of them calls.
-    #[must_use]
-    pub fn beside_others(host: Arc<LocalHost>, ports: Arc<dyn PortRegistry>) -> Arc<Self> {
-        Self::with(host, ports, false)
-    }
-
-    fn with(host: Arc<LocalHost>, ports: Arc<dyn PortRegistry>, supervises: bool) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let common = Common {
             host,
             events: broadcast::Sender::new(EVENTS_KEPT),
             stop: CancellationToken::new(),
             starts: Semaphore::new(cores * 2),
-            supervises: AtomicBool::new(supervises),
         };
         Arc::new(Self { inner: Arc::new(Inner { common: Arc::new(common), ports, instances: Mutex::default() }) })
     }
 
     /// Keeps every provisioned instance on disk running from now on: finds those that run, starts
-    /// the others in the background; also those that another server makes later. Half-made ones are
-    /// left to whoever makes them.
+    /// the others in the background. Half-made ones are left to those who make them.
     ///
     /// # Errors
     /// If the state directory can't be read.
     pub async fn supervise(self: &Arc<Self>) -> Result<(), Failure> {
-        self.inner.common.supervises.store(true, Ordering::SeqCst);
-        for (key, record) in self.inner.unsupervised().await? {
-            match record {
+        let folder = self.inner.common.host.state_dir.join("instances");
+        for (key, home) in blocking(move || instance_folders(&folder)).await? {
+            match blocking(move || Record::read(&home)).await {
                 Ok(Some(record)) if record.should_run() => self.inner.instance(&key).supervise(),
                 Ok(_) => tracing::info!(instance = %key, "left a stopped or half-made instance as it is"),
                 Err(failure) => tracing::error!(instance = %key, error = %failure, "can't supervise an instance"),
             }
         }
-        let (inner, stop) = (self.inner.clone(), self.inner.common.stop.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(inner.keep_looking()).await });
         Ok(())
     }
 
@@ -126,31 +108,6 @@ impl Inner {
 
     fn known(&self, key: &InstanceKey) -> Option<Arc<Instance>> {
         lock(&self.instances).get(key).cloned()
-    }
-
-    /// What is on disk and isn't kept running, with its record.
-    async fn unsupervised(&self) -> Result<Vec<(InstanceKey, Result<Option<Record>, Failure>)>, Failure> {
-        let folder = self.common.host.state_dir.join("instances");
-        let mut folders = blocking(move || instance_folders(&folder)).await?;
-        folders.retain(|(key, _)| !self.known(key).is_some_and(|instance| instance.is_supervised()));
-        blocking(move || Ok(folders.into_iter().map(|(key, home)| (key, Record::read(&home))).collect())).await
-    }
-
-    /// Keeps running what other servers make, and forgets what they removed.
-    async fn keep_looking(&self) {
-        loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-            match self.unsupervised().await {
-                Ok(found) => {
-                    let provisioned = found.iter().filter(|(_, record)| matches!(record, Ok(Some(record)) if record.should_run()));
-                    provisioned.for_each(|(key, _)| self.instance(key).supervise());
-                }
-                Err(failure) => tracing::warn!(error = %failure, "could not look for instances; it is tried again"),
-            }
-            lock(&self.instances)
-                .retain(|_, instance| Arc::strong_count(instance) > 1 || instance.is_supervised() || instance.home().exists());
-            self.common.host.pool.recount();
-        }
     }
 
     /// Forgets an instance that is gone, unless somebody else is about to do something with it.
@@ -197,8 +154,7 @@ impl Inner {
         .await?;
         self.ports.release(&key).await?;
         server.set_last_failure(None);
-        held.removed()?;
-        drop(removing);
+        drop((held, removing));
         drop(server);
         self.forget(instance);
         Ok(existed || running.is_some())
@@ -217,9 +173,8 @@ impl Inner {
                 return seen(Phase::Pending, false, Some(Failure::transient(FailureKind::Platform, message)));
             }
             Ok(None) => {
-                // Somebody removed the folder of one that we keep running. (Another server, removing
-                // the instance, leaves nothing to hold.)
-                let lost = self.known(key).filter(|instance| instance.is_supervised() && instance.server.was_held());
+                // Somebody removed the folder of one that is kept running.
+                let lost = self.known(key).filter(|instance| instance.is_supervised());
                 return match lost.and_then(|instance| data_gone(&instance.server)) {
                     Some(failure) => seen(Phase::Failed, false, Some(failure)),
                     None => Ok(None),

@@ -10,7 +10,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,7 +40,7 @@ pub(super) struct Pool {
     root: PathBuf,
     account: Arc<Account>,
     /// How many finished directories are kept for each set of programs.
-    size: AtomicUsize,
+    size: usize,
     cores: usize,
     state: Mutex<State>,
     stopped: CancellationToken,
@@ -80,20 +79,11 @@ impl std::fmt::Debug for Directory {
 }
 
 impl Directory {
-    /// Moves it to its place, which must be empty or missing. `false` if it is gone: another
-    /// process on the same state directory took it.
-    pub(super) fn place(mut self, target: &Path) -> Result<bool, Failure> {
-        match std::fs::rename(&self.path, target) {
-            Ok(()) => {
-                self.placed = true;
-                Ok(true)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !self.path.exists() => {
-                self.placed = true;
-                Ok(false)
-            }
-            Err(error) => Err(failed("put a new data directory in place at", target)(error)),
-        }
+    /// Moves it to its place, which must be empty or missing.
+    pub(super) fn place(mut self, target: &Path) -> Result<(), Failure> {
+        std::fs::rename(&self.path, target).map_err(failed("put a new data directory in place at", target))?;
+        self.placed = true;
+        Ok(())
     }
 }
 
@@ -128,7 +118,7 @@ impl Pool {
         Arc::new(Self {
             root,
             account,
-            size: AtomicUsize::new(size),
+            size,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             state: Mutex::default(),
             stopped: CancellationToken::new(),
@@ -176,7 +166,7 @@ impl Pool {
 
     /// Begins to fill the pool for these programs: one directory at once, the rest in the background.
     pub(super) fn warm(self: &Arc<Self>, programs: &Programs) {
-        if self.size() == 0 {
+        if self.size == 0 {
             return;
         }
         {
@@ -187,26 +177,6 @@ impl Pool {
         }
         self.pump(Demand::Awaited);
         self.refill_later();
-    }
-
-    fn size(&self) -> usize {
-        self.size.load(Ordering::SeqCst)
-    }
-
-    /// Keeps that many finished directories for each set of programs from now on.
-    pub(super) fn set_size(&self, size: usize) {
-        self.size.store(size, Ordering::SeqCst);
-    }
-
-    /// Forgets the directories that another server on the state directory took, and replaces them.
-    pub(super) fn recount(self: &Arc<Self>) {
-        let before = self.ready();
-        for shelf in lock(&self.state).shelves.values_mut() {
-            shelf.ready.retain(|path| path.is_dir());
-        }
-        if self.ready() < before {
-            self.pump(Demand::Any);
-        }
     }
 
     /// How many finished directories there are now.
@@ -220,10 +190,6 @@ impl Pool {
             let mut state = lock(&self.state);
             let shelf = self.shelf(&mut state, programs);
             shelf.refill = true;
-            if self.size() == 0 && shelf.ready.is_empty() {
-                // Another server on the state directory may keep some ready.
-                shelf.ready = on_disk(&self.root.join(key_of(programs)));
-            }
             let mut found = None;
             while let Some(path) = shelf.ready.pop() {
                 if path.join("PG_VERSION").is_file() {
@@ -278,9 +244,8 @@ impl Pool {
             let awaited = |shelf: &Shelf| shelf.waiting.len() + shelf.wished > shelf.building;
             // What nobody waits for leaves room for what somebody does.
             let in_store = demand == Demand::Any && state.building < (self.cores / 2).max(1);
-            let wanted = |shelf: &Shelf| {
-                in_store && shelf.refill && shelf.ready.len() + shelf.building < self.size() + shelf.waiting.len()
-            };
+            let wanted =
+                |shelf: &Shelf| in_store && shelf.refill && shelf.ready.len() + shelf.building < self.size + shelf.waiting.len();
             let key = state.shelves.iter().find(|(_, shelf)| awaited(shelf));
             let key = key.or_else(|| state.shelves.iter().find(|(_, shelf)| wanted(shelf)));
             let Some(key) = key.map(|(key, _)| key.clone()) else { return };

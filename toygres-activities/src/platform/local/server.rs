@@ -1,8 +1,8 @@
 //! One data directory and the server on it: configured, started, found again, watched, stopped.
 //!
-//! Instances and the control database use the same code. Whoever starts, stops or removes holds it
-//! ([`Server::hold`]), against other tasks and other servers on the state directory; looking needs no
-//! lock.
+//! Instances and the control database use the same code. A task that starts, stops or removes one holds it
+//! ([`Server::hold`]) against other tasks; looking needs no lock. No other process works on the state
+//! directory.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,6 @@ use toygres_models::{Failure, FailureKind};
 
 use super::account::Account;
 use super::files::{blocking, converge, failed, lock};
-use super::lock_file::LockFile;
 use super::log;
 use super::process::Postmaster;
 use super::programs::Programs;
@@ -26,8 +25,6 @@ use crate::platform::certificates::CertificateAuthority;
 const START_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last server's processes may take to let go of the data directory.
 const INTERLOCK_PATIENCE: Duration = Duration::from_secs(8);
-/// How long another server on the state directory may be at work on it before the caller is told.
-const HOLD_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a starting server is looked at.
 const POLL: Duration = Duration::from_millis(3);
 
@@ -44,10 +41,8 @@ pub(super) struct Server {
     pub(super) home: PathBuf,
     role: Role,
     surroundings: Arc<Surroundings>,
-    /// Whose turn it is in this process.
+    /// Held by the task that starts, stops or removes it.
     turn: tokio::sync::Mutex<()>,
-    /// Whose turn it is among the processes.
-    lock_path: PathBuf,
     current: Mutex<Option<Arc<Postmaster>>>,
     last_failure: Mutex<Option<Failure>>,
     removing: AtomicUsize,
@@ -76,23 +71,7 @@ impl From<Failure> for StartFailure {
 }
 
 /// The right to start, stop or remove a server, until it is dropped.
-pub(super) struct Held<'a> {
-    lock_file: LockFile,
-    _turn: tokio::sync::MutexGuard<'a, ()>,
-}
-
-impl Held<'_> {
-    /// Whether there was nothing to hold yet: since then, or ever, nobody made it or kept it running.
-    /// To whom kept it running until now, another server has removed it.
-    pub(super) fn is_first(&self) -> bool {
-        self.lock_file.is_new()
-    }
-
-    /// Leaves nothing to hold: the server was removed.
-    pub(super) fn removed(self) -> Result<(), Failure> {
-        self.lock_file.remove()
-    }
-}
+pub(super) type Held<'a> = tokio::sync::MutexGuard<'a, ()>;
 
 /// Counts a removal as long as it is at work.
 pub(super) struct Removing<'a>(&'a Server);
@@ -104,14 +83,13 @@ impl Drop for Removing<'_> {
 }
 
 impl Server {
-    pub(super) fn new(label: String, home: PathBuf, lock_path: PathBuf, role: Role, surroundings: Arc<Surroundings>) -> Self {
+    pub(super) fn new(label: String, home: PathBuf, role: Role, surroundings: Arc<Surroundings>) -> Self {
         Self {
             label,
             home,
             role,
             surroundings,
             turn: tokio::sync::Mutex::default(),
-            lock_path,
             current: Mutex::default(),
             last_failure: Mutex::default(),
             removing: AtomicUsize::new(0),
@@ -146,46 +124,19 @@ impl Server {
     }
 
     /// Waits until nobody else starts, stops or removes it.
-    ///
-    /// # Errors
-    /// [`Busy`](FailureKind::Busy), naming the process, if another server is at it for long.
-    pub(super) async fn hold(&self) -> Result<Held<'_>, Failure> {
-        self.hold_in(self.turn.lock().await).await
+    pub(super) async fn hold(&self) -> Held<'_> {
+        self.turn.lock().await
     }
 
-    /// The same for a removal: a start at work in this process is ended, not waited for.
+    /// The same for a removal: a start at work is ended, not waited for.
     pub(super) async fn hold_to_remove(&self) -> Result<Held<'_>, Failure> {
-        let turn = match self.turn.try_lock() {
-            Ok(turn) => turn,
-            Err(_) => {
-                if let Some(starting) = self.current() {
-                    starting.signal(rustix::process::Signal::INT)?;
-                }
-                self.turn.lock().await
-            }
-        };
-        self.hold_in(turn).await
-    }
-
-    async fn hold_in<'a>(&self, turn: tokio::sync::MutexGuard<'a, ()>) -> Result<Held<'a>, Failure> {
-        match LockFile::acquire(&self.lock_path, HOLD_PATIENCE).await? {
-            Some(lock_file) => Ok(Held { lock_file, _turn: turn }),
-            None => {
-                let holder = LockFile::holder(&self.lock_path).map(|pid| format!(" (process {pid})")).unwrap_or_default();
-                let message = format!(
-                    "another toygres server{holder} on this state directory is at work on {}, and has been for {} s; it is \
-                     waited for. If it hangs, end it: what it was doing is finished by this one",
-                    self.label,
-                    HOLD_PATIENCE.as_secs()
-                );
-                Err(Failure::transient(FailureKind::Busy, message))
-            }
+        if let Ok(held) = self.turn.try_lock() {
+            return Ok(held);
         }
-    }
-
-    /// Whether it is, or was, held by somebody, and wasn't removed since.
-    pub(super) fn was_held(&self) -> bool {
-        self.lock_path.exists()
+        if let Some(starting) = self.current() {
+            starting.signal(rustix::process::Signal::INT)?;
+        }
+        Ok(self.turn.lock().await)
     }
 
     /// The server that is known to run.

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
-use toygres_models::FailureKind;
 
 use super::log;
 use super::process::Postmaster;
-use super::server::{Held, Server, StartFailure};
+use super::server::{Server, StartFailure};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -26,8 +25,8 @@ pub(super) const START_FAILED: &str = "server_start_failed";
 pub(super) trait Charge: Send + Sync + 'static {
     fn server(&self) -> &Arc<Server>;
 
-    /// Starts it unless it runs; `None` if it isn't wanted any more.
-    async fn start(&self, held: &Held<'_>) -> Result<Option<Arc<Postmaster>>, StartFailure>;
+    /// Starts it unless it runs; `None` if it isn't wanted any more. The caller holds it.
+    async fn start(&self) -> Result<Option<Arc<Postmaster>>, StartFailure>;
 
     /// Tells those who want to know.
     fn report(&self, kind: &'static str, message: String, healthy: bool);
@@ -39,6 +38,7 @@ pub(super) trait Charge: Send + Sync + 'static {
 /// Runs until the server isn't wanted any more or `stop` is cancelled. The server runs on.
 pub(super) async fn keep_running(charge: Arc<dyn Charge>, stop: CancellationToken) {
     tokio::select! {
+        biased;
         () = stop.cancelled() => {}
         () = keep(&*charge) => {}
     }
@@ -53,22 +53,14 @@ async fn keep(charge: &dyn Charge) {
     let mut fell = server.find().is_none();
     let mut told: Option<String> = None;
     loop {
-        let started = match server.hold().await {
-            Ok(held) => match charge.start(&held).await {
-                Ok(Some(postmaster)) => Ok(postmaster),
-                Ok(None) => return let_go(server, held),
-                Err(start) => Err(start.failure),
-            },
-            // Another toygres server is starting or removing it.
-            Err(failure) if failure.kind == FailureKind::Busy => {
-                tracing::warn!(server = %server.label, error = %failure, "can't look after a server");
-                continue;
-            }
-            Err(failure) => Err(failure),
+        let started = {
+            let _held = server.hold().await;
+            charge.start().await
         };
         let postmaster = match started {
-            Ok(postmaster) => postmaster,
-            Err(failure) => {
+            Ok(Some(postmaster)) => postmaster,
+            Ok(None) => return,
+            Err(StartFailure { failure, .. }) => {
                 // The same reason again is no news.
                 if told.as_ref() != Some(&failure.message) {
                     tracing::warn!(server = %server.label, error = %failure, "could not start a server");
@@ -96,13 +88,8 @@ async fn keep(charge: &dyn Charge) {
                 () = tokio::time::sleep(TEND_EVERY) => charge.tend().await,
             }
         }
-        // A removal holds it, and then ends this task or, in another process, leaves nothing to hold:
-        // its own stop is no news.
-        if let Ok(held) = server.hold().await
-            && held.is_first()
-        {
-            return let_go(server, held);
-        }
+        // A removal holds it, and ends this task: that the server ended then isn't reported.
+        drop(server.hold().await);
         let words = log::significant(&log::tail(&server.log_path(), 50).unwrap_or_default());
         let ending = format!("the server process {} of {} {}", postmaster.pid(), server.label, postmaster.ending().await);
         tracing::warn!(server = %server.label, process.id = postmaster.pid(), "a server ended");
@@ -114,15 +101,6 @@ async fn keep(charge: &dyn Charge) {
             tokio::time::sleep(pause).await;
             pause = LONGEST_PAUSE.min(pause * 2);
         }
-    }
-}
-
-/// Ends the care for a server that isn't wanted here; of one that another process removed, nothing is left.
-fn let_go(server: &Server, held: Held<'_>) {
-    if held.is_first()
-        && let Err(failure) = held.removed()
-    {
-        tracing::warn!(server = %server.label, error = %failure, "could not remove a lock file");
     }
 }
 

@@ -320,7 +320,7 @@ async fn the_pool_makes_creation_quick_and_wastes_nothing() {
     platform.shutdown();
     // What is left is used by the next toygres.
     let next = LocalHost::open(config).await.unwrap();
-    next.warm_pool(2);
+    next.warm_pool();
     eventually("the pool is full again", || async { next.pooled_directories() >= 1 }).await;
     for name in ["demo", "quick"] {
         let begun = Instant::now();

@@ -227,7 +227,7 @@ async fn a_token_ends_at_once_and_a_wrong_one_learns_nothing() {
     }
     assert_eq!(said.len(), 1, "{said:?}");
 
-    // In use all the while, so that it is in the server's memory, it is refused from the answer on.
+    // Though it is in use all the while, it is refused from the answer on.
     for _ in 0..5 {
         let (bob, _) = token(&root, json!({ "name": "bob", "role": "viewer" })).await.unwrap();
         let user = tokio::spawn({
@@ -443,7 +443,7 @@ async fn a_quota_holds_for_thirty_creates_at_once_and_says_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_second_server_hears_of_a_revoked_token() {
+async fn a_second_server_refuses_a_revoked_token_too() {
     let (toygres, root) = server().await.unwrap();
     let socket = percent_encoding::utf8_percent_encode(
         toygres.state_dir().join("run").to_str().unwrap(),
@@ -453,18 +453,12 @@ async fn a_second_server_hears_of_a_revoked_token() {
     let database = format!("postgres://postgres@localhost:5432/postgres?host={socket}&sslmode=disable");
     let second = Toygres::new().unwrap().with("TOYGRES_DATABASE_URL", database).with("TOYGRES_PLATFORMS", "kubernetes");
     let second_root = second.serve().await.unwrap();
-    for round in 0..5 {
+    for _ in 0..5 {
         let (_, secret) = token(&root, json!({ "name": "ann", "role": "viewer" })).await.unwrap();
         let ann = second_root.with_token(Some(&secret));
         ann.get("/v1/whoami").await.unwrap().expect(200).unwrap();
         root.send(Method::DELETE, "/v1/tokens/ann", None).await.unwrap().expect(200).unwrap();
-        let revoked_at = Instant::now();
-        eventually("the second server to refuse it", SOON, async || {
-            Ok((ann.get("/v1/whoami").await?.status == 401).then_some(()))
-        })
-        .await
-        .unwrap();
-        println!("round {round}: refused by the other server {:?} after the answer", revoked_at.elapsed());
+        ann.get("/v1/whoami").await.unwrap().expect_problem(401).unwrap();
     }
     second.ok(&["server", "stop"]).await.unwrap();
 }

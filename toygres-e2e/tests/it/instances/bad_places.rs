@@ -7,7 +7,7 @@ use toygres_e2e::by_hand::{Programs, Server};
 use toygres_e2e::mount::MemoryDisk;
 use toygres_e2e::place::is_root;
 use toygres_e2e::wait::{SOON, take_address};
-use toygres_e2e::{Run, Toygres, process, required_or_skip, wait_until};
+use toygres_e2e::{Toygres, process, required_or_skip, wait_until};
 
 #[tokio::test]
 async fn a_port_that_a_stranger_has_is_not_taken() {
@@ -237,11 +237,9 @@ async fn one_server_at_a_time_works_on_a_state_directory() {
     }
     let pid = toygres.server_pid().unwrap();
     wait_until("the losers to end", SOON, || process::servers_on(toygres.state_dir()) == [pid]).await.unwrap();
-    // One that names its own place to listen at is meant, and runs beside the first.
-    let mut accidental = toygres.command(&["server", "run"]);
-    accidental.env_remove("TOYGRES_LISTEN");
-    let second = Run::of(accidental, None).await.unwrap().expect_code(1).unwrap();
-    assert!(second.stderr.contains("another server"), "{second}");
+    // A second one is refused, wherever it is to listen, and says which process is there and what to do.
+    let second = toygres.fails(1, &["server", "run", "--listen", "127.0.0.1:0"]).await.unwrap();
+    assert!(second.stderr.contains(&format!("process {pid}")) && second.stderr.contains("--state-dir"), "{second}");
     assert_eq!(toygres.all_postmasters().len(), 1, "one control database");
     assert_eq!(toygres.server_pid().unwrap(), pid, "the second one took the first one's record");
     toygres.ok(&["list"]).await.unwrap();

@@ -1,20 +1,14 @@
-//! Several servers on one database: on one machine, or on several. Work is shared, a killed one's goes
-//! on, and a server that stops cuts nothing.
+//! Several servers on one database, each with a state directory of its own: none does another's work, and a
+//! server that stops cuts nothing.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use sysinfo::Signal;
-use toygres_e2e::control::{Moment, hold_up, let_go, wait_held_up};
 use toygres_e2e::load::Load;
 use toygres_e2e::wait::SOON;
 use toygres_e2e::{Api, Toygres, eventually, process, store_database, wait_until};
-
-/// How soon a killed server's work is to go on and end, on a machine that does nothing else.
-const TAKEOVER_LIMIT: Duration = Duration::from_secs(10);
-/// After which that has not happened, on whatever machine. The time it took is printed.
-const NOT_TAKEN_OVER: Duration = Duration::from_secs(30);
 
 async fn begin_creates(apis: &[&Api], prefix: &str, count: usize) -> Result<Vec<String>> {
     let mut operations = Vec::new();
@@ -24,205 +18,70 @@ async fn begin_creates(apis: &[&Api], prefix: &str, count: usize) -> Result<Vec<
     Ok(operations)
 }
 
-async fn kinds_of_events(api: &Api, name: &str) -> Result<Vec<String>> {
-    let events = api.items(&format!("/v1/instances/{name}/events")).await?;
-    Ok(events.iter().filter_map(|event| Some(event["kind"].as_str()?.to_owned())).collect())
-}
-
-#[tokio::test]
-async fn a_killed_servers_work_goes_on_with_the_one_beside_it() {
-    let toygres = Toygres::new().unwrap();
-    let first = toygres.serve().await.unwrap();
-    let second = toygres.serve_beside().await.unwrap();
-    // At work in the middle of a step, and in the middle of making an instance.
-    let control = toygres.control().await.unwrap();
-    for (name, step) in [("k-0", "deploy-postgres"), ("k-1", "wait-for-ready"), ("k-2", "test-connection")] {
-        hold_up(&control, name, step, Moment::End).await.unwrap();
-    }
-    let operations = begin_creates(&[&first, &second.api], "k", 6).await.unwrap();
-    wait_held_up(&control, 3).await.unwrap();
-    // The one that leads: the other takes that over too.
-    toygres.kill_server().await.unwrap();
-    let killed = Instant::now();
-    let_go(&control).await.unwrap();
-    for operation in &operations {
-        second.api.wait_success(operation).await.unwrap();
-    }
-    println!("all ended {:.1} s after the kill", killed.elapsed().as_secs_f64());
-    assert!(killed.elapsed() < NOT_TAKEN_OVER, "it took {:?}", killed.elapsed());
-
-    // What dies now, the second server restarts, and says so once.
-    process::kill(toygres.only_postmaster("k-0").await.unwrap()).await.unwrap();
-    eventually("the instance to answer again", SOON, async || second.api.log_in("k-0").await.map(Some)).await.unwrap();
-    eventually("two events", SOON, async || {
-        let kinds = kinds_of_events(&second.api, "k-0").await?;
-        ensure!(kinds[2..] == ["server_exited", "server_restarted"], "{kinds:?}");
-        Ok(Some(()))
-    })
-    .await
-    .unwrap();
-    // The control database too.
-    let data = toygres.state_dir().join("control/data");
-    let [pid] = process::postmasters_on(&data)[..] else { panic!("not one control database") };
-    process::kill(pid).await.unwrap();
-    eventually("the API to work again", SOON, async || second.api.items("/v1/instances").await.map(Some)).await.unwrap();
-
-    // Commands find it, and it stops like any other.
-    assert_eq!(toygres.json(&["list"]).await.unwrap().as_array().unwrap().len(), 6);
-    let status = toygres.json(&["server", "status"]).await.unwrap();
-    assert_eq!(status["pid"], second.pid, "{status}");
-    toygres.ok(&["server", "stop"]).await.unwrap();
-    assert!(process::postmasters_on(&data).is_empty(), "the last server left the control database running");
-}
-
-#[tokio::test]
-async fn servers_on_one_state_directory_share_everything_and_stop_together() {
-    let toygres = Toygres::new().unwrap();
-    let first = toygres.serve().await.unwrap();
-    let run = toygres.command(&["server", "run"]).env_remove("TOYGRES_LISTEN").output().await.unwrap();
-    let said = String::from_utf8_lossy(&run.stderr);
-    assert!(!run.status.success() && said.contains("--listen"), "a second one by accident: {said}");
-
-    let second = toygres.serve_beside().await.unwrap();
-    let third = toygres.serve_beside().await.unwrap();
-    let apis = [&first, &second.api, &third.api];
-    for operation in begin_creates(&apis, "s", 6).await.unwrap() {
-        third.api.wait_success(&operation).await.unwrap();
-    }
-    for number in 0..6 {
-        let name = format!("s-{number}");
-        let uri = first.uri(&name).await.unwrap();
-        assert_eq!(third.api.uri(&name).await.unwrap(), uri);
-        assert_eq!(apis[number % 3].instance(&name).await.unwrap()["health_status"], "healthy");
-    }
-    // Whichever server made it, the one that leads keeps it running.
-    for number in 0..6 {
-        let name = format!("s-{number}");
-        process::kill(toygres.only_postmaster(&name).await.unwrap()).await.unwrap();
-        eventually("it to answer again", SOON, async || second.api.log_in(&name).await.map(Some)).await.unwrap();
-    }
-    // Whichever removes it, nobody brings it back or tells of its end as of a crash, and its name is free.
-    for number in 0..6 {
-        let name = format!("s-{number}");
-        apis[(number + 1) % 3].delete(&name).await.unwrap();
-        toygres.expect_nothing_of(&name).await.unwrap();
-        apis[number % 3].create(&name).await.unwrap();
-        assert_eq!(kinds_of_events(&first, &name).await.unwrap(), ["create_requested", "instance_running"]);
-    }
-    let locks = std::fs::read_dir(toygres.state_dir().join("locks/default")).unwrap().count();
-    assert_eq!(locks, 6, "a lock file for each instance");
-
-    let status = toygres.json(&["server", "status"]).await.unwrap();
-    assert_eq!(status["beside"].as_array().unwrap().len(), 2, "{status}");
-    let stop = toygres.ok(&["server", "stop"]).await.unwrap();
-    assert!(stop.stdout.contains("the 3 toygres servers are stopped"), "{stop}");
-    assert!(process::servers_on(toygres.state_dir()).is_empty());
-    assert!(process::postmasters_on(&toygres.state_dir().join("control/data")).is_empty());
-    let left = |name: &str| std::fs::read_dir(toygres.state_dir()).unwrap().flatten().any(|file| file.file_name() == name);
-    assert!(!left("server.json"));
-    assert_eq!(toygres.json(&["list"]).await.unwrap().as_array().unwrap().len(), 6);
-}
-
-#[tokio::test]
-async fn a_hung_server_holds_up_only_what_it_has_in_its_hands() {
-    let toygres = Toygres::new().unwrap();
-    let first = toygres.serve().await.unwrap();
-    let second = toygres.serve_beside().await.unwrap();
-    let operations = begin_creates(&[&second.api, &first], "h", 6).await.unwrap();
-    wait_until("the first instance's folder", SOON, || toygres.instance_dir("h-0").exists()).await.unwrap();
-    process::send(second.pid, Signal::Stop).unwrap();
-    let hung = Instant::now();
-    // New work isn't touched by it.
-    first.create("unaffected").await.unwrap();
-    let mut left = Vec::new();
-    for operation in operations {
-        let patience = TAKEOVER_LIMIT.saturating_sub(hung.elapsed()).as_secs();
-        let seen = first.get(&format!("/v1/operations/{operation}?wait={patience}s")).await.unwrap().expect(200).unwrap();
-        match seen["state"].as_str() {
-            Some("succeeded") => {}
-            Some("failed") => panic!("it gave up: {seen:#}"),
-            _ => left.push(operation),
-        }
-    }
-    println!("{} of 6 are in the hung server's hands after {} s", left.len(), hung.elapsed().as_secs());
-    for operation in &left {
-        let hint = async || {
-            let seen = first.get(&format!("/v1/operations/{operation}")).await?.expect(200)?;
-            // Or it was only slow.
-            let is_told = seen["state"] == "succeeded" || seen.to_string().contains(&format!("process {}", second.pid));
-            Ok(is_told.then_some(()))
-        };
-        eventually("an operation that says who holds it up", SOON, hint).await.unwrap();
-    }
-    let pid = second.pid;
-    second.kill().await.unwrap();
-    let killed = Instant::now();
-    for operation in &left {
-        first.wait_success(operation).await.unwrap();
-    }
-    println!("they ended {:.1} s after it was killed", killed.elapsed().as_secs_f64());
-    assert!(killed.elapsed() < NOT_TAKEN_OVER, "{:?}", killed.elapsed());
-    assert!(!process::is_alive(pid));
-    for number in 0..6 {
-        toygres.only_postmaster(&format!("h-{number}")).await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn a_server_that_stops_under_load_cuts_no_request_and_loses_no_operation() {
-    let toygres = Toygres::new().unwrap();
-    let first = toygres.serve().await.unwrap();
-    let second = toygres.serve_beside().await.unwrap();
-    first.create("steady").await.unwrap();
-    let waiting = first.begin_create("waited-for").await.unwrap();
-    let long_poll = format!("/v1/operations/{waiting}?wait=20s&after_revision=1000000");
-    let mut load = Load::begin(24, &["/v1/instances", "/v1/instances/steady", "/v1/operations?limit=5", "/healthz", &long_poll]);
-    load.add(&first).await;
-    load.add(&second.api).await;
-    wait_until("requests to be answered", SOON, || load.answered() > 500).await.unwrap();
-
-    let mut operations = begin_creates(&[&second.api], "a", 3).await.unwrap();
-    let told = Instant::now();
-    let not_ready = async {
-        eventually("it to say that it isn't ready", SOON, async || {
-            let answer = second.api.get("/readyz").await;
-            Ok(answer.map_or(true, |answer| answer.status == 503).then_some(()))
-        })
-        .await
-    };
-    process::send(second.pid, Signal::Term).unwrap();
-    not_ready.await.unwrap();
-    println!("not ready {} ms after SIGTERM", told.elapsed().as_millis());
-    wait_until("its end", SOON, || !process::is_alive(second.pid)).await.unwrap();
-    println!("stopped {:.1} s after SIGTERM", told.elapsed().as_secs_f64());
-
-    // Another one comes, and the one that leads goes.
-    let third = toygres.serve_beside().await.unwrap();
-    load.add(&third.api).await;
-    let before = load.answered();
-    wait_until("requests to be answered", SOON, || load.answered() > before + 500).await.unwrap();
-    operations.extend(begin_creates(&[&first], "b", 3).await.unwrap());
-    let leading = toygres.server_pid().unwrap();
-    process::send(leading, Signal::Term).unwrap();
-    wait_until("its end", SOON, || !process::is_alive(leading)).await.unwrap();
-    let ended = Instant::now();
-    let before = load.answered();
-    wait_until("requests to be answered", SOON, || load.answered() > before + 200).await.unwrap();
-    for operation in &operations {
-        third.api.wait_success(operation).await.unwrap();
-    }
-    println!("the stopped server's operations ended {:.1} s after it", ended.elapsed().as_secs_f64());
-    // With a load that leaves no processor idle.
-    assert!(ended.elapsed() < 2 * NOT_TAKEN_OVER, "{:?}", ended.elapsed());
-    println!("{} requests answered, none cut", load.end().await.unwrap());
-    third.stop().await.unwrap();
-}
-
 /// Two machines, as far as one machine can be two: state directories of their own, and one database.
 async fn two_machines() -> Result<Option<(Toygres, Toygres, store_database::Database)>> {
     let Some(database) = store_database::empty_database().await? else { return Ok(None) };
     let machine = || Ok::<_, anyhow::Error>(Toygres::new()?.with("TOYGRES_DATABASE_URL", &database.url));
     Ok(Some((machine()?, machine()?, database)))
+}
+
+#[tokio::test]
+async fn a_hung_server_holds_up_only_its_own_machine() {
+    let Some((here, there, _database)) = two_machines().await.unwrap() else { return };
+    let (first, second) = (here.serve().await.unwrap(), there.serve().await.unwrap());
+    let operations = begin_creates(&[&second], "h", 3).await.unwrap();
+    wait_until("the first instance's folder", SOON, || there.instance_dir("h-0").exists()).await.unwrap();
+    let hung = there.server_pid().unwrap();
+    process::send(hung, Signal::Stop).unwrap();
+    first.create("unaffected").await.unwrap();
+    first.delete("unaffected").await.unwrap();
+    // It keeps its state directory, and the next server says which process has to end.
+    let refused = there.fails(1, &["server", "run"]).await.unwrap();
+    assert!(refused.stderr.contains(&format!("process {hung}")), "{refused}");
+    process::kill(hung).await.unwrap();
+    let next = there.serve().await.unwrap();
+    for (number, operation) in operations.iter().enumerate() {
+        next.wait_success(operation).await.unwrap();
+        there.only_postmaster(&format!("h-{number}")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stops_under_load_cuts_no_request_and_loses_no_operation() {
+    let Some((here, there, _database)) = two_machines().await.unwrap() else { return };
+    let (first, second) = (here.serve().await.unwrap(), there.serve().await.unwrap());
+    first.create("steady").await.unwrap();
+    let waiting = first.begin_create("waited-for").await.unwrap();
+    let long_poll = format!("/v1/operations/{waiting}?wait=20s&after_revision=1000000");
+    let mut load = Load::begin(24, &["/v1/instances", "/v1/instances/steady", "/v1/operations?limit=5", "/healthz", &long_poll]);
+    load.add(&first).await;
+    load.add(&second).await;
+    wait_until("requests to be answered", SOON, || load.answered() > 500).await.unwrap();
+
+    // First one server stops and starts again, then the other.
+    for (machine, api, prefix) in [(&there, &second, "a"), (&here, &first, "b")] {
+        let operations = begin_creates(&[api], prefix, 3).await.unwrap();
+        let pid = machine.server_pid().unwrap();
+        let told = Instant::now();
+        process::send(pid, Signal::Term).unwrap();
+        eventually("it to say that it isn't ready", SOON, async || {
+            let answer = api.get("/readyz").await;
+            Ok(answer.map_or(true, |answer| answer.status == 503).then_some(()))
+        })
+        .await
+        .unwrap();
+        println!("not ready {} ms after SIGTERM", told.elapsed().as_millis());
+        wait_until("its end", SOON, || !process::is_alive(pid)).await.unwrap();
+        println!("stopped {:.1} s after SIGTERM", told.elapsed().as_secs_f64());
+        let before = load.answered();
+        wait_until("the other one to answer requests", SOON, || load.answered() > before + 200).await.unwrap();
+        let next = machine.serve().await.unwrap();
+        load.add(&next).await;
+        for operation in &operations {
+            next.wait_success(operation).await.unwrap();
+        }
+    }
+    println!("{} requests answered, none cut", load.end().await.unwrap());
 }
 
 #[tokio::test]

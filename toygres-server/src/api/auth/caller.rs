@@ -1,5 +1,7 @@
 //! Who sends a request, and what they may do.
 
+use std::time::Duration;
+
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header;
@@ -10,13 +12,15 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
-use toygres_models::store::{IdempotencyKey, Requested, Token};
-use toygres_models::{BearerToken, Namespace, Role};
+use toygres_models::store::{IdempotencyKey, Requested, TokenCheck};
+use toygres_models::{BearerToken, Namespace, Role, Store};
 
-use super::known_tokens::KnownTokens;
 use crate::api::http::limits::asks_to_wait;
 use crate::api::http::problem::ApiError;
 use crate::api::state::Shared;
+
+/// How often the token of an answer that goes on, or is waited for, is checked again.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The holder of the token that a request carries.
 #[derive(Debug, Clone)]
@@ -48,15 +52,23 @@ impl Caller {
         }
     }
 
-    /// The holder of a token that was made for somebody.
-    pub(super) fn of(token: &Token) -> Self {
-        Self {
-            token_id: token.id.to_string(),
-            name: token.name.clone(),
-            role: token.role,
-            namespaces: token.namespaces.clone(),
-            expires_at: token.expires_at,
-            idempotency_key: None,
+    /// The holder of a token that was made for somebody, if it is valid.
+    fn of(check: TokenCheck) -> Result<Self, ApiError> {
+        match check {
+            TokenCheck::Valid(token) => Ok(Self {
+                token_id: token.id.to_string(),
+                name: token.name,
+                role: token.role,
+                namespaces: token.namespaces,
+                expires_at: token.expires_at,
+                idempotency_key: None,
+            }),
+            TokenCheck::Unknown => Err(unknown_token()),
+            TokenCheck::Expired(at) => {
+                let at = at.format("%F %T UTC");
+                Err(ApiError::unauthorized(format!("the token expired at {at}; ask an admin for a new one")))
+            }
+            TokenCheck::Revoked => Err(ApiError::unauthorized("the token was revoked; ask an admin for a new one")),
         }
     }
 
@@ -128,7 +140,28 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// Lets in who knows a token, as long as it is good: an answer that goes on and on ends with it.
+/// What is answered to a token that isn't known, whatever is wrong with it.
+fn unknown_token() -> ApiError {
+    ApiError::unauthorized(
+        "the token is wrong; `toygres login` stores the right one, and on the server's machine one is in the file `token` of \
+         the state directory",
+    )
+}
+
+/// Returns when the token isn't valid any more, with the answer to its holder.
+async fn until_refused(store: &Store, sent: &BearerToken) -> ApiError {
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        // While the store doesn't answer, nobody can tell: the answer goes on.
+        if let Ok(check) = store.check_token(sent).await
+            && let Err(refused) = Caller::of(check)
+        {
+            return refused;
+        }
+    }
+}
+
+/// Lets in the holder of a valid token, as long as it is valid: an answer that goes on and on ends with it.
 pub async fn authorize(State(state): Shared, mut request: Request, next: Next) -> Response {
     let given = request.headers().get(header::AUTHORIZATION).map(axum::http::HeaderValue::as_bytes);
     let sent = given.and_then(|value| value.strip_prefix(b"Bearer ").or_else(|| value.strip_prefix(b"bearer ")));
@@ -139,33 +172,27 @@ pub async fn authorize(State(state): Shared, mut request: Request, next: Next) -
         request.extensions_mut().insert(Caller::root());
         return next.run(request).await;
     }
-    let known = async {
-        let bearer = BearerToken::parse(sent).ok_or_else(KnownTokens::unknown)?;
-        Ok((state.tokens.caller(&bearer).await?, bearer))
+    let Some(bearer) = BearerToken::parse(sent) else { return unknown_token().into_response() };
+    let caller = async || Caller::of(state.store.check_token(&bearer).await?);
+    match caller().await {
+        Ok(caller) => request.extensions_mut().insert(caller),
+        Err(error) => return error.into_response(),
     };
-    let (caller, bearer) = match known.await {
-        Ok(known) => known,
-        Err::<_, ApiError>(error) => return error.into_response(),
-    };
-    request.extensions_mut().insert(caller);
     let waits = asks_to_wait(&request);
     let answer = tokio::select! {
         answer = next.run(request) => answer,
-        // What comes to be while it waits isn't for a token that was refused meanwhile.
-        () = state.tokens.until_refused(&bearer), if waits => match state.tokens.caller(&bearer).await {
-            Err(error) => return error.into_response(),
-            Ok(_) => return KnownTokens::unknown().into_response(),
-        },
+        // What happens while it waits isn't for a token that was refused meanwhile.
+        refused = until_refused(&state.store, &bearer), if waits => return refused.into_response(),
     };
-    // The answer and the end of the token may have come at once.
-    if waits && let Err(error) = state.tokens.caller(&bearer).await {
+    // The token may have ended since the last check.
+    if waits && let Err(error) = caller().await {
         return error.into_response();
     }
     let (parts, body) = answer.into_parts();
     if body.size_hint().exact().is_some() {
         return Response::from_parts(parts, body);
     }
-    let tokens = state.tokens.clone();
-    let refused = Box::pin(async move { tokens.until_refused(&bearer).await });
+    let store = state.store.clone();
+    let refused = Box::pin(async move { until_refused(&store, &bearer).await });
     Response::from_parts(parts, Body::from_stream(body.into_data_stream().take_until(refused)))
 }

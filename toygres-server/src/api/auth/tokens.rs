@@ -91,9 +91,7 @@ pub(super) async fn get(State(state): Shared, caller: Caller, Segment(name): Seg
     responses((status = OK, body = Token), Problems))]
 pub(super) async fn revoke(State(state): Shared, caller: Caller, Segment(name): Segment) -> Result<Json<Token>, ApiError> {
     caller.may_administer(None)?;
-    let token = state.store.revoke_token(&name.parse::<TokenName>()?, &caller.requested()).await?;
-    state.tokens.forget();
-    Ok(Json(token))
+    Ok(Json(state.store.revoke_token(&name.parse::<TokenName>()?, &caller.requested()).await?))
 }
 
 /// Whose the request's token is, and what it lets its holder do
