@@ -120,14 +120,11 @@ impl K8sClient {
     }
 
     /// Which cluster this is: the uid of its namespace `kube-system`, as is customary. `None` where
-    /// the credentials don't let one know; in a pod nobody asks, since its cluster never changes.
+    /// the credentials don't allow to read it.
     ///
     /// # Errors
     /// If the API server can't be asked.
     pub async fn cluster_id(&self) -> Result<Option<String>, Failure> {
-        if self.is_in_cluster() {
-            return Ok(None);
-        }
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let call = async {
             match namespaces.get_metadata("kube-system").await {

@@ -19,8 +19,10 @@ use crate::access::token::TokenCommand;
 use crate::history::events::Events;
 use crate::history::operations::Operations;
 use crate::history::why::Why;
+use crate::instances::adopt::Adopt;
 use crate::instances::apply::Apply;
 use crate::instances::diff::Diff;
+use crate::instances::power::Target;
 
 /// PostgreSQL as a service that you run yourself
 #[derive(Debug, Parser)]
@@ -68,6 +70,14 @@ pub enum Command {
     Connect(Connect),
     /// Open a SQL session in an instance, by the program psql
     Psql(Psql),
+    /// Take an instance on record again whose record was lost, with its data; or list those
+    Adopt(Adopt),
+    /// Stop an instance's server; data, address and password stay
+    Stop(Target),
+    /// Start an instance that is stopped, and make again what is missing around its data
+    Start(Target),
+    /// Restart an instance's server
+    Restart(Target),
     /// Delete an instance and all its data
     Delete(Delete),
     /// Show what happened, and what happens
@@ -192,7 +202,7 @@ pub struct List {
     #[arg(short = 'l', long, value_name = "LABELS", value_parser = label_selector)]
     pub selector: Option<LabelSelector>,
 
-    /// Only in this state: creating, running, failed or deleting
+    /// Only in this state: creating, running, stopped, failed or deleting
     #[arg(long, value_name = "STATE", value_parser = instance_state)]
     pub state: Option<InstanceState>,
 

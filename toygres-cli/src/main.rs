@@ -20,6 +20,7 @@ mod testing;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use toygres_models::Power;
 use toygres_server::settings::Settings;
 
 use access::{context, login, namespaces, token};
@@ -27,7 +28,7 @@ use args::{Cli, Command};
 use connections::{connect, psql};
 use error::{CliError, Outcome};
 use history::{events, logs, operations, why};
-use instances::{apply, create, delete, diff, list, versions};
+use instances::{adopt, apply, create, delete, diff, list, power, versions};
 use output::ui::{self, Ui};
 use output::watch;
 use server::doctor;
@@ -100,6 +101,10 @@ async fn dispatch(command: Command, settings: Settings, ui: &Ui) -> Outcome {
         Command::Diff(arguments) => diff::run(&arguments, &settings, ui).await,
         Command::Connect(arguments) => connect::run(&arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Psql(arguments) => psql::run(arguments, &settings, ui).await,
+        Command::Adopt(arguments) => adopt::run(arguments, &settings, ui).await,
+        Command::Stop(target) => power::set(Power::Stopped, target, &settings, ui).await,
+        Command::Start(target) => power::set(Power::Running, target, &settings, ui).await,
+        Command::Restart(target) => power::restart(target, &settings, ui).await,
         Command::Delete(arguments) => delete::run(arguments, &settings, ui).await,
         Command::Events(arguments) => events::run(arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Why(arguments) => why::run(arguments, &mut Session::open(&settings, ui).await?).await,

@@ -7,7 +7,7 @@ use clap::Parser;
 use secrecy::ExposeSecret;
 use toygres_client::resources::Connection;
 use toygres_models::store::{Instance, Operation, Step};
-use toygres_models::{InstanceState, OperationKind, OperationState, PlatformName, StepState};
+use toygres_models::{InstanceSpec, InstanceState, InstanceStatus, OperationKind, OperationState, PlatformName, StepState};
 use toygres_server::settings::{OutputFormat, Settings};
 use uuid::Uuid;
 
@@ -20,30 +20,26 @@ pub fn ui() -> Ui {
     Ui { format: OutputFormat::Table, quiet: true, live: false, out: plain, err: plain }
 }
 
+fn spec() -> InstanceSpec {
+    InstanceSpec::new(PlatformName::Local, "15.18".parse().unwrap())
+}
+
 /// A running instance.
 pub fn instance(name: &str) -> Instance {
     Instance {
         id: Uuid::nil(),
         namespace: "default".into(),
         name: name.into(),
-        platform: PlatformName::Local,
-        cpu: None,
-        memory: None,
-        storage_class: None,
         cluster_id: None,
-        postgres_version: "15.18".into(),
-        storage_size_gb: 10,
-        use_load_balancer: false,
-        dns_label: None,
-        labels: sqlx::types::Json::default(),
-        delete_protection: false,
-        revision: 1,
+        spec: sqlx::types::Json(spec()),
+        generation: 1,
         state: InstanceState::Running,
-        health_status: Some("healthy".into()),
-        ip_connection_string: Some("postgresql://postgres@127.0.0.1:20001/postgres?sslmode=require".into()),
-        dns_connection_string: None,
-        health_check_orchestration_id: None,
-        failure: None,
+        status: sqlx::types::Json(InstanceStatus {
+            health_status: Some("healthy".into()),
+            ip_connection_string: Some("postgresql://postgres@127.0.0.1:20001/postgres?sslmode=require".into()),
+            ..InstanceStatus::default()
+        }),
+        observed_generation: 1,
         created_at: Utc::now() - TimeDelta::seconds(61),
         updated_at: Utc::now(),
         deleted_at: None,
@@ -85,6 +81,14 @@ pub fn operation(kind: OperationKind) -> Operation {
         instance_id: Uuid::nil(),
         namespace: "default".into(),
         instance_name: "demo".into(),
+        place: "local".into(),
+        summary: kind.to_string(),
+        input: sqlx::types::Json::default(),
+        spec_before: sqlx::types::Json(spec()),
+        spec: sqlx::types::Json(spec()),
+        generation: 1,
+        state_before: InstanceState::Running,
+        reverting: false,
         state: OperationState::Running,
         actor: "root".into(),
         retry_of: None,
@@ -96,7 +100,6 @@ pub fn operation(kind: OperationKind) -> Operation {
         created_at,
         started_at: Some(created_at),
         finished_at: Some(created_at + TimeDelta::milliseconds(310)),
-        previous: None,
         steps: Vec::new(),
         progress: None,
         expected_seconds: None,

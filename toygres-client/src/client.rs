@@ -205,7 +205,7 @@ impl Client {
         Ok(self)
     }
 
-    /// The same for a change of what has still that revision.
+    /// The same for a change of what has still that generation or revision.
     pub fn expecting(&self, revision: i64) -> Result<Self, ClientError> {
         let etag = HeaderValue::try_from(format!("\"{revision}\""));
         let unsendable = |_| ClientError::Unsendable("the revision can't be sent".into());

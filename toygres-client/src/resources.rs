@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use toygres_models::instance::Effect;
 use toygres_models::store::Token;
-use toygres_models::{PlatformName, Role};
+use toygres_models::{InstanceSpec, PlatformName, Role};
 use utoipa::ToSchema;
 
 pub use crate::manifest::{InstanceManifest, ManifestError};
@@ -106,6 +106,19 @@ pub struct Connection {
     pub internal: bool,
     /// All of the above in one URI, percent-encoded.
     pub uri: String,
+}
+
+/// An instance that is on a platform and not on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdoptableInstance {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The id that it had on record, where it is known.
+    pub instance_id: Option<uuid::Uuid>,
+    /// The spec that it carries beside its data.
+    pub spec: InstanceSpec,
 }
 
 /// What a `PUT /v1/instances/{name}` would do: the answer to one with `dry_run=true`.

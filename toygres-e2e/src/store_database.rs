@@ -9,7 +9,7 @@ use sqlx::types::Uuid;
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::Mutex;
 use toygres_models::store::{MetadataUpdate, NewInstance, Operation, Requested};
-use toygres_models::{InstanceKey, InstanceState, Labels, StorageSize, Store};
+use toygres_models::{InstanceSpec, PlatformName, InstanceKey, InstanceState, Store};
 
 use crate::by_hand::{Programs, Server};
 use crate::place::{required_or_skip, temporary_folder};
@@ -99,13 +99,8 @@ pub fn key(namespace: &str, name: &str) -> InstanceKey {
 pub fn new_instance(namespace: &str, name: &str) -> NewInstance {
     NewInstance {
         key: key(namespace, name),
-        platform: toygres_models::PlatformName::Local,
-        postgres_version: "15.1".parse().unwrap(),
-        storage_size: StorageSize::default(),
-        options: toygres_models::InstanceOptions::default(),
         cluster_id: None,
-        labels: Labels::default(),
-        delete_protection: false,
+        spec: InstanceSpec::new(PlatformName::Local, "15.1".parse().unwrap()),
         requested: Requested { cause: "a test".into(), ..Requested::by("test") },
     }
 }
@@ -116,14 +111,14 @@ pub fn update(instance_id: Uuid, name: &str, state: InstanceState) -> MetadataUp
     MetadataUpdate {
         instance_id,
         instance_name: name.into(),
-        platform: toygres_models::PlatformName::Local,
+        platform: PlatformName::Local,
         state,
         health_status: None,
         ip_connection_string: None,
         dns_connection_string: None,
         health_check_orchestration_id: None,
+        members: None,
         operation_id: None,
-        compensated: false,
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Kind {
     pub name: &'static str,
     /// What it is called in a sentence: `the creation of demo`.
     pub noun: &'static str,
+    /// What has become of the instance after its success: `demo is created`.
+    pub participle: &'static str,
     /// In which states of the instance it may begin. A kind that makes the instance names none.
     pub begins_in: &'static [InstanceState],
     /// The instance's state while it is at work, where that differs.
@@ -69,6 +71,7 @@ pub struct Kind {
 const CREATE: Kind = Kind {
     name: "create",
     noun: "creation",
+    participle: "created",
     begins_in: &[],
     state_at_work: Some(Creating),
     on_failure: OnFailure::MarkFailed,
@@ -85,6 +88,7 @@ const CREATE: Kind = Kind {
 const UPDATE: Kind = Kind {
     name: "update",
     noun: "change",
+    participle: "changed",
     begins_in: &[Running, Stopped, Failed],
     state_at_work: None,
     on_failure: OnFailure::KeepState,
@@ -95,9 +99,24 @@ const UPDATE: Kind = Kind {
     ..CREATE
 };
 
+const ADOPT: Kind = Kind {
+    name: "adopt",
+    noun: "adoption",
+    participle: "adopted",
+    begins_in: &[],
+    state_at_work: None,
+    on_failure: OnFailure::KeepState,
+    on_cancel: OnCancel::BeforeFirstStep,
+    cancelled_words: "nothing of it was changed",
+    succeeded_event: "instance_adopted",
+    failed_event: "adopt_failed",
+    ..CREATE
+};
+
 const RESTART: Kind = Kind {
     name: "restart",
     noun: "restart",
+    participle: "restarted",
     begins_in: &[Running],
     state_at_work: None,
     on_failure: OnFailure::KeepState,
@@ -113,6 +132,7 @@ const RESTART: Kind = Kind {
 const DELETE: Kind = Kind {
     name: "delete",
     noun: "deletion",
+    participle: "deleted",
     begins_in: &[Creating, Running, Stopped, Failed, Deleting],
     state_at_work: Some(Deleting),
     on_failure: OnFailure::MarkFailed,
@@ -135,12 +155,14 @@ impl OperationKind {
     pub const CREATE: Self = Self(&CREATE);
     /// Makes an instance what its spec says: every change of the spec.
     pub const UPDATE: Self = Self(&UPDATE);
+    /// Takes an instance that has no record on record, with its data.
+    pub const ADOPT: Self = Self(&ADOPT);
     /// Restarts an instance's server.
     pub const RESTART: Self = Self(&RESTART);
     /// Removes an instance and all its data.
     pub const DELETE: Self = Self(&DELETE);
     /// Every kind.
-    pub const ALL: &'static [Self] = &[Self::CREATE, Self::UPDATE, Self::RESTART, Self::DELETE];
+    pub const ALL: &'static [Self] = &[Self::CREATE, Self::ADOPT, Self::UPDATE, Self::RESTART, Self::DELETE];
 
     /// The kind's name.
     #[must_use]

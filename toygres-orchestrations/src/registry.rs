@@ -12,6 +12,8 @@ use crate::update_instance::update_instance_orchestration;
 /// The workflow of each kind of operation.
 const WORKFLOWS: &[(OperationKind, &str)] = &[
     (OperationKind::CREATE, orchestrations::CREATE_INSTANCE),
+    // It brings the instance to the spec that it carries.
+    (OperationKind::ADOPT, orchestrations::UPDATE_INSTANCE),
     (OperationKind::UPDATE, orchestrations::UPDATE_INSTANCE),
     (OperationKind::RESTART, orchestrations::RESTART_INSTANCE),
     (OperationKind::DELETE, orchestrations::DELETE_INSTANCE),

@@ -225,6 +225,11 @@ pub trait Platform: Send + Sync + 'static {
     /// The instances of which there is anything, half-made ones included, in order of their keys.
     async fn list(&self) -> Result<Vec<InstanceKey>, Failure>;
 
+    /// Which parts of an instance whose data is intact are gone, and would be made again by `ensure`: `the Service`.
+    async fn missing_parts(&self, _key: &InstanceKey) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
+
     /// The records of all instances whose data is here, in order of their keys. Half-made ones have none.
     async fn records(&self) -> Result<Vec<InstanceRecord>, Failure>;
 

@@ -12,7 +12,7 @@ use toygres_models::store::Token;
 use toygres_models::{Namespace, Role, TokenName};
 
 use crate::args::problem;
-use crate::error::{CliError, Outcome};
+use crate::error::Outcome;
 use crate::output::display::{self, age, moment};
 use crate::output::ui::Ui;
 use crate::session::Session;
@@ -90,11 +90,6 @@ async fn create(arguments: Create, session: &mut Session<'_>) -> Outcome {
     };
     let minted = session.change(async |client: &Client| client.create_token(&body).await).await?;
     let ui = session.ui;
-    let Some(secret) = &minted.secret else {
-        let name = &minted.token.name;
-        return Err(CliError::failed(format!("the token {name} was made, but the answer with it was lost on its way"))
-            .hint(format!("`toygres token revoke {name}`, then make it again")));
-    };
     if !ui.is_for_people() {
         ui.print_record(&minted)?;
         return Ok(ExitCode::SUCCESS);
@@ -107,7 +102,7 @@ async fn create(arguments: Create, session: &mut Session<'_>) -> Outcome {
         token.role,
         place(token)
     ));
-    ui.print(secret)?;
+    ui.print(&minted.secret)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use comfy_table::{Cell, Color};
 use toygres_client::{Client, all_pages};
 use toygres_models::store::{Operation, Step};
-use toygres_models::{InstanceName, OperationKind, OperationState, StepState};
+use toygres_models::{InstanceName, OperationState, StepState};
 use uuid::Uuid;
 
 use crate::args::instance_name;
@@ -140,12 +140,10 @@ fn unexpected(operation: &Operation) -> CliError {
 
 fn ended(operation: &Operation) -> String {
     let what = match (operation.state, operation.kind) {
-        (OperationState::Cancelled, OperationKind::Create) => "was not created: it was cancelled, and nothing of it is left",
-        (OperationState::Cancelled, OperationKind::Update) => "is as it was before: the change was cancelled",
-        (OperationState::Cancelled, OperationKind::Delete) => "is not deleted: that was cancelled before it began",
-        (_, OperationKind::Create) => "is created",
-        (_, OperationKind::Update) => "is changed",
-        (_, OperationKind::Delete) => "is deleted",
+        (OperationState::Cancelled, kind) => {
+            format!("was not {}: that was cancelled, and {}", kind.participle, kind.cancelled_words)
+        }
+        (_, kind) => format!("is {}", kind.participle),
     };
     let took = operation.finished_at.map(|finished| format!(" ({})", seconds(between(operation.created_at, finished))));
     format!("{} {what}{}", operation.instance_name, took.unwrap_or_default())
@@ -255,7 +253,7 @@ mod tests {
 
     #[test]
     fn an_operation_shows_its_steps_with_their_times() {
-        let mut operation = testing::operation(OperationKind::Create);
+        let mut operation = testing::operation(OperationKind::CREATE);
         operation.steps =
             vec![testing::step("deploy-postgres", StepState::Succeeded), testing::step("wait-for-ready", StepState::Running)];
         operation.steps[1].attempts = 2;
@@ -271,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_cancelled_operation_tells_what_is_left() {
-        let mut operation = testing::operation(OperationKind::Create);
+        let mut operation = testing::operation(OperationKind::CREATE);
         operation.state = OperationState::Cancelled;
         operation.cancel_requested_by = Some("alice".into());
         assert!(ended(&operation).contains("nothing of it is left"), "{}", ended(&operation));

@@ -215,6 +215,22 @@ fn shown(value: &serde_json::Value) -> String {
     }
 }
 
+/// What a change of an instance that is there does, a line for each field and for the whole.
+pub fn effects(plan: &Plan) -> Vec<String> {
+    if plan.action != PlanAction::Update {
+        return Vec::new();
+    }
+    let of_field = |change: &FieldChange| {
+        let effect = serde_json::to_value(change.effect).unwrap_or_default();
+        let reverted = if change.can_revert { "a cancel or a failure reverts it" } else { "it can't be reverted" };
+        format!("{}: {} to {} ({}; {reverted})", change.field, shown(&change.from), shown(&change.to), shown(&effect))
+    };
+    let mut lines: Vec<_> = plan.changes.iter().map(of_field).collect();
+    lines.extend(plan.unavailable.iter().map(|words| format!("meanwhile, and after it: {words}")));
+    lines.extend(plan.expected_seconds.map(|seconds| format!("takes about {seconds:.1} s")));
+    lines
+}
+
 fn fields(plan: &Plan) -> Vec<String> {
     plan.changes.iter().map(|change| change.field.clone()).collect()
 }
@@ -238,8 +254,14 @@ fn print_plans(ui: &Ui, documents: &[Document], plans: &[Plan]) -> Outcome {
     for (Document { key, .. }, plan) in documents.iter().zip(plans) {
         match plan.action {
             PlanAction::Create => ui.print(format_args!("{key} would be created"))?,
+            PlanAction::Update if plan.changes.is_empty() => {
+                ui.print(format_args!("{key} would be made again what it is to be"))?;
+            }
             PlanAction::Update => ui.print(format_args!("{key} would be changed ({})", fields(plan).join(", ")))?,
             PlanAction::None | PlanAction::Refuse => ui.print(format_args!("{key} unchanged"))?,
+        }
+        for effect in effects(plan) {
+            ui.print(format_args!("  {effect}"))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -295,7 +317,7 @@ async fn carry_out(
             return Err(CliError::failed(refusal));
         }
         // Another round is another request.
-        let send = async |client: &Client| client.apply_instance(key, manifest, plan.revision).await;
+        let send = async |client: &Client| client.apply_instance(key, manifest, plan.generation).await;
         match session.change(send).await {
             Ok(Applied::Done(_)) => {
                 applying.changed = fields(&plan);
@@ -308,14 +330,14 @@ async fn carry_out(
                 applying.operation_id = Some(operation.id);
                 if no_wait {
                     applying.result = Became::Begun;
-                    let what = if operation.kind == OperationKind::Create { "being created" } else { "being changed" };
+                    let what = if operation.kind == OperationKind::CREATE { "being created" } else { "being changed" };
                     return Ok(format!("{key} is {what} (operation {})", operation.id));
                 }
                 let operation = watch::follow(session, *operation, &mut line).await?;
                 if operation.state != OperationState::Succeeded {
                     return Err(watch::failed(&operation));
                 }
-                let created = operation.kind == OperationKind::Create;
+                let created = operation.kind == OperationKind::CREATE;
                 applying.result = if created { Became::Created } else { Became::Changed };
                 return Ok(match created {
                     true => format!("{key} created ({})", took(&operation)),

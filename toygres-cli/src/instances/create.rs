@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use serde_json::json;
 use toygres_client::Client;
 use toygres_client::resources::InstanceManifest;
 use toygres_models::password::MAX_PASSWORD_LENGTH;
@@ -26,21 +27,17 @@ pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
     let labels: BTreeMap<String, String> = arguments.labels.into_iter().collect();
     let mut session = Session::open(settings, ui).await?;
     let key = session.key(arguments.name);
-    let body = InstanceManifest {
-        name: key.name.to_string(),
-        namespace: None,
-        postgres_version: arguments.version.map(|version| version.to_string()),
-        storage_size_gb: arguments.storage.map(|size| size.gb().into()),
-        password,
-        platform: arguments.platform.or(settings.platform).map(|platform| platform.to_string()),
-        use_load_balancer: arguments.public.then_some(true),
-        dns_label: arguments.dns_label.map(String::from),
-        cpu: arguments.cpu.map(String::from),
-        memory: arguments.memory.map(String::from),
-        storage_class: arguments.storage_class.map(String::from),
-        labels: (!labels.is_empty()).then_some(labels),
-        delete_protection: arguments.delete_protection.then_some(true),
-    };
+    let mut body = InstanceManifest { password, ..InstanceManifest::of(key.name.to_string()) };
+    body.set("platform", arguments.platform.or(settings.platform).map(PlatformName::as_str));
+    body.set("postgres_version", arguments.version.map(|version| version.to_string()));
+    body.set("storage_size_gb", arguments.storage.map(|size| size.gb()));
+    body.set("use_load_balancer", arguments.public.then_some(true));
+    body.set("dns_label", arguments.dns_label.map(String::from));
+    body.set("cpu", arguments.cpu.map(String::from));
+    body.set("memory", arguments.memory.map(String::from));
+    body.set("storage_class", arguments.storage_class.map(String::from));
+    body.set("labels", (!labels.is_empty()).then(|| json!(labels)));
+    body.set("delete_protection", arguments.delete_protection.then_some(true));
     let create = async |client: &Client| client.create_instance(&key.namespace, &body).await;
     let submitted = watch::submit(&mut session, &key, create).await?;
     if arguments.no_wait {
@@ -70,7 +67,7 @@ pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
 }
 
 fn summary(instance: &Instance, operation: &Operation, was_there: bool) -> String {
-    let Instance { name, postgres_version, .. } = instance;
+    let (name, version) = (&instance.name, display::version(instance));
     let place = display::endpoint(instance).map(|endpoint| format!(" on {endpoint}")).unwrap_or_default();
     let (is, took) = match operation.finished_at {
         Some(finished) if !was_there => {
@@ -78,7 +75,7 @@ fn summary(instance: &Instance, operation: &Operation, was_there: bool) -> Strin
         }
         _ => ("is there already", String::new()),
     };
-    format!("{name} {is}: PostgreSQL {postgres_version}{place}{took}")
+    format!("{name} {is}: PostgreSQL {version}{place}{took}")
 }
 
 fn next_steps(ui: &Ui, key: &InstanceKey, instance: &Instance, storage_was_given: bool) {
@@ -89,9 +86,9 @@ fn next_steps(ui: &Ui, key: &InstanceKey, instance: &Instance, storage_was_given
     let width = connect.len();
     ui.note(format_args!("\n  {}   open a SQL session", ui.err.cyan(format_args!("{psql:width$}"))));
     ui.note(format_args!("  {}   print the connection URI", ui.err.cyan(connect)));
-    if storage_was_given && instance.platform == PlatformName::Local {
-        let size = instance.storage_size_gb;
-        let note = format!("The {size} GB are noted, not enforced: on this machine an instance can use whatever its disk has.");
+    if storage_was_given && instance.spec.platform == PlatformName::Local {
+        let size = instance.spec.storage_size_gb;
+        let note = format!("The {size} are noted, not enforced: on this machine an instance can use whatever its disk has.");
         ui.note(format_args!("\n  {}", ui.err.dim(note)));
     }
 }
@@ -122,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_summary_says_what_where_and_how_long() {
-        let (instance, operation) = (testing::instance("demo"), testing::operation(OperationKind::Create));
+        let (instance, operation) = (testing::instance("demo"), testing::operation(OperationKind::CREATE));
         assert_eq!(summary(&instance, &operation, false), "demo is ready: PostgreSQL 15.18 on 127.0.0.1:20001 (0.31s)");
         assert_eq!(summary(&instance, &operation, true), "demo is there already: PostgreSQL 15.18 on 127.0.0.1:20001");
     }

@@ -29,7 +29,7 @@ pub async fn run(arguments: Delete, settings: &Settings, ui: &Ui) -> Outcome {
     let key = session.key(arguments.name);
     if !arguments.yes {
         let instance = session.call(async |client: &Client| client.instance(&key).await).await?;
-        if instance.delete_protection {
+        if instance.spec.delete_protection {
             return Err(CliError::protected(format!("{key} is protected from deletion; nothing was changed")));
         }
         confirm(ui, &key, &instance).await?;
@@ -66,12 +66,13 @@ async fn confirm(ui: &Ui, key: &InstanceKey, instance: &Instance) -> Result<(), 
 }
 
 fn loss(instance: &Instance) -> String {
-    let Instance { name, namespace, postgres_version, storage_size_gb, .. } = instance;
+    let Instance { name, namespace, spec, .. } = instance;
+    let (version, storage) = (display::version(instance), spec.storage_size_gb);
     let place = display::endpoint(instance).map(|endpoint| format!(" on {endpoint}")).unwrap_or_default();
     let age = display::age(instance.created_at, Utc::now());
     let state = display::state(instance);
     format!(
-        "This deletes {name} in namespace {namespace}: PostgreSQL {postgres_version}{place}, {storage_size_gb} GB, {state}, {age} old."
+        "This deletes {name} in namespace {namespace}: PostgreSQL {version}{place}, {storage}, {state}, {age} old."
     )
 }
 

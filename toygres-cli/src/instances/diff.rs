@@ -9,7 +9,7 @@ use toygres_client::Client;
 use toygres_client::resources::{InstanceManifest, Plan};
 use toygres_server::settings::Settings;
 
-use super::apply::{Input, plans, refusals};
+use super::apply::{Input, effects, plans, refusals};
 use super::documents::{self, Document};
 use crate::error::{CliError, Outcome};
 use crate::output::ui::{Style, Ui};
@@ -38,7 +38,7 @@ pub async fn run(arguments: &Diff, settings: &Settings, ui: &Ui) -> Outcome {
             ui.warn(format_args!("{refusal}"));
             exit_status = 1;
         }
-        let live = match plan.revision {
+        let live = match plan.generation {
             Some(_) => {
                 let key = &document.key;
                 let instance = session.call(async |client: &Client| client.instance(key).await).await?;
@@ -49,6 +49,10 @@ pub async fn run(arguments: &Diff, settings: &Settings, ui: &Ui) -> Outcome {
         if let Some(text) = unified(ui.out, document, live.as_ref(), plan)? {
             exit_status = 1;
             ui.print(text.trim_end())?;
+        }
+        for effect in effects(plan) {
+            exit_status = 1;
+            ui.note(format_args!("{}: {effect}", document.key));
         }
     }
     Ok(ExitCode::from(exit_status))
@@ -88,9 +92,8 @@ fn unified(style: Style, document: &Document, live: Option<&InstanceManifest>, p
 fn wanted(document: &Document, live: Option<&InstanceManifest>, plan: &Plan) -> Result<InstanceManifest, CliError> {
     let unreadable = |error: serde_json::Error| CliError::failed(format!("the server's plan can't be shown: {error}"));
     let named = InstanceManifest {
-        name: document.key.name.to_string(),
         namespace: Some(document.key.namespace.to_string()),
-        ..InstanceManifest::default()
+        ..InstanceManifest::of(document.key.name.to_string())
     };
     let mut fields: Map<String, Value> = match serde_json::to_value(live.unwrap_or(&named)).map_err(unreadable)? {
         Value::Object(fields) => fields,
@@ -118,10 +121,10 @@ mod tests {
 
     #[test]
     fn what_differs_shows_and_nothing_else() {
-        let none = json!({ "action": "none", "changes": [], "refused": [], "revision": 1 });
+        let none = json!({ "action": "none", "changes": [], "refused": [], "generation": 1 });
         assert_eq!(shown(none, true), None);
-        let update = json!({ "action": "update", "refused": [], "revision": 1,
-            "changes": [{ "field": "labels", "from": {}, "to": { "team": "a" } }] });
+        let update = json!({ "action": "update", "refused": [], "generation": 1,
+            "changes": [{ "field": "labels", "from": {}, "to": { "team": "a" }, "effect": "record", "can_revert": true }] });
         let text = shown(update, true).unwrap();
         assert!(text.starts_with("--- default/demo (live)\n+++ default/demo (f.yaml)\n@@ "), "{text}");
         assert!(text.contains("\n-labels: {}\n+labels:\n+  team: a\n"), "{text}");
@@ -130,7 +133,7 @@ mod tests {
     #[test]
     fn a_new_instance_is_all_new_and_a_password_hidden() {
         let create = json!({ "action": "create", "refused": [], "changes": [
-            { "field": "storage_size_gb", "from": null, "to": 5 }, { "field": "password", "from": null, "to": "(hidden)" }] });
+            { "field": "storage_size_gb", "from": null, "to": 5, "effect": "never", "can_revert": true }, { "field": "password", "from": null, "to": "(hidden)", "effect": "never", "can_revert": false }] });
         let text = shown(create, false).unwrap();
         assert_eq!(
             text,

@@ -14,9 +14,9 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter, Spanned};
+use serde_json::{Map, Value};
 use toygres_client::resources::InstanceManifest;
 use toygres_models::{InstanceKey, Namespace};
-use toygres_server::api::instances::Wanted;
 
 use crate::error::CliError;
 
@@ -117,7 +117,7 @@ fn options() -> serde_saphyr::Options {
 fn parse(file: &str, text: &str, namespace: &Namespace, documents: &mut Vec<Document>, problems: &mut Vec<String>) {
     let mut number = 0;
     let mut positions = positions(text).into_iter();
-    for parsed in serde_saphyr::read_with_options::<_, OneOrMany<InstanceManifest>>(&mut text.as_bytes(), options()) {
+    for parsed in serde_saphyr::read_with_options::<_, OneOrMany<Map<String, Value>>>(&mut text.as_bytes(), options()) {
         let mut places = positions.next().unwrap_or_default().into_iter();
         let manifests = match parsed {
             Ok(OneOrMany(manifests)) => manifests,
@@ -136,14 +136,21 @@ fn parse(file: &str, text: &str, namespace: &Namespace, documents: &mut Vec<Docu
         for manifest in manifests {
             number += 1;
             let origin = Origin { file: file.to_owned(), number, fields: places.next().unwrap_or_default() };
-            let namespace = manifest.namespace.as_deref().unwrap_or(namespace.as_str());
-            let key = InstanceKey::parse(namespace, &manifest.name).and_then(|key| Wanted::check(&manifest).map(|_| key));
-            match key {
-                Ok(key) => documents.push(Document { key, manifest, origin }),
-                Err(invalid) => problems.push(format!("{}: {}", origin.of(Some(invalid.field)), invalid.problem)),
+            match checked(manifest, namespace) {
+                Ok((key, manifest)) => documents.push(Document { key, manifest, origin }),
+                Err((field, problem)) => problems.push(format!("{}: {problem}", origin.of(Some(&field)))),
             }
         }
     }
+}
+
+/// An instance as a document says it is to be, or the field that is wrong, and how.
+fn checked(document: Map<String, Value>, namespace: &Namespace) -> Result<(InstanceKey, InstanceManifest), (String, String)> {
+    let manifest = InstanceManifest::from_map(document).map_err(|error| (error.field, error.problem))?;
+    let namespace = manifest.namespace.as_deref().unwrap_or(namespace.as_str());
+    let key = InstanceKey::parse(namespace, &manifest.name).and_then(|key| manifest.check().map(|()| key));
+    let key = key.map_err(|invalid| (invalid.field.to_owned(), invalid.problem))?;
+    Ok((key, manifest))
 }
 
 /// Where each document's, and each listed instance's, fields stand.

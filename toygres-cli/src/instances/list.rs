@@ -53,7 +53,7 @@ fn list_table(ui: &Ui, instances: &[Instance]) -> String {
     // A column that says `default` on every line says nothing.
     let default = Namespace::default();
     let with_namespace = instances.iter().any(|instance| instance.namespace != default.as_str());
-    let with_platform = instances.iter().any(|instance| instance.platform != PlatformName::Local);
+    let with_platform = instances.iter().any(|instance| instance.spec.platform != PlatformName::Local);
     let mut headers = vec!["NAME", "VERSION", "STATE", "ENDPOINT", "AGE"];
     if with_platform {
         headers.insert(1, "PLATFORM");
@@ -64,13 +64,13 @@ fn list_table(ui: &Ui, instances: &[Instance]) -> String {
     let row = |instance: &Instance| {
         let mut row = vec![
             Cell::new(&instance.name),
-            Cell::new(&instance.postgres_version),
+            Cell::new(display::version(instance)),
             display::state_cell(ui.out, instance),
             Cell::new(display::endpoint(instance).unwrap_or_else(|| "-".into())),
             Cell::new(age(instance.created_at, now)),
         ];
         if with_platform {
-            row.insert(1, Cell::new(instance.platform));
+            row.insert(1, Cell::new(instance.spec.platform));
         }
         if with_namespace {
             row.insert(0, Cell::new(&instance.namespace));
@@ -96,10 +96,8 @@ pub async fn get(name: InstanceName, session: &mut Session<'_>) -> Outcome {
     if instance.state == InstanceState::Failed {
         let (name, flags) = (&instance.name, namespace_flag(&instance.namespace));
         ui.note(format_args!("\n  {}     its PostgreSQL log", ui.err.cyan(format_args!("toygres logs {name}{flags}"))));
-        ui.note(format_args!(
-            "  {}   clear it away, and free the name",
-            ui.err.cyan(format_args!("toygres delete {name}{flags}"))
-        ));
+        ui.note(format_args!("  {}      why it failed, and what to do", ui.err.cyan(format_args!("toygres why {name}{flags}"))));
+        ui.note(format_args!("  {}    try again what failed", ui.err.cyan(format_args!("toygres start {name}{flags}"))));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -113,45 +111,55 @@ fn details(ui: &Ui, instance: &Instance) -> String {
         (InstanceState::Running | InstanceState::Failed, _) => style.red(state),
         _ => style.yellow(state),
     };
-    let storage = match instance.platform {
-        PlatformName::Local => format!("{} GB (noted, not enforced on this platform)", instance.storage_size_gb),
-        PlatformName::Kubernetes => format!("{} GB", instance.storage_size_gb),
+    let (spec, status) = (&instance.spec, &instance.status);
+    let storage = match spec.platform {
+        PlatformName::Local => format!("{} (noted, not enforced on this platform)", spec.storage_size_gb),
+        PlatformName::Kubernetes => spec.storage_size_gb.to_string(),
     };
     let mut fields = vec![
         ("Namespace", instance.namespace.clone()),
-        ("Version", format!("PostgreSQL {}", instance.postgres_version)),
-        ("Platform", instance.platform.to_string()),
+        ("Version", format!("PostgreSQL {}", display::version(instance))),
+        ("Platform", spec.platform.to_string()),
         ("Storage", storage),
         ("Created", format!("{} ({} ago)", moment(instance.created_at), age(instance.created_at, now))),
     ];
-    let given = [("CPU", &instance.cpu), ("Memory", &instance.memory), ("Storage class", &instance.storage_class)];
-    fields.extend(given.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
-    if instance.platform == PlatformName::Kubernetes {
-        fields.push(("Reached from", if instance.use_load_balancer { "anywhere" } else { "inside the cluster" }.to_owned()));
+    fields.extend(spec.cpu.iter().map(|cpu| ("CPU", cpu.to_string())));
+    fields.extend(spec.memory.iter().map(|memory| ("Memory", memory.to_string())));
+    fields.extend(spec.storage_class.iter().map(|class| ("Storage class", class.to_string())));
+    let images = status.members.iter().filter_map(|member| member.image.clone());
+    fields.extend(images.map(|image| (if spec.platform == PlatformName::Local { "Programs" } else { "Image" }, image)));
+    if spec.platform == PlatformName::Kubernetes {
+        fields.push(("Reached from", if spec.use_load_balancer { "anywhere" } else { "inside the cluster" }.to_owned()));
     }
-    if !instance.labels.is_empty() {
-        let labels: Vec<_> = instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if !spec.labels.is_empty() {
+        let labels: Vec<_> = spec.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         fields.push(("Labels", labels.join(", ")));
     }
-    if instance.delete_protection {
+    if spec.delete_protection {
         fields.push(("Protected", "from deletion".to_owned()));
     }
-    fields.push(("Revision", instance.revision.to_string()));
+    fields.push(("Generation", generation(instance)));
     fields.extend(display::endpoint(instance).map(|endpoint| ("Endpoint", endpoint)));
-    fields.extend(instance.ip_connection_string.clone().map(|uri| ("URI", uri)));
-    fields.extend(instance.dns_connection_string.clone().map(|uri| ("DNS URI", uri)));
+    fields.extend(status.ip_connection_string.clone().map(|uri| ("URI", uri)));
+    fields.extend(status.dns_connection_string.clone().map(|uri| ("DNS URI", uri)));
     let mut text = format!("{}  {state}\n\n{}", style.bold(&instance.name), display::fields(ui, &fields));
-    if let Some(failure) = &instance.failure {
+    if let Some(failure) = &status.failure {
         text.push_str(&format!("\n\n{}", display::failure(style, failure)));
     }
     text
 }
 
+/// The spec's generation, and whether the platform was brought to it.
+fn generation(instance: &Instance) -> String {
+    match instance.is_behind() {
+        true => format!("{} (the platform was last brought to {})", instance.generation, instance.observed_generation),
+        false => instance.generation.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use sqlx::types::Json;
-    use toygres_models::store::StepFailure;
-    use toygres_models::{Failure, FailureKind};
+    use toygres_models::{Failure, FailureKind, StepFailure};
 
     use super::*;
     use crate::testing;
@@ -163,7 +171,7 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "NAME    VERSION   STATE     ENDPOINT          AGE");
         assert_eq!(lines[1], "demo    15.18     running   127.0.0.1:20001   1m");
-        instances[0].platform = PlatformName::Kubernetes;
+        instances[0].spec.platform = PlatformName::Kubernetes;
         assert!(list_table(&testing::ui(), &instances).starts_with("NAME    PLATFORM     VERSION"));
         instances[1].namespace = "team".into();
         assert!(list_table(&testing::ui(), &instances).starts_with("NAMESPACE   NAME"));
@@ -174,7 +182,7 @@ mod tests {
         let mut instance = testing::instance("demo");
         instance.state = InstanceState::Failed;
         let failure = Failure::permanent(FailureKind::StartFailed, "the server ended").with_evidence(vec!["FATAL:  no".into()]);
-        instance.failure = Some(Json(StepFailure { step: "deploy-postgres".into(), failure }));
+        instance.status.failure = Some(StepFailure { step: "deploy-postgres".into(), failure });
         let text = details(&testing::ui(), &instance);
         assert!(text.starts_with("demo  failed\n"), "{text}");
         assert!(text.ends_with("Failed in deploy-postgres: the server ended\n  | FATAL:  no"), "{text}");

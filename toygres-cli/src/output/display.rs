@@ -6,7 +6,8 @@ use std::time::Duration;
 use chrono::{DateTime, Local, TimeDelta, Utc};
 use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
 use toygres_models::InstanceState;
-use toygres_models::store::{Instance, StepFailure};
+use toygres_models::StepFailure;
+use toygres_models::store::Instance;
 use url::Url;
 
 use super::ui::{Style, Ui};
@@ -83,7 +84,7 @@ fn dim(style: Style, cell: Cell) -> Cell {
 
 /// How an instance is, in one or two words.
 pub fn state(instance: &Instance) -> String {
-    match &instance.health_status {
+    match &instance.status.health_status {
         Some(health) if instance.state == InstanceState::Running && health != "healthy" => format!("running ({health})"),
         _ => instance.state.to_string(),
     }
@@ -95,7 +96,7 @@ pub fn state_cell(style: Style, instance: &Instance) -> Cell {
     let colour = match instance.state {
         InstanceState::Running if text == "running" => Color::DarkGreen,
         InstanceState::Running | InstanceState::Failed => Color::DarkRed,
-        InstanceState::Creating | InstanceState::Deleting => Color::DarkYellow,
+        InstanceState::Creating | InstanceState::Deleting | InstanceState::Stopped => Color::DarkYellow,
         InstanceState::Deleted => Color::DarkGrey,
     };
     coloured(style, text, colour)
@@ -107,9 +108,15 @@ pub fn coloured(style: Style, text: impl ToString, colour: Color) -> Cell {
     if style.is_on { cell.fg(colour) } else { cell }
 }
 
+/// The version of PostgreSQL that an instance runs, or, where that isn't known, is to run.
+pub fn version(instance: &Instance) -> String {
+    let runs = instance.status.members.iter().find_map(|member| member.postgres_version.clone());
+    runs.unwrap_or_else(|| instance.spec.postgres_version.to_string())
+}
+
 /// `host:port` of an instance, where it has one.
 pub fn endpoint(instance: &Instance) -> Option<String> {
-    let uri = instance.dns_connection_string.as_ref().or(instance.ip_connection_string.as_ref())?;
+    let uri = instance.status.dns_connection_string.as_ref().or(instance.status.ip_connection_string.as_ref())?;
     let uri = Url::parse(uri).ok()?;
     Some(format!("{}:{}", uri.host_str()?, uri.port().unwrap_or(5432)))
 }
@@ -165,9 +172,9 @@ mod tests {
     fn an_endpoint_is_read_out_of_the_uri() {
         let mut instance = testing::instance("demo");
         assert_eq!(endpoint(&instance).unwrap(), "127.0.0.1:20001");
-        instance.ip_connection_string = Some("postgresql://postgres@[::1]:20002/postgres?sslmode=require".into());
+        instance.status.ip_connection_string = Some("postgresql://postgres@[::1]:20002/postgres?sslmode=require".into());
         assert_eq!(endpoint(&instance).unwrap(), "[::1]:20002");
-        instance.ip_connection_string = None;
+        instance.status.ip_connection_string = None;
         assert_eq!(endpoint(&instance), None);
     }
 
@@ -175,7 +182,7 @@ mod tests {
     fn health_shows_only_where_it_says_something() {
         let mut instance = testing::instance("demo");
         assert_eq!(state(&instance), "running");
-        instance.health_status = Some("unhealthy".into());
+        instance.status.health_status = Some("unhealthy".into());
         assert_eq!(state(&instance), "running (unhealthy)");
         instance.state = InstanceState::Deleting;
         assert_eq!(state(&instance), "deleting");

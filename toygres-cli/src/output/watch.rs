@@ -8,7 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use toygres_client::{Client, ClientError, Submitted};
 use toygres_models::store::{Operation, Step};
-use toygres_models::{InstanceKey, OperationKind, OperationState, StepState};
+use toygres_models::kind::{OnCancel, OnFailure};
+use toygres_models::{InstanceKey, OperationState, StepState};
 use uuid::Uuid;
 
 use super::display::between;
@@ -67,10 +68,10 @@ pub async fn until_final(session: &mut Session<'_>, operation: Operation) -> Res
             steps.progress.clear();
             let stopped =
                 CliError::failed("stopped waiting; the work goes on").hint(format!("to watch it again: {}", watch_command(id)));
-            Err(match kind {
-                OperationKind::Create | OperationKind::Update => stopped.hint(format!("to cancel it: {}", cancel_command(id))),
+            Err(match kind.on_cancel {
+                OnCancel::Remove | OnCancel::Revert => stopped.hint(format!("to cancel it: {}", cancel_command(id))),
                 // It has begun, most likely, and can't be taken back.
-                OperationKind::Delete => stopped,
+                OnCancel::BeforeFirstStep => stopped,
             })
         }
     }
@@ -257,16 +258,12 @@ pub fn attempts(step: &Step) -> String {
 /// Why an operation didn't succeed, what is left, and what to do.
 pub fn failed(operation: &Operation) -> CliError {
     let name = &operation.instance_name;
-    let what = match operation.kind {
-        OperationKind::Create => "created",
-        OperationKind::Update => "changed",
-        OperationKind::Delete => "deleted",
-    };
+    let what = operation.kind.participle;
     let flags = namespace_flag(&operation.namespace);
     if operation.state == OperationState::Cancelled {
         let who = operation.cancel_requested_by.as_deref().unwrap_or("somebody");
         return CliError::failed(format!(
-            "{name} was not {what}: that was cancelled by {who}, and what was done of it is put back"
+            "{name} was not {what}: that was cancelled by {who}, and what was done of it is reverted"
         ));
     }
     let mut error = match &operation.error {
@@ -274,17 +271,16 @@ pub fn failed(operation: &Operation) -> CliError {
             .evidence(failure.failure.evidence.clone()),
         None => CliError::failed(format!("{name} could not be {what}")),
     };
-    error = match operation.kind {
-        OperationKind::Create => error
-            .hint(format!("to try again once the cause is gone: {}", retry_command(operation.id)))
-            .hint(format!("what was made of {name} is kept for you to look at: toygres logs {name}{flags}"))
-            .hint(format!("to clear it away and free the name: toygres delete {name}{flags}")),
-        OperationKind::Update => error
-            .hint(format!("{name} runs on; what it is now: toygres get {name}{flags}"))
-            .hint(format!("to try again once the cause is gone: {}", retry_command(operation.id))),
-        OperationKind::Delete => error
+    let again = format!("to try again once the cause is gone: {}", retry_command(operation.id));
+    error = match operation.kind.on_failure {
+        OnFailure::MarkFailed if operation.kind.removes_data => error
             .hint(format!("what is left of {name} is kept, and its name stays taken"))
             .hint(format!("to try again: toygres delete {name}{flags}")),
+        OnFailure::MarkFailed => error
+            .hint(again)
+            .hint(format!("what was made of {name} is kept for you to look at: toygres logs {name}{flags}"))
+            .hint(format!("to clear it away and free the name: toygres delete {name}{flags}")),
+        OnFailure::KeepState => error.hint(format!("what {name} is now: toygres get {name}{flags}")).hint(again),
     };
     error
 }
@@ -301,11 +297,9 @@ pub fn print_started(ui: &Ui, operation: &Operation) -> Result<ExitCode, CliErro
         return Ok(ExitCode::SUCCESS);
     }
     let what = match operation.kind {
-        _ if operation.state.is_final() => "as it was before",
-        _ if operation.cancel_requested_at.is_some() => "being put back",
-        OperationKind::Create => "being created",
-        OperationKind::Update => "being changed",
-        OperationKind::Delete => "being deleted",
+        _ if operation.state.is_final() => "as it was before".to_owned(),
+        _ if operation.cancel_requested_at.is_some() => "being reverted".to_owned(),
+        kind => format!("being {}", kind.participle),
     };
     ui.print(format_args!("{} is {what} (operation {})", operation.instance_name, operation.id))?;
     ui.note(format_args!("\n  {}   watch it", ui.err.cyan(watch_command(operation.id))));
@@ -314,15 +308,14 @@ pub fn print_started(ui: &Ui, operation: &Operation) -> Result<ExitCode, CliErro
 
 #[cfg(test)]
 mod tests {
-    use toygres_models::store::StepFailure;
-    use toygres_models::{Failure, FailureKind};
+    use toygres_models::{Failure, FailureKind, OperationKind, StepFailure};
 
     use super::*;
     use crate::testing;
 
     #[test]
     fn a_failure_tells_the_step_the_reason_the_evidence_and_what_to_do() {
-        let mut operation = testing::operation(OperationKind::Create);
+        let mut operation = testing::operation(OperationKind::CREATE);
         operation.namespace = "team".into();
         let failure = Failure::permanent(FailureKind::StartFailed, "the server ended while starting")
             .with_evidence(vec!["FATAL:  could not create lock file".into()]);
@@ -338,7 +331,7 @@ mod tests {
     fn every_step_is_shown_once() {
         let ui = testing::ui();
         let mut steps = Steps::new(&ui);
-        let mut operation = testing::operation(OperationKind::Create);
+        let mut operation = testing::operation(OperationKind::CREATE);
         steps.show(&operation);
         assert_eq!(steps.ended, 0);
         operation.steps =

@@ -7,6 +7,7 @@ use hyper::Method;
 use hyper::header::{ACCEPT, HeaderName};
 use sse_stream::SseStream;
 use toygres_models::store::Operation;
+use toygres_models::{InstanceKey, OperationKind};
 use uuid::Uuid;
 
 use super::{Client, ClientError, REQUEST_TIMEOUT, Submitted};
@@ -48,7 +49,13 @@ impl Client {
         }))
     }
 
-    /// Cancels an operation: it puts back what it did.
+    /// Asks for an operation that is no change of the spec: a restart.
+    pub async fn request_verb(&self, key: &InstanceKey, kind: OperationKind) -> Result<Submitted, ClientError> {
+        let url = self.instance_url(key, &[kind.name], &[])?;
+        self.submit(Method::POST, url, Vec::new()).await
+    }
+
+    /// Cancels an operation: what it did is reverted.
     pub async fn cancel_operation(&self, id: Uuid) -> Result<Submitted, ClientError> {
         let url = self.url(&["v1", "operations", &id.to_string(), "cancel"], &[])?;
         self.submit(Method::POST, url, Vec::new()).await

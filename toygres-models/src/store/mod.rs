@@ -23,7 +23,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgPool, Postgres, Transaction};
 
 pub use events::{EventFilter, EventStart};
-pub use instances::{Created, InstanceFilter, NewInstance, OperationSubject};
+pub use instances::{AdoptedInstance, Created, InstanceFilter, NewInstance, OperationSubject};
 pub use lead::Leadership;
 pub use listen::{Changes, Subject};
 pub use namespaces::{NamespaceRecord, Quota};

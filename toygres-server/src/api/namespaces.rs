@@ -9,7 +9,7 @@ use toygres_models::store::{NamespaceRecord, Quota};
 
 use crate::api::auth::caller::Caller;
 use crate::api::http::problem::{ApiError, Problems};
-use crate::api::http::request::{Body, IfMatch, PageParameters, Parameters, Segment, page_limit, revision_etag};
+use crate::api::http::request::{Body, IfMatch, PageParameters, Parameters, Segment, page_limit, numbered_etag};
 use crate::api::state::Shared;
 
 /// List namespaces
@@ -35,7 +35,7 @@ pub(super) async fn get(State(state): Shared, caller: Caller, Segment(name): Seg
     let name: Namespace = name.parse()?;
     caller.may_view(&name)?;
     let namespace = state.store.namespace(&name).await?;
-    Ok(([revision_etag(namespace.revision)], Json(namespace)))
+    Ok(([numbered_etag(namespace.revision)], Json(namespace)))
 }
 
 /// Set a namespace's quota
@@ -65,5 +65,5 @@ pub(super) async fn set_quota(
     }
     let quota = Quota { max_instances, max_storage_gb };
     let namespace = state.store.set_quota(&name, quota, expected_revision, &caller.requested()).await?;
-    Ok(([revision_etag(namespace.revision)], Json(namespace)))
+    Ok(([numbered_etag(namespace.revision)], Json(namespace)))
 }

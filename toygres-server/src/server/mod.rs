@@ -6,6 +6,7 @@ mod housekeeping;
 mod http;
 mod log;
 mod orphans;
+mod places;
 mod platform_events;
 mod ports;
 mod start;

@@ -36,6 +36,14 @@ impl PortRegistry for StorePorts {
         ))
     }
 
+    async fn keep(&self, key: &InstanceKey, port: u16) -> Result<(), Failure> {
+        if self.0.port(key).await? == Some(port) || self.0.claim_port(key, port).await? {
+            return Ok(());
+        }
+        let message = format!("the port {port} of {key} belongs to another instance on record; nothing was changed");
+        Err(Failure::permanent(FailureKind::Conflict, message))
+    }
+
     async fn release(&self, key: &InstanceKey) -> Result<(), Failure> {
         Ok(self.0.release_port(key).await?)
     }

@@ -26,6 +26,7 @@ use toygres_orchestrations::registry::create_orchestration_registry;
 
 use super::clock::Clock;
 use super::event_feed::EventFeed;
+use super::places::Places;
 use super::platform_events::Recorders;
 use super::ports::StorePorts;
 use super::waking_provider::WakingProvider;
@@ -101,16 +102,19 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &Settings, say: impl F
     let clock = Arc::new(Clock::new(store.pool().clone()));
     // Before anything is written: an older server can't be started on a newer schema.
     clock.compare().await.context("the server was not started, and the database is as it was")?;
+    let places = Places::default();
     say("bringing the metadata store up to date");
     let migrated = async { store.migrate().await.context("the metadata store can't be used; nothing was started") };
-    let ((), provider) = tokio::try_join!(migrated, connect_provider(&database_url, &clock))?;
+    let ((), provider) = tokio::try_join!(migrated, connect_provider(&database_url, &clock, &places))?;
 
     let recorders = Recorders::new(store.clone());
     let mut tasks = Vec::new();
     let mut platforms = Platforms::none();
     for name in settings.platforms.iter().copied() {
+        places.add(name.as_str());
         match (name, &host) {
             (PlatformName::Local, Some(host)) => {
+                places.add(host.machine_id());
                 say("taking up the instances");
                 let place = serve_local(settings, host, &store, &recorders).await?;
                 platforms = platforms.with(name, move || {
@@ -120,14 +124,12 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &Settings, say: impl F
             }
             (PlatformName::Local, None) => {}
             (PlatformName::Kubernetes, _) => {
-                platforms = serve_kubernetes(platforms, settings, cluster.clone(), &store, &recorders)
+                platforms = serve_kubernetes(platforms, settings, cluster.clone(), &store, &recorders, &places)
             }
         }
     }
     let activities = create_activity_registry_with(Context { platforms: platforms.clone(), store: Some(store.clone()) });
-    let machine_id = host.as_ref().map(|host| host.machine_id().to_owned());
-    let workflows =
-        Arc::new(Workflows::start(provider, activities, store.clone(), &settings.platforms, machine_id.as_deref()).await);
+    let workflows = Arc::new(Workflows::start(provider, activities, store.clone()).await);
     tasks.push(tokio::spawn(workflows.clone().sweep_forever()));
     tasks.push(tokio::spawn(open_where_needed(platforms.clone(), store.clone())));
     tasks.push(tokio::spawn(clock.clone().keep_comparing()));
@@ -188,7 +190,6 @@ async fn serve_local(
     let place = Place { platform: platform.clone(), secrets };
     let events = platform.events();
     platform.supervise().await?;
-    store.adopt(&platform.list().await?, host.machine_id()).await?;
     orphans::forget(&place, store, Duration::ZERO).await?;
     host.warm_pool();
     recorders.begin(platform, events);
@@ -203,18 +204,21 @@ fn serve_kubernetes(
     cluster: Option<Arc<KubernetesPlatform>>,
     store: &Store,
     recorders: &Recorders,
+    places: &Places,
 ) -> Platforms {
-    let (config, store, recorders) = (settings.kubernetes.clone(), store.clone(), recorders.clone());
+    let (config, store, recorders, places) = (settings.kubernetes.clone(), store.clone(), recorders.clone(), places.clone());
     platforms.with(PlatformName::Kubernetes, move || {
         let (config, cluster) = (config.clone(), cluster.clone());
-        let (recorders, store) = (recorders.clone(), store.clone());
+        let (recorders, store, places) = (recorders.clone(), store.clone(), places.clone());
         async move {
             let platform = match cluster {
                 Some(cluster) => cluster,
                 None => KubernetesPlatform::connect(config).await?,
             };
             // Credentials that are refused are no reason to keep it open.
-            platform.cluster_id().await?;
+            if let Some(cluster_id) = platform.cluster_id().await? {
+                places.add(cluster_id);
+            }
             recorders.begin(platform.clone(), platform.events());
             let place = Place { secrets: Arc::new(platform.secrets()), platform };
             recorders.spawn(orphans::keep_forgetting(place.clone(), store.clone()));
@@ -272,9 +276,9 @@ async fn open_store(url: &SecretString) -> anyhow::Result<Store> {
     Store::open(options, STORE_CONNECTIONS).await.context("the metadata store can't be used; nothing was started")
 }
 
-async fn connect_provider(url: &SecretString, clock: &Arc<Clock>) -> anyhow::Result<Arc<dyn Provider>> {
+async fn connect_provider(url: &SecretString, clock: &Arc<Clock>, places: &Places) -> anyhow::Result<Arc<dyn Provider>> {
     let mut config = ProviderConfig::url(url.expose_secret());
     config.schema_name = Some(WORKFLOW_SCHEMA.into());
     let provider = PostgresProvider::new_with_config(config).await.context("the workflow engine can't use the database")?;
-    Ok(Arc::new(WakingProvider::new(Arc::new(provider), create_orchestration_registry(), clock.clone())))
+    Ok(Arc::new(WakingProvider::new(Arc::new(provider), create_orchestration_registry(), clock.clone(), places.clone())))
 }

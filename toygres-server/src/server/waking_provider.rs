@@ -19,6 +19,7 @@ use duroxide::{Event, OrchestrationRegistry, SystemStats};
 use tokio::sync::{Mutex, Notify};
 
 use super::clock::Clock;
+use super::places::Places;
 
 /// How long a workflow that this server doesn't know is left to the others before the next look: a newer
 /// server beside this one began it. The engine itself would give it up after ten looks.
@@ -90,6 +91,7 @@ pub struct WakingProvider {
     inner: Arc<dyn Provider>,
     known: OrchestrationRegistry,
     clock: Arc<Clock>,
+    places: Places,
     orchestrations: Queue,
     activities: Queue,
 }
@@ -98,8 +100,8 @@ impl WakingProvider {
     /// Decorates `inner`. Of the workflows, those that are `known` are taken up, and nothing is while the `clock` is
     /// wrong, by which that would be leased.
     #[must_use]
-    pub fn new(inner: Arc<dyn Provider>, known: OrchestrationRegistry, clock: Arc<Clock>) -> Self {
-        Self { inner, known, clock, orchestrations: Queue::default(), activities: Queue::default() }
+    pub fn new(inner: Arc<dyn Provider>, known: OrchestrationRegistry, clock: Arc<Clock>, places: Places) -> Self {
+        Self { inner, known, clock, places, orchestrations: Queue::default(), activities: Queue::default() }
     }
 
     /// Whether this server has a workflow in that version. One without a version is begun in the newest.
@@ -158,11 +160,14 @@ impl Provider for WakingProvider {
         lock_timeout: Duration,
         poll_timeout: Duration,
         session: Option<&SessionFetchConfig>,
-        tag_filter: &TagFilter,
+        _: &TagFilter,
     ) -> Result<Option<(WorkItem, String, u32)>, ProviderError> {
-        self.activities
-            .fetch(&self.clock, poll_timeout, || self.inner.fetch_work_item(lock_timeout, Duration::ZERO, session, tag_filter))
-            .await
+        // The engine's own filter is fixed at its start, when clusters aren't known yet.
+        let fetch = || {
+            let places = self.places.filter();
+            async move { self.inner.fetch_work_item(lock_timeout, Duration::ZERO, session, &places).await }
+        };
+        self.activities.fetch(&self.clock, poll_timeout, fetch).await
     }
 
     async fn ack_orchestration_item(

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use duroxide::providers::{InstanceFilter, Provider, TagFilter};
+use duroxide::providers::{InstanceFilter, Provider};
 use duroxide::runtime::registry::ActivityRegistry;
 use duroxide::runtime::{OrchestrationStatus, Runtime, RuntimeOptions};
 use duroxide::{Client, ClientError};
 use toygres_models::store::{Operation, StoreError};
-use toygres_models::{Failure, FailureKind, OperationKind, PlatformName, Store};
+use toygres_models::{Failure, FailureKind, OperationKind, Store};
 use toygres_orchestrations::registry::{create_orchestration_registry, workflow_of};
 use toygres_orchestrations::retry::CANCEL_QUEUE;
 use toygres_orchestrations::OperationInput;
@@ -50,18 +50,13 @@ pub struct Workflows {
 impl Workflows {
     /// Starts the engine on `provider`.
     ///
-    /// Work that not every server can do is marked by its place (see `place_of`): this one does what
-    /// is to be done on its `platforms`, and of the local one on the machine `machine_id`.
+    /// Work that not every server can do is marked by its place; the provider says which places are served.
     pub async fn start(
         provider: Arc<dyn Provider>,
         activities: ActivityRegistry,
         store: Store,
-        platforms: &[PlatformName],
-        machine_id: Option<&str>,
     ) -> Self {
         let client = Client::new(provider.clone());
-        // The engine takes five at most: of two platforms, a machine and the records there are four.
-        let tags = platforms.iter().map(|name| name.as_str()).chain(machine_id).chain([RECORDS]);
         let options = RuntimeOptions {
             // The provider waits by itself until there is work; see WakingProvider.
             dispatcher_min_poll_interval: Duration::from_millis(1),
@@ -70,7 +65,6 @@ impl Workflows {
             worker_concurrency: ACTIVITIES_AT_ONCE,
             worker_lock_timeout: LOCK_TIMEOUT,
             orchestrator_lock_timeout: LOCK_TIMEOUT,
-            worker_tag_filter: TagFilter::default_and(tags),
             ..RuntimeOptions::default()
         };
         let runtime = Runtime::start_with_options(provider, activities, create_orchestration_registry(), options).await;

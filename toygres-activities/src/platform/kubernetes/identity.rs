@@ -20,6 +20,8 @@ pub(super) const POSTGRES_VERSION: &str = "toygres.io/postgres-version";
 const INSTANCE_ID: &str = "toygres.io/instance-id";
 const SPEC: &str = "toygres.io/spec";
 pub(super) const IMAGE: &str = "toygres.io/image";
+/// On the claim: the id of that image on the node, by which another build under the same tag is noticed.
+pub(super) const IMAGE_ID: &str = "toygres.io/image-id";
 /// On the StatefulSet: the last request for a restart, and the uid of the pod that it ends.
 pub(super) const RESTART: &str = "toygres.io/restart";
 

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Event, PersistentVolumeClaim, 
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::identity::Names;
+use super::pin::reference;
 use crate::platform::Phase;
 
 /// What was seen of an instance.
@@ -57,13 +58,12 @@ impl Seen {
         self.set.is_some() && self.pod.as_ref().is_some_and(|pod| ready(pod) && pod.metadata.deletion_timestamp.is_none())
     }
 
-    /// What the pod's container runs: the image by its digest where the node knows one, or else as it was named.
+    /// What the pod's container runs: the image with its digest, or else with its id on the node.
     pub(super) fn image(&self) -> Option<String> {
-        let status = container(self.pod.as_ref()?)?;
-        let id = &status.image_id;
-        // Of an image that came from no registry there is an id alone, by which it can't be named.
-        let named = if id.contains('@') { id } else { &status.image };
-        Some(named.strip_prefix("docker-pullable://").unwrap_or(named).to_owned()).filter(|image| !image.is_empty())
+        let status = container(self.pod.as_ref()?).filter(|status| !status.image_id.is_empty())?;
+        let reference = reference(status);
+        let has_digest = reference.contains('@');
+        Some(if has_digest { reference.to_owned() } else { format!("{reference} (id {})", status.image_id) })
     }
 
     pub(super) fn judge(&self, key: &InstanceKey) -> Verdict {

@@ -72,7 +72,12 @@ impl Cluster {
             }
             let (phase, reason, wake) = match verdict {
                 Verdict::Absent => return Err(self.not_found(key)),
-                Verdict::Ready => return Ok(Observation::new(Phase::Running, true, None)),
+                Verdict::Ready => {
+                    if let Some(pod) = &seen.pod {
+                        self.pin_image(key, pod).await?;
+                    }
+                    return Ok(Observation { image: seen.image(), ..Observation::new(Phase::Running, true, None) });
+                }
                 Verdict::Stopped => {
                     let message = format!("{key} is stopped; `toygres start {}` starts it", key.name);
                     return Err(Failure::permanent(FailureKind::Conflict, message));

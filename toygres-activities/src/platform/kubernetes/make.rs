@@ -153,6 +153,26 @@ impl Cluster {
         Ok(Found { service_account, password, tls, config_map, claim, service, policy, budget, set })
     }
 
+    /// See [`Platform::missing_parts`](crate::platform::Platform::missing_parts).
+    pub(super) async fn missing_parts(&self, key: &InstanceKey) -> Result<Vec<String>, Failure> {
+        let found = self.find(key).await?;
+        if found.claim.is_none() {
+            // Without its data there is nothing to make them for.
+            return Ok(Vec::new());
+        }
+        let parts = [
+            ("the StatefulSet", found.set.is_none()),
+            ("the Service", found.service.is_none()),
+            ("the Secret with the password", found.password.is_none()),
+            ("the Secret with the certificate", found.tls.is_none()),
+            ("the ConfigMap", found.config_map.is_none()),
+            ("the ServiceAccount", found.service_account.is_none()),
+            ("the NetworkPolicy", found.policy.is_none()),
+            ("the PodDisruptionBudget", found.budget.is_none()),
+        ];
+        Ok(parts.into_iter().filter(|(_, missing)| *missing).map(|(part, _)| part.to_owned()).collect())
+    }
+
     async fn wait_address(&self, key: &InstanceKey) -> Option<Service> {
         let services = self.client.api::<Service>(key.namespace.as_str());
         self.client.count();

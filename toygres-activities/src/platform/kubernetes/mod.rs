@@ -50,6 +50,7 @@ mod news;
 mod objects;
 mod own_secret;
 mod passwords;
+mod pin;
 mod platform;
 mod remove;
 mod renewal;

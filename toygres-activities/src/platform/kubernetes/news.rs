@@ -57,6 +57,14 @@ pub(super) async fn watch(cluster: Arc<Cluster>) {
                 let quiet = cluster.is_locked(&key);
                 let last = known.entry(key.clone()).or_insert_with(|| Known { place, ..Known::default() });
                 let (next, news) = compare(&key, last, &pod);
+                if next.ready && !last.ready {
+                    let (cluster, key, pod) = (cluster.clone(), key.clone(), pod.clone());
+                    tokio::spawn(async move {
+                        if let Err(failure) = cluster.pin_image(&key, &pod).await {
+                            tracing::warn!(instance.key = %key, error = %failure, "the image of a pod could not be noted");
+                        }
+                    });
+                }
                 *last = next;
                 if !quiet {
                     tell(&cluster, news);

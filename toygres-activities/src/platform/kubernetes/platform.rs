@@ -234,6 +234,10 @@ impl Platform for KubernetesPlatform {
         Ok(keys.into_iter().collect())
     }
 
+    async fn missing_parts(&self, key: &InstanceKey) -> Result<Vec<String>, Failure> {
+        self.cluster.missing_parts(key).await
+    }
+
     async fn records(&self) -> Result<Vec<InstanceRecord>, Failure> {
         let params = ListParams::default().labels(identity::ALL);
         let mut records = Vec::new();

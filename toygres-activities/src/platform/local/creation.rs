@@ -38,7 +38,7 @@ impl Inner {
             }
             // It may have been removed meanwhile; then it is made below.
             if let Some(record) = instance.read_record().await?.filter(|record| record.provisioned) {
-                return Self::converge(&instance, &deployment, record).await.map(|()| false);
+                return self.converge(&instance, &deployment, record).await.map(|()| false);
             }
         }
         if deployment.data_exists && !record.as_ref().is_some_and(|record| record.provisioned) && major_of(&instance.server.data()).is_none() {
@@ -58,7 +58,7 @@ impl Inner {
         }
         let record = instance.read_record().await?;
         if let Some(record) = record.clone().filter(|record| record.provisioned) {
-            return Self::converge(&instance, &deployment, record).await.map(|()| false);
+            return self.converge(&instance, &deployment, record).await.map(|()| false);
         }
         if wanted_version(&deployment, record.as_ref())? != version {
             return Err(Failure::transient(FailureKind::Busy, format!("{key} is being made by another request; try again")));
@@ -74,8 +74,9 @@ impl Inner {
     }
 
     /// Brings an instance that is provisioned to what its spec says. The caller holds it.
-    async fn converge(instance: &Arc<Instance>, deployment: &Deployment, mut record: Record) -> Result<(), Failure> {
+    async fn converge(&self, instance: &Arc<Instance>, deployment: &Deployment, mut record: Record) -> Result<(), Failure> {
         wanted_version(deployment, Some(&record))?;
+        self.ports.keep(&deployment.key, record.port).await?;
         if deployment.spec != record.spec || deployment.instance_id != record.instance_id {
             (record.spec, record.instance_id) = (deployment.spec.clone(), deployment.instance_id);
             // Before the server is touched: if this ends here, the next look does the rest.
@@ -95,7 +96,7 @@ impl Inner {
     /// See [`Platform::restart`](crate::platform::Platform::restart).
     pub(super) async fn restart(&self, key: &InstanceKey, request_id: &str) -> Result<bool, Failure> {
         let instance = self.instance(key);
-        let _held = instance.server.hold().await?;
+        let _held = instance.server.hold().await;
         let mut record =
             instance.read_record().await?.filter(|record| record.should_run()).ok_or_else(|| not_found(key))?;
         let running = instance.server.find().map(|postmaster| postmaster.pid());

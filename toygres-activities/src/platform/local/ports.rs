@@ -23,6 +23,12 @@ pub trait PortRegistry: Send + Sync {
     /// [`Exhausted`](FailureKind::Exhausted) if no port of the range is free.
     async fn claim(&self, key: &InstanceKey, range: RangeInclusive<u16>, unusable: &[u16]) -> Result<u16, Failure>;
 
+    /// Notes the port that the instance has already, of one that is adopted.
+    ///
+    /// # Errors
+    /// [`Conflict`](FailureKind::Conflict) if another instance has it.
+    async fn keep(&self, key: &InstanceKey, port: u16) -> Result<(), Failure>;
+
     /// Gives the instance's port back. No error if it has none.
     async fn release(&self, key: &InstanceKey) -> Result<(), Failure>;
 }
@@ -69,6 +75,11 @@ impl PortRegistry for DirectoryPorts {
         let port = free.ok_or_else(|| exhausted(&range))?;
         claimed.insert(key.clone(), port);
         Ok(port)
+    }
+
+    async fn keep(&self, _key: &InstanceKey, _port: u16) -> Result<(), Failure> {
+        // It stands in the instance's own record.
+        Ok(())
     }
 
     async fn release(&self, key: &InstanceKey) -> Result<(), Failure> {

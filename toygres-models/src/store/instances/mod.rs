@@ -1,5 +1,6 @@
 //! Instances: read, listed, created.
 
+mod adopt;
 mod create;
 
 use sqlx::types::Json;
@@ -7,6 +8,7 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::{Instance, Operation, Store, StoreError};
+pub use adopt::AdoptedInstance;
 pub use create::{Created, NewInstance};
 
 use crate::{InstanceKey, InstanceState, LabelSelector, PlatformName};

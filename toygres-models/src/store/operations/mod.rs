@@ -13,10 +13,11 @@ use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 pub use finish::MetadataUpdate;
+use request::NewOperation;
 pub use request::{ChangeRequested, OperationRequested};
 
 use super::{Instance, Operation, Step, Store, StoreError};
-use crate::{OperationKind, OperationState};
+use crate::{InstanceSpec, OperationKind, OperationState, PlatformName};
 
 /// Which operations a list has.
 #[derive(Debug, Clone, Default)]
@@ -132,25 +133,42 @@ impl Store {
     }
 
     /// How long an operation takes in all, in seconds: the median of the last twenty like it on its
-    /// instance's platform that succeeded. `None` without any.
+    /// platform that succeeded. `None` without any.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn expected_seconds(&self, operation: &Operation) -> Result<Option<f64>, StoreError> {
+        self.median_seconds(operation.kind, &operation.summary, operation.spec.platform).await
+    }
+
+    /// The same of an operation that would change an instance's spec to `spec`.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn expected_seconds_of_change(&self, instance: &Instance, spec: &InstanceSpec) -> Result<Option<f64>, StoreError> {
+        let operation = NewOperation { spec, ..NewOperation::on(instance, OperationKind::UPDATE) };
+        self.median_seconds(OperationKind::UPDATE, &operation.summary(), spec.platform).await
+    }
+
+    async fn median_seconds(
+        &self,
+        kind: OperationKind,
+        summary: &str,
+        platform: PlatformName,
+    ) -> Result<Option<f64>, StoreError> {
         // Of the newest few, by the index, so that it costs the same however many there were.
         let (median,): (Option<f64>,) = sqlx::query_as(
             "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) FROM (
                 SELECT extract(epoch FROM past.finished_at - past.created_at)::float8 AS seconds
-                FROM (SELECT instance_id, created_at, finished_at FROM operations
-                      WHERE kind = $1 AND summary = $3 AND state = 'succeeded' AND retry_of IS NULL
+                FROM (SELECT created_at, finished_at, summary, spec FROM operations
+                      WHERE kind = $1 AND state = 'succeeded' AND retry_of IS NULL
                       ORDER BY finished_at DESC LIMIT 200) past
-                JOIN instances i ON i.id = past.instance_id
-                WHERE i.platform = (SELECT platform FROM instances WHERE id = $2)
+                WHERE past.summary = $2 AND past.spec ->> 'platform' = $3
                 ORDER BY past.finished_at DESC LIMIT 20) durations",
         )
-        .bind(operation.kind)
-        .bind(operation.instance_id)
-        .bind(&operation.summary)
+        .bind(kind)
+        .bind(summary)
+        .bind(platform.as_str())
         .fetch_one(&self.pool)
         .await?;
         Ok(median)

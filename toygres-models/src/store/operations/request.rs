@@ -48,7 +48,7 @@ impl<'a> NewOperation<'a> {
     }
 
     /// What it does, for a person: what changes, or else the kind.
-    fn summary(&self) -> String {
+    pub fn summary(&self) -> String {
         let differences = self.instance.spec.differences(self.spec);
         let changes: Vec<_> = differences
             .iter()

@@ -1,7 +1,6 @@
 //! Who sends a request, and what that token lets its holder do.
 
 pub mod caller;
-pub mod known_tokens;
 mod tokens;
 
 use std::sync::Arc;

@@ -70,15 +70,11 @@ impl ApiError {
         let why = match state {
             InstanceState::Creating => "the instance is still being made; try again when that is done",
             InstanceState::Running => "it was lost, or is just being removed; `toygres why` says more",
+            InstanceState::Stopped => "it was lost; `toygres start` makes it again where the data is intact",
             InstanceState::Failed => "the instance has failed; `toygres why` says more",
             InstanceState::Deleting | InstanceState::Deleted => "the instance is being deleted",
         };
         Self::conflict(format!("{}: {why}. Nothing was changed", failure.message))
-    }
-
-    /// The first of two equal requests isn't done yet.
-    pub fn in_progress(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "in_progress", detail).retry_after(1)
     }
 
     /// What the request expects of the instance isn't so any more.
@@ -220,7 +216,7 @@ impl From<StoreError> for ApiError {
                 Self::forbidden(format!("{error}; nothing was changed. Give a smaller ttl_seconds")).field("ttl_seconds")
             }
             StoreError::IllegalTransition(_) => Self::conflict(error.to_string()),
-            StoreError::RevisionMismatch { .. } => {
+            StoreError::GenerationMismatch { .. } | StoreError::RevisionMismatch { .. } => {
                 Self::precondition_failed(format!("{error}; nothing was changed. Look at it again, then repeat the change"))
                     .field("if-match")
             }

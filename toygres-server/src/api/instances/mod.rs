@@ -1,5 +1,6 @@
 //! `/v1/instances`.
 
+mod adopt;
 mod apply;
 mod connection;
 mod create;
@@ -35,6 +36,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(create::create, list))
         .routes(routes!(get, delete, apply::put))
         .routes(routes!(verb))
+        .routes(routes!(adopt::list))
+        .routes(routes!(adopt::adopt))
         .routes(routes!(connection::connection))
         .routes(routes!(explanation::why))
         .routes(routes!(logs::logs))

@@ -1,0 +1,66 @@
+//! What an instance runs is pinned: the image that its first pod really ran, by its digest where the node knows one.
+//! A tag that has moved since changes nothing then. Where only a tag is known, another build under it is
+//! noticed and told.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use toygres_models::{Failure, InstanceKey};
+
+use super::cluster::Cluster;
+use super::identity::{self, Names};
+use super::judge::container;
+use crate::platform::PlatformEvent;
+
+/// What a container runs: the image by its digest where the node knows one, or else as it was named.
+pub(super) fn reference(status: &ContainerStatus) -> &str {
+    let id = status.image_id.strip_prefix("docker-pullable://").unwrap_or(&status.image_id);
+    // Of an image that came from no registry there is an id alone, by which it can't be named.
+    if id.contains('@') { id } else { &status.image }
+}
+
+impl Cluster {
+    /// Notes beside the data what the pod of an instance runs, if that is its first one, and pins its StatefulSet to it;
+    /// of a later one, tells where it is another build.
+    pub(super) async fn pin_image(&self, key: &InstanceKey, pod: &Pod) -> Result<(), Failure> {
+        let Some(status) = container(pod).filter(|status| !status.image_id.is_empty()) else { return Ok(()) };
+        let names = Names::of(key);
+        let Some(claim) = self.client.ours::<PersistentVolumeClaim>(key, &names.data).await? else { return Ok(()) };
+        let noted = claim.annotations.as_ref().and_then(|annotations| annotations.get(identity::IMAGE_ID));
+        if noted == Some(&status.image_id) {
+            return Ok(());
+        }
+        if let Some(noted) = noted {
+            let message = format!(
+                "the image {} of {key} is another build than before: {}, and it was {noted}. The tag has moved, and the node \
+                 knows no digest to pin it to",
+                status.image, status.image_id
+            );
+            // Nobody may be listening.
+            let _ = self.events.send(PlatformEvent { key: key.clone(), kind: "image_changed", message, healthy: true });
+        } else {
+            self.pin_set(key, reference(status)).await?;
+        }
+        let notes = BTreeMap::from([
+            (identity::IMAGE, reference(status).to_owned()),
+            (identity::IMAGE_ID, status.image_id.clone()),
+        ]);
+        self.client.annotate::<PersistentVolumeClaim>(key, &claim, &notes).await
+    }
+
+    /// Makes the StatefulSet's next pod run `image`. The present one runs it already, and isn't restarted.
+    async fn pin_set(&self, key: &InstanceKey, image: &str) -> Result<(), Failure> {
+        let names = Names::of(key);
+        let Some(set) = self.client.ours::<StatefulSet>(key, &names.instance).await? else { return Ok(()) };
+        let containers = json!([{ "name": "postgres", "image": image }]);
+        // The uid is a precondition.
+        let patch = json!({ "metadata": { "uid": set.uid }, "spec": { "template": { "spec": { "containers": containers } } } });
+        let sets = self.client.api::<StatefulSet>(key.namespace.as_str());
+        let doing = format!("pin the image of the StatefulSet {key}");
+        self.client.call(doing, sets.patch_metadata(&names.instance, &PatchParams::default(), &Patch::Strategic(patch))).await?;
+        Ok(())
+    }
+}
