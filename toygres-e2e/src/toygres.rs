@@ -359,5 +359,5 @@ pub fn program(profile: &str) -> Result<PathBuf> {
             target.join(profile).join("toygres")
         }
     };
-    path.canonicalize().with_context(|| format!("there is no {}; build it first: cargo build -p toygres-server", path.display()))
+    path.canonicalize().with_context(|| format!("there is no {}; build it first: cargo build -p toygres-cli", path.display()))
 }

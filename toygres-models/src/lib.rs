@@ -7,6 +7,7 @@
 pub mod connection;
 pub mod failure;
 pub mod labels;
+pub mod log;
 pub mod name;
 pub mod password;
 pub mod platform_name;
@@ -15,11 +16,13 @@ pub mod size;
 pub mod state;
 pub mod store;
 pub mod token;
+pub mod verdict;
 pub mod version;
 
 pub use connection::ConnectionUri;
 pub use failure::{Failure, FailureKind};
 pub use labels::{LabelSelector, Labels};
+pub use log::{LogLine, LogRequest};
 pub use name::{InstanceKey, InstanceName, Namespace, TokenName};
 pub use password::{Password, SecretRef};
 pub use platform_name::PlatformName;
@@ -28,7 +31,8 @@ pub use size::StorageSize;
 pub use state::{InstanceState, OperationKind, OperationState, Role, StepState};
 pub use store::Store;
 pub use token::BearerToken;
-pub use version::PostgresVersion;
+pub use verdict::{Cause, Verdict};
+pub use version::{OfferedVersion, PostgresVersion};
 
 /// A value that was refused at the edge: which field, what is wrong with it, and what would do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -87,6 +87,20 @@ impl fmt::Display for PostgresVersion {
     }
 }
 
+/// A PostgreSQL version that a platform offers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct OfferedVersion {
+    /// The full version, such as `15.18`, or a major where the newest of it would be fetched.
+    #[schema(value_type = String)]
+    pub postgres_version: PostgresVersion,
+    /// Whether it can be used at once, with nothing to fetch.
+    pub at_hand: bool,
+    /// Where it comes from: a folder, `cache`, an archive's name, an image.
+    pub source: String,
+    /// Whether a create that names no version takes it.
+    pub default: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

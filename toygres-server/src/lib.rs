@@ -1,14 +1,12 @@
-//! The program `toygres`: server, worker and command line in one binary.
+//! The server of toygres: its HTTP API, and the workers that carry out what is asked for.
 //!
-//! [`server`] runs the control plane and serves [`api`]; [`cli`] is what a person types, and
-//! speaks to a server through [`client`]. All of them take their [`settings`] the same way.
+//! [`server`] runs the control plane and serves [`api`]. Server and command line take their
+//! [`settings`] the same way.
 
 pub mod api;
-pub mod cli;
-pub mod client;
-mod private_file;
+pub mod private_file;
 pub mod server;
 pub mod settings;
 
-/// The version of this program.
+/// The version of the server.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

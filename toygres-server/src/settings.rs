@@ -384,8 +384,11 @@ fn problem(invalid: toygres_models::Invalid) -> String {
     invalid.problem
 }
 
-/// Tokens travel in an HTTP header.
-pub(crate) fn parse_token(text: &str) -> Result<SecretString, String> {
+/// A token, which travels in an HTTP header.
+///
+/// # Errors
+/// If it could not.
+pub fn parse_token(text: &str) -> Result<SecretString, String> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("is not a token: one line of visible ASCII characters is wanted".into());
     }
@@ -416,7 +419,11 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not an address with a port, such as {DEFAULT_LISTEN}"))
 }
 
-pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
+/// The address of a server.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_url(text: &str) -> Result<Url, String> {
     let wanted = "give one such as http://127.0.0.1:7654";
     // User name and password would be repeated in errors; they have no meaning here anyway.
     if text.contains('@') {

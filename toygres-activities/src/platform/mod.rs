@@ -23,6 +23,7 @@ use toygres_models::{
 
 pub use default_folder::DefaultFolder;
 pub use logs::{LogLine, LogRequest, LogStream, MAX_LINE_BYTES};
+pub use toygres_models::OfferedVersion;
 
 /// What an instance is to be.
 #[derive(Debug, Clone)]
@@ -102,20 +103,6 @@ pub struct Reach {
     pub port: u16,
     /// What keeps it open.
     pub held: Box<dyn std::any::Any + Send + Sync>,
-}
-
-/// A PostgreSQL version that a platform offers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct OfferedVersion {
-    /// The full version, such as `15.18`, or a major where the newest of it would be fetched.
-    #[schema(value_type = String)]
-    pub postgres_version: PostgresVersion,
-    /// Whether it can be used at once, with nothing to fetch.
-    pub at_hand: bool,
-    /// Where it comes from: a folder, `cache`, an archive's name, an image.
-    pub source: String,
-    /// Whether a create that names no version takes it.
-    pub default: bool,
 }
 
 /// Something that happened to an instance without anyone asking for it.

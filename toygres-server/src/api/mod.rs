@@ -1,31 +1,13 @@
 //! HTTP: `/v1`, with a bearer token.
 
-mod apply;
-mod caller;
-mod connection;
-mod conventions;
-mod envelope;
-mod event_stream;
+pub mod auth;
 mod events;
-pub mod explanation;
-mod idempotency;
-mod instances;
-mod limits;
-mod logs;
-pub(crate) mod manifest;
+pub mod http;
+pub mod instances;
 mod namespaces;
-mod observations;
-mod openapi;
-mod operation_watch;
 mod operations;
-mod plan;
-mod problem;
-mod request;
-pub mod resources;
-mod tokens;
-pub mod traffic;
+pub mod state;
 mod versions;
-pub(crate) mod wanted;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,87 +16,33 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
-use secrecy::SecretString;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
-use toygres_activities::Platforms;
-use toygres_activities::platform::local::LocalHost;
-use toygres_models::Store;
-use toygres_models::store::Changes;
+use toygres_client::resources::{Health, KUBE_CONTEXT};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::server::clock::{Clock, ClockError};
-use crate::server::event_feed::EventFeed;
-use crate::server::workflows::Workflows;
-pub use idempotency::KEPT_FOR as IDEMPOTENCY_KEPT_FOR;
-pub use limits::ANSWER_LIMIT;
-use limits::Limits;
-pub use observations::Observations;
-pub(crate) use problem::PROBLEM_CONTENT_TYPE;
-use problem::{ApiError, Problems};
-use resources::{Health, KUBE_CONTEXT};
-use traffic::Traffic;
+use crate::server::clock::ClockError;
+use auth::caller;
+use http::limits::{self, Limits};
+use http::problem::{ApiError, Problems};
+use http::{conventions, envelope, idempotency, openapi, traffic};
+use state::{AppState, Shared};
 
 /// How long the metadata store may take to answer before the server counts as not ready.
 const READINESS_LIMIT: Duration = Duration::from_secs(2);
 
-/// What the handlers work with.
-pub struct AppState {
-    /// The metadata store.
-    pub store: Store,
-    /// This machine's clock, held against the metadata store's.
-    pub clock: Arc<Clock>,
-    /// Where instances run, and their passwords rest.
-    pub platforms: Platforms,
-    /// This machine, for what it is busy with, where it has instances.
-    pub host: Option<Arc<LocalHost>>,
-    /// The context of the kubeconfig that the server was started with, where one was named.
-    pub kube_context: Option<String>,
-    /// When instances were last looked at.
-    pub observations: Observations,
-    /// The workflow engine.
-    pub workflows: Arc<Workflows>,
-    /// Wakes those who wait for a change.
-    pub changes: Changes,
-    /// Tells the streams what happens.
-    pub feed: Arc<EventFeed>,
-    /// One for each instance that may be being written down: meanwhile it has one of the store's connections, and its
-    /// platform is asked to keep a password, which may take seconds.
-    pub creating: Semaphore,
-    /// The server's own token: its holder may do everything.
-    pub token: SecretString,
-    /// Cancelled when the server stops: who waits is answered at once.
-    pub stopping: CancellationToken,
-    /// What requests come.
-    pub traffic: Traffic,
-}
-
-type Shared = State<Arc<AppState>>;
-
 /// What needs a token.
 fn v1() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new()
-        .routes(routes!(instances::create, instances::list))
-        .routes(routes!(instances::get, instances::delete, apply::put))
-        .routes(routes!(connection::connection))
-        .routes(routes!(events::list))
-        .routes(routes!(events::of_instance))
-        .routes(routes!(explanation::why))
-        .routes(routes!(logs::logs))
-        .routes(routes!(operations::list))
-        .routes(routes!(operations::get))
-        .routes(routes!(operations::cancel))
-        .routes(routes!(operations::retry))
+        .merge(instances::routes())
+        .merge(operations::routes())
+        .merge(events::routes())
+        .merge(auth::routes())
         .routes(routes!(versions::list))
         .routes(routes!(namespaces::list))
         .routes(routes!(namespaces::get, namespaces::set_quota))
-        .routes(routes!(tokens::create, tokens::list))
-        .routes(routes!(tokens::get, tokens::revoke))
-        .routes(routes!(tokens::whoami))
 }
 
 /// All routes, with the document that describes them.
@@ -123,7 +51,7 @@ fn described(v1: OpenApiRouter<Arc<AppState>>) -> OpenApiRouter<Arc<AppState>> {
         .nest("/v1", v1)
         .routes(routes!(healthz))
         .routes(routes!(readyz))
-        .routes(routes!(manifest::instance_schema))
+        .merge(instances::schema())
 }
 
 /// The API's description.

@@ -3,14 +3,14 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
+use toygres_client::resources::{Page, QuotaManifest};
 use toygres_models::Namespace;
 use toygres_models::store::{NamespaceRecord, Quota};
 
-use super::Shared;
-use super::caller::Caller;
-use super::problem::{ApiError, Problems};
-use super::request::{Body, IfMatch, PageParameters, Parameters, Segment, page_limit, revision_etag};
-use super::resources::{Page, QuotaManifest};
+use crate::api::auth::caller::Caller;
+use crate::api::http::problem::{ApiError, Problems};
+use crate::api::http::request::{Body, IfMatch, PageParameters, Parameters, Segment, page_limit, revision_etag};
+use crate::api::state::Shared;
 
 /// List namespaces
 ///

@@ -2,14 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use toygres_activities::platform::OfferedVersion;
-use toygres_models::PlatformName;
+use toygres_client::resources::Page;
+use toygres_models::{OfferedVersion, PlatformName};
 use utoipa::IntoParams;
 
-use super::Shared;
-use super::problem::{ApiError, Problems};
-use super::request::Parameters;
-use super::resources::Page;
+use crate::api::http::problem::{ApiError, Problems};
+use crate::api::http::request::Parameters;
+use crate::api::state::Shared;
 
 #[derive(serde::Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]

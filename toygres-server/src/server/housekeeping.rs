@@ -7,7 +7,7 @@ use std::time::Duration;
 use toygres_models::Store;
 
 use super::workflows::{WorkflowError, Workflows};
-use crate::api;
+use crate::api::http::idempotency::KEPT_FOR;
 
 /// How often it is looked.
 const PERIOD: Duration = Duration::from_secs(10 * 60);
@@ -32,7 +32,7 @@ pub async fn keep_forgetting(store: Store, workflows: Arc<Workflows>, kept_for: 
 
 /// Goes on until nothing old is left. How much there was.
 async fn forget(store: &Store, workflows: &Workflows, kept_for: Duration) -> Result<u64, WorkflowError> {
-    let mut forgotten = store.forget_answers(api::IDEMPOTENCY_KEPT_FOR).await?;
+    let mut forgotten = store.forget_answers(KEPT_FOR).await?;
     loop {
         match forget_some(store, workflows, kept_for).await? {
             0 => return Ok(forgotten),

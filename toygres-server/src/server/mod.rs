@@ -24,7 +24,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::api::{self, ANSWER_LIMIT};
+use crate::api;
+use crate::api::http::limits::ANSWER_LIMIT;
+use crate::api::state::AppState;
 use crate::settings::{ServerRecord, Settings, StartLine};
 use http::HttpServer;
 use state_files::Taken;
@@ -141,7 +143,7 @@ async fn told_to_stop(terminate: &mut tokio::signal::unix::Signal, interrupt: &m
 
 /// What the running server consists of.
 struct ControlPlane {
-    state: Arc<api::AppState>,
+    state: Arc<AppState>,
     /// What signs the API's own certificate.
     ca: Arc<CertificateAuthority>,
     /// Cancelled when the server is told to stop.

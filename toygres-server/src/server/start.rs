@@ -31,8 +31,9 @@ use super::ports::StorePorts;
 use super::waking_provider::WakingProvider;
 use super::workflows::Workflows;
 use super::{ControlPlane, housekeeping, orphans, state_files};
-use crate::api::traffic::Traffic;
-use crate::api::{AppState, Observations};
+use crate::api::http::traffic::Traffic;
+use crate::api::instances::observations::Observations;
+use crate::api::state::AppState;
 use crate::settings::Settings;
 
 /// The schema of the workflow engine's tables.

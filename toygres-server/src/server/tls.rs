@@ -23,9 +23,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use toygres_activities::platform::certificates::CertificateAuthority;
+use toygres_client::resources::PROBLEM_CONTENT_TYPE;
 use tracing::{error, info};
 
-use crate::api::PROBLEM_CONTENT_TYPE;
 use crate::settings::TlsSettings;
 
 /// How often the files of a given certificate are looked at.

@@ -1,0 +1,162 @@
+//! `toygres connect`: how an instance is reached, in the forms that programs take.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use toygres_client::resources::Connection;
+
+use super::route;
+use crate::args::{Connect, ConnectFormat};
+use crate::error::{CliError, Outcome};
+use crate::output::ui::Ui;
+use crate::output::watch;
+use crate::session::Session;
+
+/// All but the characters that RFC 3986 calls unreserved.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+pub async fn run(arguments: &Connect, session: &mut Session<'_>) -> Outcome {
+    let key = session.key(arguments.name.clone());
+    let ui = session.ui;
+    let route = match arguments.forward {
+        true => route::forwarded(session, &key, arguments.port.unwrap_or(0)).await?,
+        false => route::direct(session, &key).await?,
+    };
+    print(ui, arguments.format, &route.connection)?;
+    if route.is_forwarded() {
+        ui.note(format_args!("Forwarding until Ctrl-C, from 127.0.0.1:{} to {}.", route.connection.port, key.name));
+        watch::interrupted().await;
+        ui.end_line();
+    } else if route.connection.internal {
+        let flags = watch::namespace_flag(key.namespace.as_str());
+        ui.note(format_args!(
+            "\n{} is known inside the cluster only. From here:\n  {}",
+            route.connection.host,
+            ui.err.cyan(format_args!("toygres connect{flags} {} --forward", key.name)),
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(ui: &Ui, format: ConnectFormat, connection: &Connection) -> Result<(), CliError> {
+    match format {
+        ConnectFormat::Json => ui.print_json(connection),
+        // `-o json` asks for the record too, if no form was named.
+        ConnectFormat::Uri if !ui.is_for_people() => ui.print_record(connection),
+        ConnectFormat::Uri => ui.print(&connection.uri),
+        ConnectFormat::Env => ui.print(env(connection)),
+        ConnectFormat::Psql => ui.print(format_args!("psql {}", shell_quoted(&connection.uri))),
+        ConnectFormat::Jdbc => ui.print(jdbc(connection)),
+    }
+}
+
+/// libpq's environment variables, the password not among them
+/// (<https://www.postgresql.org/docs/current/libpq-envars.html>).
+pub fn libpq_variables(connection: &Connection) -> Vec<(&'static str, String)> {
+    let mut variables = vec![
+        ("PGHOST", connection.host.clone()),
+        ("PGPORT", connection.port.to_string()),
+        ("PGUSER", connection.user.clone()),
+        ("PGDATABASE", connection.database.clone()),
+        ("PGSSLMODE", connection.sslmode.clone()),
+    ];
+    variables.extend(connection.ca_certificate_path.clone().map(|path| ("PGSSLROOTCERT", path)));
+    variables
+}
+
+fn env(connection: &Connection) -> String {
+    let mut variables = libpq_variables(connection);
+    variables.push(("PGPASSWORD", connection.password.clone()));
+    let lines: Vec<_> = variables.iter().map(|(name, value)| format!("export {name}={}", shell_quoted(value))).collect();
+    lines.join("\n")
+}
+
+/// The driver decodes it like a form's field, where `+` would be a blank; here every one is `%2B`.
+fn jdbc(connection: &Connection) -> String {
+    let encode = |text: &str| utf8_percent_encode(text, ENCODED).to_string();
+    let host = if connection.host.contains(':') { format!("[{}]", connection.host) } else { connection.host.clone() };
+    let mut url = format!("jdbc:postgresql://{host}:{}/{}", connection.port, encode(&connection.database));
+    let mut join = '?';
+    for (name, value) in [
+        ("user", Some(&connection.user)),
+        ("password", Some(&connection.password)),
+        ("sslmode", Some(&connection.sslmode)),
+        ("sslrootcert", connection.ca_certificate_path.as_ref()),
+    ] {
+        if let Some(value) = value {
+            let _ = write!(url, "{join}{name}={}", encode(value));
+            join = '&';
+        }
+    }
+    url
+}
+
+/// One word of a POSIX shell's command line, whatever is in the text.
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use percent_encoding::percent_decode_str;
+    use proptest::prelude::*;
+    use std::process::Command;
+
+    use super::*;
+    use crate::testing::connection;
+
+    const ODD: &str = "p@:/?#%'\"\\ $🐘";
+
+    /// What a shell makes of `script`, with psql replaced by something that prints its arguments.
+    fn run_in_shell(script: &str) -> String {
+        let script = format!("psql() {{ printf '%s' \"$1\"; }}\n{script}");
+        let output = Command::new("sh").args(["-euc", &script]).env_clear().output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn the_forms() {
+        let connection = connection("s3cret");
+        assert_eq!(
+            env(&connection),
+            "export PGHOST='127.0.0.1'\nexport PGPORT='20001'\nexport PGUSER='postgres'\nexport PGDATABASE='postgres'\n\
+             export PGSSLMODE='verify-full'\nexport PGSSLROOTCERT='/a b/ca.crt'\nexport PGPASSWORD='s3cret'"
+        );
+        assert_eq!(
+            jdbc(&connection),
+            "jdbc:postgresql://127.0.0.1:20001/postgres?user=postgres&password=s3cret&sslmode=verify-full&sslrootcert=%2Fa%20b%2Fca.crt"
+        );
+        assert!(!format!("{:?}", libpq_variables(&connection)).contains("s3cret"));
+    }
+
+    #[test]
+    fn an_odd_password_survives_the_shell() {
+        let connection = connection(ODD);
+        assert_eq!(run_in_shell(&format!("{}\nprintf '%s' \"$PGPASSWORD\"", env(&connection))), ODD);
+        assert_eq!(run_in_shell(&format!("psql {}", shell_quoted(&connection.uri))), connection.uri);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn whatever_is_quoted_is_one_word_to_the_shell(text in "[^\\x00]{0,40}") {
+            prop_assert_eq!(run_in_shell(&format!("psql {}", shell_quoted(&text))), text);
+        }
+    }
+
+    proptest! {
+        /// Read as the driver does: parameters at `&`, name and value at the first `=`, both decoded
+        /// as a form's field.
+        #[test]
+        fn any_password_comes_back_from_a_jdbc_url(password in "[^\\x00]{1,40}") {
+            let url = jdbc(&connection(&password));
+            let (_, query) = url.split_once('?').unwrap();
+            let value = query.split('&').find_map(|pair| pair.strip_prefix("password=")).unwrap();
+            let decoded = percent_decode_str(&value.replace('+', " ")).decode_utf8().unwrap().into_owned();
+            prop_assert_eq!(decoded, password);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! `toygres create`.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use toygres_client::Client;
+use toygres_client::resources::InstanceManifest;
+use toygres_models::password::MAX_PASSWORD_LENGTH;
+use toygres_models::store::{Instance, Operation};
+use toygres_models::{InstanceKey, OperationState, Password, PlatformName};
+use toygres_server::settings::Settings;
+
+use crate::access::secret_input;
+use crate::args::Create;
+use crate::error::{CliError, Outcome};
+use crate::output::display;
+use crate::output::ui::Ui;
+use crate::output::watch;
+use crate::session::Session;
+
+pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
+    let password = match arguments.password_stdin {
+        true => Some(check_password(secret_input::read("password", MAX_PASSWORD_LENGTH).await?)?),
+        false => None,
+    };
+    let labels: BTreeMap<String, String> = arguments.labels.into_iter().collect();
+    let mut session = Session::open(settings, ui).await?;
+    let key = session.key(arguments.name);
+    let body = InstanceManifest {
+        name: key.name.to_string(),
+        namespace: None,
+        postgres_version: arguments.version.map(|version| version.to_string()),
+        storage_size_gb: arguments.storage.map(|size| size.gb().into()),
+        password,
+        platform: arguments.platform.or(settings.platform).map(|platform| platform.to_string()),
+        use_load_balancer: arguments.public.then_some(true),
+        dns_label: arguments.dns_label.map(String::from),
+        cpu: arguments.cpu.map(String::from),
+        memory: arguments.memory.map(String::from),
+        storage_class: arguments.storage_class.map(String::from),
+        labels: (!labels.is_empty()).then_some(labels),
+        delete_protection: arguments.delete_protection.then_some(true),
+    };
+    let create = async |client: &Client| client.create_instance(&key.namespace, &body).await;
+    let submitted = watch::submit(&mut session, &key, create).await?;
+    if arguments.no_wait {
+        return watch::print_started(ui, &submitted.operation);
+    }
+    // The same was asked for before: then its steps were seen before, too.
+    let was_there = !submitted.is_new && submitted.operation.state.is_final();
+    let operation = match submitted.operation {
+        operation if was_there => operation,
+        operation => watch::until_final(&mut session, operation).await?,
+    };
+    let instance = session.call(async |client: &Client| client.instance(&key).await).await;
+    if operation.state != OperationState::Succeeded {
+        if let (Ok(instance), false) = (instance, ui.is_for_people()) {
+            ui.print_record(&instance)?;
+        }
+        return Err(watch::failed(&operation));
+    }
+    let instance = instance?;
+    if !ui.is_for_people() {
+        ui.print_record(&instance)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    ui.print(ui.out.bold(summary(&instance, &operation, was_there)))?;
+    next_steps(ui, &key, &instance, arguments.storage.is_some());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summary(instance: &Instance, operation: &Operation, was_there: bool) -> String {
+    let Instance { name, postgres_version, .. } = instance;
+    let place = display::endpoint(instance).map(|endpoint| format!(" on {endpoint}")).unwrap_or_default();
+    let (is, took) = match operation.finished_at {
+        Some(finished) if !was_there => {
+            ("is ready", format!(" ({})", display::seconds(display::between(operation.created_at, finished))))
+        }
+        _ => ("is there already", String::new()),
+    };
+    format!("{name} {is}: PostgreSQL {postgres_version}{place}{took}")
+}
+
+fn next_steps(ui: &Ui, key: &InstanceKey, instance: &Instance, storage_was_given: bool) {
+    let flags = watch::namespace_flag(key.namespace.as_str());
+    // Before the name: what follows it is psql's.
+    let psql = format!("toygres psql{flags} {}", key.name);
+    let connect = format!("toygres connect{flags} {}", key.name);
+    let width = connect.len();
+    ui.note(format_args!("\n  {}   open a SQL session", ui.err.cyan(format_args!("{psql:width$}"))));
+    ui.note(format_args!("  {}   print the connection URI", ui.err.cyan(connect)));
+    if storage_was_given && instance.platform == PlatformName::Local {
+        let size = instance.storage_size_gb;
+        let note = format!("The {size} GB are noted, not enforced: on this machine an instance can use whatever its disk has.");
+        ui.note(format_args!("\n  {}", ui.err.dim(note)));
+    }
+}
+
+fn check_password(text: String) -> Result<String, CliError> {
+    Password::check_literal(&text)
+        .map_err(|invalid| CliError::usage(format!("the password on standard input {}", invalid.problem)))?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use toygres_models::OperationKind;
+
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_password_that_could_not_log_in_is_wrong_usage_and_not_repeated() {
+        let long = "hunter2".repeat(1_500);
+        for bad in ["", "hunter2\n", "hunter2\0", &long, "secret://hunter2"] {
+            let error = check_password(bad.into()).unwrap_err();
+            assert_eq!(error.exit_status, 2);
+            assert!(!error.message.contains("hunter2"), "{error:?}");
+        }
+        assert_eq!(check_password(" two words ".into()).unwrap(), " two words ");
+    }
+
+    #[test]
+    fn the_summary_says_what_where_and_how_long() {
+        let (instance, operation) = (testing::instance("demo"), testing::operation(OperationKind::Create));
+        assert_eq!(summary(&instance, &operation, false), "demo is ready: PostgreSQL 15.18 on 127.0.0.1:20001 (0.31s)");
+        assert_eq!(summary(&instance, &operation, true), "demo is there already: PostgreSQL 15.18 on 127.0.0.1:20001");
+    }
+}

@@ -1,0 +1,300 @@
+//! The server on this machine: finding it by what it left in the state directory, and starting it
+//! in the background.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::{Instant, sleep, timeout};
+use toygres_client::{Client, ClientError};
+use toygres_server::settings::{ServerRecord, Settings, StartLine};
+use url::Url;
+
+use super::process;
+use crate::error::CliError;
+use crate::output::progress::Progress;
+use crate::output::ui::Ui;
+use crate::output::watch::interrupted;
+
+/// How long a server that is being started may say nothing. A download tells how far it is.
+const SILENCE: Duration = Duration::from_secs(120);
+/// How long a server that someone else started may hold the state directory without serving.
+const OTHERS_LIMIT: Duration = Duration::from_secs(120);
+/// After this long without an answer of it, another start is tried.
+const OTHERS_PAUSE: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How many lines of a crashed server's words are shown.
+const EVIDENCE_LINES: usize = 15;
+
+/// What is found of the server that runs here.
+pub enum Found {
+    /// It answers.
+    Answering(ServerRecord),
+    /// It is there, and doesn't answer.
+    Hanging(ServerRecord),
+    /// There is none.
+    Nothing,
+}
+
+/// Looks for a server that runs here: the process that left its record is there, and answers
+/// as a toygres server. It isn't enough that someone answers on its port, who may be a stranger or
+/// the server of another state directory: they would be shown this one's token.
+pub async fn look(settings: &Settings) -> Result<Found, CliError> {
+    let Some(record) = running(settings)? else { return Ok(Found::Nothing) };
+    match client(settings, &record.url, None)?.health().await {
+        Ok(_) => Ok(Found::Answering(record)),
+        Err(ClientError::TimedOut { .. }) => Ok(Found::Hanging(record)),
+        Err(_) => Ok(Found::Nothing),
+    }
+}
+
+/// A server that runs here, if one does. One that is there and doesn't answer is an error: another can't be started.
+pub async fn find(settings: &Settings) -> Result<Option<ServerRecord>, CliError> {
+    match look(settings).await? {
+        Found::Answering(record) => Ok(Some(record)),
+        Found::Hanging(record) => {
+            Err(CliError::failed(format!("the toygres server (process {}) is there, but does not answer", record.pid))
+                .hint(log_hint(settings))
+                .hint("`toygres server stop` ends it; instances keep running, and what it was doing is finished by the next one"))
+        }
+        Found::Nothing => Ok(None),
+    }
+}
+
+/// The server that left its record and whose process is there.
+pub fn running(settings: &Settings) -> Result<Option<ServerRecord>, CliError> {
+    let path = settings.state().server_record_path();
+    let record = settings.state().server_record().map_err(|error| unreadable(&path, &error))?;
+    Ok(record.filter(|record| process::is_server(record.pid)))
+}
+
+/// Tells if the server is of another version than this program.
+pub fn warn_of_other_version(server: &ServerRecord, ui: &Ui) {
+    let mine = toygres_server::VERSION;
+    if server.version != mine {
+        ui.warn(format_args!(
+            "the server is toygres {}, this program {mine}; `toygres server stop` lets the next command start a new one",
+            server.version
+        ));
+    }
+}
+
+/// A client of a server here, at the address that it wrote down. Over TLS its certificate is of the CA
+/// in the state directory.
+pub fn client(settings: &Settings, url: &str, token: Option<&SecretString>) -> Result<Client, CliError> {
+    let url = parse_url(url)?;
+    if url.scheme() != "https" {
+        return Ok(Client::new(&url, token)?);
+    }
+    let path = settings.state().ca_certificate_path();
+    let ca_certificate = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, &error))?;
+    Ok(Client::trusting(&url, token, Some(&ca_certificate))?)
+}
+
+/// Reads an address that a server wrote down.
+fn parse_url(url: &str) -> Result<Url, CliError> {
+    url.parse().map_err(|error| CliError::failed(format!("the server wrote down {url:?} as its address: {error}")))
+}
+
+/// What to say when a file of the state directory is there and can't be read.
+pub fn unreadable(path: &Path, error: &io::Error) -> CliError {
+    let explained = CliError::failed(format!("{} can't be read: {error}", path.display()));
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return explained.hint(
+            "the state directory belongs to another user; choose another one with --state-dir, or name a server with --url",
+        );
+    }
+    explained
+}
+
+/// Starts a server in the background and tells what it does until it serves. If another process
+/// is just starting one, that one is waited for. Returns its address.
+pub async fn start(settings: &Settings, ui: &Ui) -> Result<String, CliError> {
+    let stderr = prepare_state_dir(settings)?;
+    let log = settings.state().log_path();
+    ui.note(format_args!("starting the toygres server in the background (log: {})", log.display()));
+    let mut progress = Progress::begin(ui);
+    let outcome = tokio::select! {
+        outcome = bring_up(settings, stderr, &mut progress) => outcome,
+        () = interrupted() => Err(CliError::failed("stopped waiting; the server goes on starting in the background")
+            .hint("`toygres server status` tells how it went")),
+    };
+    match &outcome {
+        Ok(_) => progress.done("server ready"),
+        Err(_) => progress.clear(),
+    }
+    outcome
+}
+
+/// Starts servers until one serves. One that finds the state directory taken ends at once: then
+/// the other one will serve soon, or it is just shutting down.
+async fn bring_up(settings: &Settings, stderr: File, progress: &mut Progress<'_>) -> Result<String, CliError> {
+    let deadline = Instant::now() + OTHERS_LIMIT;
+    loop {
+        let stderr = stderr.try_clone().map_err(|error| CliError::failed(format!("no more files can be opened: {error}")))?;
+        if let Some(url) = start_one(settings, stderr, progress).await? {
+            return Ok(url);
+        }
+        let pause = Instant::now() + OTHERS_PAUSE;
+        while Instant::now() < pause {
+            if let Some(server) = find(settings).await? {
+                return Ok(server.url);
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+        if Instant::now() > deadline {
+            return Err(CliError::failed(format!(
+                "another toygres server holds the state directory {} and did not become reachable within {} s",
+                settings.state_dir.display(),
+                OTHERS_LIMIT.as_secs()
+            ))
+            .hint(log_hint(settings)));
+        }
+    }
+}
+
+/// Starts a server and follows what it says. `None` if another one holds the state directory.
+async fn start_one(settings: &Settings, stderr: File, progress: &mut Progress<'_>) -> Result<Option<String>, CliError> {
+    let mut child = spawn(settings, stderr)?;
+    let Some(stdout) = child.stdout.take() else {
+        return Err(CliError::failed("the server's standard output is not there to be read"));
+    };
+    let mut lines = BufReader::new(stdout).lines();
+    loop {
+        let Ok(line) = timeout(SILENCE, next_line(&mut lines)).await else {
+            // Half a server helps nobody: what it began, the next one finishes.
+            let _ = child.start_kill();
+            let problem = format!("the server was not ready and said nothing for {} s, and was ended", SILENCE.as_secs());
+            return Err(ended(settings, problem));
+        };
+        match line {
+            Some(StartLine::Starting { message }) => progress.busy(&message),
+            Some(StartLine::Ready { url }) => return Ok(Some(url)),
+            Some(StartLine::Error { message }) => {
+                return Err(CliError::failed(format!("the server could not start: {message}")).hint(log_hint(settings)));
+            }
+            Some(StartLine::Locked { .. }) => {
+                progress.busy("waiting for the server that has the state directory");
+                return Ok(None);
+            }
+            None => return Err(ended(settings, "the server ended while it was starting".into())),
+        }
+    }
+}
+
+/// The next thing it says; `None` at its end. Lines that aren't for us are passed over.
+async fn next_line(lines: &mut Lines<BufReader<ChildStdout>>) -> Option<StartLine> {
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Ok(line) = serde_json::from_str(&line) {
+            return Some(line);
+        }
+    }
+    None
+}
+
+fn spawn(settings: &Settings, stderr: File) -> Result<Child, CliError> {
+    let program =
+        std::env::current_exe().map_err(|error| CliError::failed(format!("this program can't find itself: {error}")))?;
+    // libpq's variables say how this person's psql connects, not how the server does.
+    let environment = std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("PG"));
+    Command::new(&program)
+        .args(["server", "run", "--background"])
+        .env_clear()
+        .envs(environment)
+        .env_remove("TOYGRES_URL")
+        .envs(settings.to_environment())
+        // So that it keeps no folder busy that somebody wants to unmount or remove.
+        .current_dir(&settings.state_dir)
+        // Ctrl-C goes to the terminal's foreground group: this program, not the server.
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .map_err(|error| CliError::failed(format!("{} can't be started: {error}", program.display())))
+}
+
+/// Makes the state directory if need be, and opens the file that catches a crash's last words.
+fn prepare_state_dir(settings: &Settings) -> Result<File, CliError> {
+    let dir = &settings.state_dir;
+    let refuse = |what: &str, error: &io::Error| {
+        CliError::failed(format!("the state directory {} {what}: {error}", dir.display()))
+            .hint("choose another one with --state-dir or TOYGRES_STATE_DIR")
+    };
+    let me = rustix::process::geteuid();
+    // As root the servers run as another user, who has to get through to their directories.
+    let mode = if me.is_root() { 0o711 } else { 0o700 };
+    DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(|error| refuse("can't be made", &error))?;
+    let owner = std::fs::metadata(dir).map_err(|error| refuse("can't be read", &error))?.uid();
+    if owner != me.as_raw() {
+        return Err(CliError::failed(format!(
+            "the state directory {} belongs to another user (uid {owner}; you are {}), so no server is started on it",
+            dir.display(),
+            me.as_raw()
+        ))
+        .hint("run toygres as that user, or choose another directory with --state-dir or TOYGRES_STATE_DIR"));
+    }
+    let open = OpenOptions::new().create(true).append(true).mode(0o600).open(settings.state().stderr_path());
+    let file = open.map_err(|error| refuse("can't be written to", &error))?;
+    file.set_len(0).map_err(|error| refuse("can't be written to", &error))?;
+    Ok(file)
+}
+
+fn log_hint(settings: &Settings) -> String {
+    format!("its log: {}", settings.state().log_path().display())
+}
+
+fn ended(settings: &Settings, message: String) -> CliError {
+    let words = std::fs::read_to_string(settings.state().stderr_path()).unwrap_or_default();
+    let lines: Vec<_> = words.lines().filter(|line| !line.trim().is_empty()).map(ToOwned::to_owned).collect();
+    let tail = lines.len().saturating_sub(EVIDENCE_LINES);
+    CliError::failed(message).evidence(lines.into_iter().skip(tail)).hint(log_hint(settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::settings;
+
+    #[tokio::test]
+    async fn a_record_whose_process_is_gone_is_no_server_whoever_answers_at_its_address() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let settings = settings(state_dir.path());
+        assert!(find(&settings).await.unwrap().is_none());
+
+        let stranger = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let record = ServerRecord {
+            // A process that is there, and no server.
+            pid: std::process::id(),
+            url: format!("http://{}", stranger.local_addr().unwrap()),
+            version: toygres_server::VERSION.into(),
+            started_at: chrono::Utc::now(),
+        };
+        std::fs::write(settings.state().server_record_path(), serde_json::to_string(&record).unwrap()).unwrap();
+        assert!(find(&settings).await.unwrap().is_none());
+        let asked = timeout(Duration::from_millis(50), stranger.accept()).await;
+        assert!(asked.is_err(), "the stranger was asked");
+    }
+
+    #[tokio::test]
+    async fn half_a_record_is_none() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let settings = settings(state_dir.path());
+        std::fs::write(settings.state().server_record_path(), "{\"pid\":").unwrap();
+        assert!(find(&settings).await.unwrap().is_none());
+    }
+
+    #[test]
+    fn a_state_directory_that_cannot_be_made_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = prepare_state_dir(&settings(&file.path().join("below"))).unwrap_err();
+        assert!(error.message.contains(file.path().to_str().unwrap()), "{error:?}");
+        assert!(error.hints[0].contains("--state-dir"));
+    }
+}

@@ -1,0 +1,193 @@
+//! `toygres server start|stop|status|run`.
+
+pub mod doctor;
+pub mod local_server;
+mod process;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use toygres_client::{InstanceQuery, PageRequest};
+use toygres_server::settings::{ServerRecord, Settings};
+
+use crate::args::ServerCommand;
+use crate::error::{CliError, Outcome};
+use crate::output::display::{self, age, moment};
+use crate::output::ui::Ui;
+use crate::session;
+use process::ServerProcess;
+
+/// A clean shutdown of the server and its database takes a moment; this long, something hangs.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
+
+pub async fn run(command: ServerCommand, settings: Settings, ui: &Ui) -> Outcome {
+    match command {
+        ServerCommand::Run { background } => {
+            toygres_server::server::run(settings, background).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        ServerCommand::Start => start(&settings, ui).await,
+        ServerCommand::Stop => stop(&settings, ui).await,
+        ServerCommand::Status => status(&settings, ui).await,
+    }
+}
+
+async fn start(settings: &Settings, ui: &Ui) -> Outcome {
+    let running = local_server::find(settings).await?;
+    let was_running = running.is_some();
+    let url = match &running {
+        Some(server) => {
+            local_server::warn_of_other_version(server, ui);
+            server.url.clone()
+        }
+        None => local_server::start(settings, ui).await?,
+    };
+    if !ui.is_for_people() {
+        ui.print_record(&look(settings).await?)?;
+    } else if was_running {
+        ui.print(format_args!("the toygres server is running already, at {url}"))?;
+    } else {
+        ui.print(format_args!("the toygres server is running at {url}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn stop(settings: &Settings, ui: &Ui) -> Outcome {
+    let path = settings.state().server_record_path();
+    let record = settings.state().server_record().map_err(|error| local_server::unreadable(&path, &error))?;
+    let process = match &record {
+        Some(record) => ServerProcess::find(record.pid, is_this_directorys(settings, record).await),
+        None => None,
+    };
+    let Some(process) = process else {
+        ui.note(format_args!("no toygres server runs on {}", settings.state_dir.display()));
+        return Ok(ExitCode::SUCCESS);
+    };
+    process.terminate().map_err(|error| {
+        CliError::failed(format!("the toygres server (process {}) can't be told to stop: {error}", process.pid()))
+            .hint("it belongs to another user; stop it as that user")
+    })?;
+    if !process.wait(SHUTDOWN_LIMIT) {
+        return Err(CliError::failed(format!(
+            "the toygres server (process {}) was told to stop and is still there after {} s",
+            process.pid(),
+            SHUTDOWN_LIMIT.as_secs()
+        ))
+        .hint(format!("its log: {}", settings.state().log_path().display()))
+        .hint(format!("`kill -9 {}` loses nothing: the next server finishes what this one was doing", process.pid())));
+    }
+    ui.print("the toygres server is stopped")?;
+    ui.note("Instances keep running. The next command that needs the server starts it again.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the server that left this record is the one that answers at its address: it takes the
+/// state directory's token. Then the record's process is its own, too.
+async fn is_this_directorys(settings: &Settings, record: &ServerRecord) -> bool {
+    let Ok(token) = session::token(settings) else { return false };
+    let Ok(client) = local_server::client(settings, &record.url, token.as_ref()) else { return false };
+    // Health first: a stranger on the port must not be shown the token.
+    client.health().await.is_ok() && client.instances(&InstanceQuery::default(), &one_item()).await.is_ok()
+}
+
+fn one_item() -> PageRequest {
+    PageRequest { limit: Some(1), cursor: None }
+}
+
+/// What `server status` tells.
+#[derive(Serialize)]
+struct Status {
+    running: bool,
+    /// `ok`, or what keeps it from working.
+    ready: Option<String>,
+    url: Option<String>,
+    pid: Option<u32>,
+    version: Option<String>,
+    started_at: Option<DateTime<Utc>>,
+    uptime_seconds: Option<i64>,
+    state_dir: String,
+    log: String,
+}
+
+async fn look(settings: &Settings) -> Result<Status, CliError> {
+    let server = local_server::find(settings).await?;
+    let ready = match &server {
+        Some(server) => {
+            let client = local_server::client(settings, &server.url, None)?;
+            Some(client.readiness().await.map_or_else(|error| error.to_string(), |health| health.status))
+        }
+        None => None,
+    };
+    Ok(Status {
+        running: server.is_some(),
+        ready,
+        uptime_seconds: server.as_ref().map(|server| (Utc::now() - server.started_at).num_seconds().max(0)),
+        url: server.as_ref().map(|server| server.url.clone()),
+        pid: server.as_ref().map(|server| server.pid),
+        started_at: server.as_ref().map(|server| server.started_at),
+        version: server.map(|server| server.version),
+        state_dir: settings.state_dir.display().to_string(),
+        log: settings.state().log_path().display().to_string(),
+    })
+}
+
+async fn status(settings: &Settings, ui: &Ui) -> Outcome {
+    let status = look(settings).await?;
+    if ui.is_for_people() {
+        ui.print(status_text(ui, &status))?
+    } else {
+        ui.print_record(&status)?
+    }
+    Ok(ExitCode::from(u8::from(!status.running)))
+}
+
+fn status_text(ui: &Ui, status: &Status) -> String {
+    let style = ui.out;
+    let (word, ready) = match (status.running, status.ready.as_deref()) {
+        (true, Some("ok")) => (style.green("running"), None),
+        (true, ready) => (style.yellow("running, not ready"), ready.map(ToOwned::to_owned)),
+        (false, _) => (style.dim("not running"), None),
+    };
+    let since = status.started_at.map(|at| format!("{} (since {})", age(at, Utc::now()), moment(at)));
+    let fields: Vec<(&str, String)> = [
+        ("Problem", ready),
+        ("URL", status.url.clone()),
+        ("Process", status.pid.map(|pid| pid.to_string())),
+        ("Version", status.version.clone()),
+        ("Uptime", since),
+        ("State", Some(status.state_dir.clone())),
+        ("Log", Some(status.log.clone())),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+    .collect();
+    format!("{}  {word}\n\n{}", style.bold("toygres server"), display::fields(ui, &fields))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn the_status_says_what_keeps_it_from_working() {
+        let mut status = Status {
+            running: true,
+            ready: Some("the control database is down".into()),
+            url: Some("http://127.0.0.1:7654".into()),
+            pid: Some(7),
+            version: Some("0.1.0".into()),
+            started_at: Some(Utc::now()),
+            uptime_seconds: Some(0),
+            state_dir: "/s".into(),
+            log: "/s/server.log".into(),
+        };
+        let text = status_text(&testing::ui(), &status);
+        assert!(text.starts_with("toygres server  running, not ready\n"), "{text}");
+        assert!(text.contains("Problem  the control database is down\n"), "{text}");
+        status.ready = Some("ok".into());
+        assert!(status_text(&testing::ui(), &status).starts_with("toygres server  running\n\n  URL      http"));
+    }
+}

@@ -1,0 +1,483 @@
+//! A small typed client of the server's HTTP API, for the command line and for tests.
+//!
+//! It stands on hyper rather than reqwest: building a reqwest client loads the system's
+//! certificates (40 ms), which is most of the time that `toygres list` may take, and a server on
+//! this machine speaks plain HTTP. TLS is set up only where the URL asks for it.
+
+mod events;
+mod instances;
+mod logs;
+mod namespaces;
+mod operations;
+mod tokens;
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_tls::HttpsConnector;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
+use toygres_models::store::{Instance, Operation};
+use toygres_models::{InstanceKey, InstanceName, InstanceState, LabelSelector, Namespace, OfferedVersion, PlatformName};
+use url::Url;
+use uuid::Uuid;
+
+pub use events::{EventMessage, EventRequest, EventStream};
+pub use instances::Applied;
+pub use logs::LogLines;
+
+use crate::resources::{Connection, Health, InstanceManifest, KUBE_CONTEXT, Page, Problem};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For everything but long polls. Listing versions may ask an archive on the internet.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A server that doesn't answer even this hangs, or isn't one.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// No answer of toygres comes near it; a stranger's could be endless.
+const MAX_BODY_BYTES: usize = 64 << 20;
+
+/// Why a request had no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The server refused it, and says why.
+    #[error("{}", .0.detail)]
+    Refused(Box<Problem>),
+    /// Nobody listens there.
+    #[error("the server at {url} can't be reached: {reason}")]
+    Unreachable {
+        /// The server.
+        url: Url,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// Somebody listens there, and no TLS connection came of it.
+    #[error("no TLS connection to the server at {url}: {reason}")]
+    Untrusted {
+        /// The server.
+        url: Url,
+        /// What was wrong.
+        reason: String,
+    },
+    /// The connection broke; whether the server got the request isn't known.
+    #[error("the connection to the server at {url} broke: {reason}")]
+    Broken {
+        /// The server.
+        url: Url,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// No answer in time.
+    #[error("the server at {url} did not answer within {} s", timeout.as_secs())]
+    TimedOut {
+        /// The server.
+        url: Url,
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// What answers there isn't a toygres server, or one that is too new or too old.
+    #[error("what answers at {url} is not a toygres server of this version: {reason}")]
+    Foreign {
+        /// The server.
+        url: Url,
+        /// What was wrong with the answer.
+        reason: String,
+    },
+    /// The request can't be made of these values.
+    #[error("this request can't be sent: {0}")]
+    Unsendable(String),
+}
+
+impl ClientError {
+    /// Whether the server may be back soon: then the same request can be sent again, as each of
+    /// the API's may be.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Refused(problem) => {
+                problem.status >= 500 || matches!(problem.status, 408 | 429) || problem.word() == "in_progress"
+            }
+            Self::Unreachable { .. } | Self::Broken { .. } | Self::TimedOut { .. } => true,
+            Self::Foreign { .. } | Self::Untrusted { .. } | Self::Unsendable(_) => false,
+        }
+    }
+}
+
+/// The operation that a request to create or delete an instance is carried out by.
+#[derive(Debug, Clone)]
+pub struct Submitted {
+    /// The operation.
+    pub operation: Operation,
+    /// Whether the request began it. If not, the same was asked for before.
+    pub is_new: bool,
+}
+
+/// Which part of a list is wanted; everything from its beginning by default.
+#[derive(Debug, Clone, Default)]
+pub struct PageRequest {
+    /// How many items at most; as many as the server likes if left out.
+    pub limit: Option<usize>,
+    /// Where to go on: the last page's `next_cursor`.
+    pub cursor: Option<String>,
+}
+
+/// Which instances a list has; everything that is left out lets all through.
+#[derive(Debug, Clone, Default)]
+pub struct InstanceQuery {
+    /// In this namespace.
+    pub namespace: Option<Namespace>,
+    /// On this platform.
+    pub platform: Option<PlatformName>,
+    /// In this state.
+    pub state: Option<InstanceState>,
+    /// With these labels.
+    pub label_selector: Option<LabelSelector>,
+}
+
+/// A connection to a server's API. Clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    base: Url,
+    authorization: Option<HeaderValue>,
+    kube_context: Option<HeaderValue>,
+    /// Of single requests.
+    headers: HeaderMap,
+    transport: Transport,
+}
+
+#[derive(Debug, Clone)]
+enum Transport {
+    Plain(legacy::Client<HttpConnector, Full<Bytes>>),
+    Tls(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
+}
+
+impl Client {
+    /// A client of the server at `base`, which over TLS is known by the system's CAs. Nothing is sent
+    /// yet.
+    ///
+    /// # Errors
+    /// If the token can't stand in an HTTP header.
+    pub fn new(base: &Url, token: Option<&SecretString>) -> Result<Self, ClientError> {
+        Self::trusting(base, token, None)
+    }
+
+    /// The same, where over TLS the server is known by this CA, in PEM, and by no other.
+    ///
+    /// # Errors
+    /// If the token can't stand in an HTTP header, or the CA's certificate can't be read.
+    pub fn trusting(base: &Url, token: Option<&SecretString>, ca_certificate: Option<&str>) -> Result<Self, ClientError> {
+        let mut base = base.clone();
+        if !base.path().ends_with('/') {
+            base.set_path(&format!("{}/", base.path()));
+        }
+        let authorization = token.map(|token| {
+            let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))
+                .map_err(|_| ClientError::Unsendable("the token has characters that a token can't have".into()))?;
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        let builder = legacy::Client::builder(TokioExecutor::new());
+        let transport = if base.scheme() == "https" {
+            connector.enforce_http(false);
+            Transport::Tls(builder.build(HttpsConnector::from((connector, tls_connector(ca_certificate)?.into()))))
+        } else {
+            Transport::Plain(builder.build(connector))
+        };
+        Ok(Self { base, authorization: authorization.transpose()?, kube_context: None, headers: HeaderMap::new(), transport })
+    }
+
+    /// The same, for a server that uses its kubeconfig with that context and no other.
+    ///
+    /// # Errors
+    /// If the name can't stand in an HTTP header.
+    pub fn with_kube_context(mut self, context: &str) -> Result<Self, ClientError> {
+        let unsendable = |_| ClientError::Unsendable("the name of the context has characters that can't be sent".into());
+        self.kube_context = Some(HeaderValue::try_from(context).map_err(unsendable)?);
+        Ok(self)
+    }
+
+    /// The same for a change of what has still that revision.
+    pub fn expecting(&self, revision: i64) -> Result<Self, ClientError> {
+        let etag = HeaderValue::try_from(format!("\"{revision}\""));
+        let unsendable = |_| ClientError::Unsendable("the revision can't be sent".into());
+        Ok(self.with_header(IF_MATCH, etag.map_err(unsendable)?))
+    }
+
+    fn with_header(&self, name: HeaderName, value: HeaderValue) -> Self {
+        let mut with = self.clone();
+        with.headers.insert(name, value);
+        with
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// Asks for an instance. Asking again for the same one gives the same operation.
+    pub async fn create_instance(&self, namespace: &Namespace, body: &InstanceManifest) -> Result<Submitted, ClientError> {
+        let url = self.url(&["v1", "instances"], &[("namespace", Some(namespace.to_string()))])?;
+        self.submit(Method::POST, url, Self::encode(body)?).await
+    }
+
+    /// Asks for an instance's removal.
+    pub async fn delete_instance(&self, key: &InstanceKey) -> Result<Submitted, ClientError> {
+        self.submit(Method::DELETE, self.instance_url(key, &[], &[])?, Vec::new()).await
+    }
+
+    /// A page of the instances that `query` lets through.
+    pub async fn instances(&self, query: &InstanceQuery, page: &PageRequest) -> Result<Page<Instance>, ClientError> {
+        let query = [
+            ("namespace", query.namespace.as_ref().map(ToString::to_string)),
+            ("platform", query.platform.map(|platform| platform.to_string())),
+            ("state", query.state.map(|state| state.to_string())),
+            ("label_selector", query.label_selector.as_ref().map(ToString::to_string)),
+            page.limit(),
+            page.cursor(),
+        ];
+        self.get(self.url(&["v1", "instances"], &query)?).await
+    }
+
+    /// One instance.
+    pub async fn instance(&self, key: &InstanceKey) -> Result<Instance, ClientError> {
+        self.get(self.instance_url(key, &[], &[])?).await
+    }
+
+    /// How an instance is reached, its password included.
+    pub async fn connection(&self, key: &InstanceKey) -> Result<Connection, ClientError> {
+        self.get(self.instance_url(key, &["connection"], &[])?).await
+    }
+
+    /// A page of operations, newest first.
+    pub async fn operations(
+        &self,
+        namespace: Option<&Namespace>,
+        instance: Option<&InstanceName>,
+        page: &PageRequest,
+    ) -> Result<Page<Operation>, ClientError> {
+        let namespace = ("namespace", namespace.map(ToString::to_string));
+        let instance = ("instance_name", instance.map(ToString::to_string));
+        self.get(self.url(&["v1", "operations"], &[namespace, instance, page.limit(), page.cursor()])?).await
+    }
+
+    /// One operation, as it is now.
+    pub async fn operation(&self, id: Uuid) -> Result<Operation, ClientError> {
+        self.get(self.url(&["v1", "operations", &id.to_string()], &[])?).await
+    }
+
+    /// The PostgreSQL versions to be had on a platform, newest first.
+    pub async fn versions(&self, platform: Option<PlatformName>) -> Result<Page<OfferedVersion>, ClientError> {
+        let platform = ("platform", platform.map(|platform| platform.to_string()));
+        self.get(self.url(&["v1", "versions"], &[platform])?).await
+    }
+
+    /// Whether a server is there at all. Sends no token, so a stranger may be asked.
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        self.health_at("healthz").await
+    }
+
+    /// Whether the server and what it needs are at work; what is wrong stands in the answer.
+    pub async fn readiness(&self) -> Result<Health, ClientError> {
+        self.health_at("readyz").await
+    }
+
+    async fn health_at(&self, path: &str) -> Result<Health, ClientError> {
+        let anonymous = Self { authorization: None, ..self.clone() };
+        let (_, body) = anonymous.exchange(Method::GET, self.url(&[path], &[])?, Vec::new(), HEALTH_TIMEOUT).await?;
+        self.decode(&body)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, url: Url) -> Result<T, ClientError> {
+        let (_, body) = self.send(Method::GET, url, Vec::new(), REQUEST_TIMEOUT).await?;
+        self.decode(&body)
+    }
+
+    async fn submit(&self, method: Method, url: Url, body: Vec<u8>) -> Result<Submitted, ClientError> {
+        let (status, body) = self.send(method, url, body, REQUEST_TIMEOUT).await?;
+        Ok(Submitted { operation: self.decode(&body)?, is_new: status == StatusCode::ACCEPTED })
+    }
+
+    /// Sends a request, and turns every answer that isn't a success into an error.
+    async fn send(&self, method: Method, url: Url, body: Vec<u8>, timeout: Duration) -> Result<(StatusCode, Bytes), ClientError> {
+        let (status, body) = self.exchange(method, url, body, timeout).await?;
+        if status.is_success() { Ok((status, body)) } else { Err(self.refused(status, &body)) }
+    }
+
+    /// The error that an answer with that status is.
+    fn refused(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice::<Problem>(body) {
+            Ok(problem) => ClientError::Refused(Box::new(problem)),
+            // A proxy's words while the server behind it is away.
+            Err(_) if matches!(status.as_u16(), 502..=504) => {
+                ClientError::Broken { url: self.base.clone(), reason: format!("something before the server answered {status}") }
+            }
+            Err(_) => self.foreign(format!("it answered {status} without saying why")),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        url: Url,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let whole = async { self.read(self.open(method, url, body, &[(ACCEPT, "application/json")]).await?).await };
+        match tokio::time::timeout(timeout, whole).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.timed_out(timeout)),
+        }
+    }
+
+    /// Sends a request; its answer, of which the body is yet to come.
+    async fn open(
+        &self,
+        method: Method,
+        url: Url,
+        body: Vec<u8>,
+        headers: &[(HeaderName, &str)],
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut request = Request::builder().method(method).uri(url.as_str());
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        if let Some(context) = &self.kube_context {
+            request = request.header(KUBE_CONTEXT, context);
+        }
+        let mut request = request.body(Full::from(body)).map_err(|error| ClientError::Unsendable(error.to_string()))?;
+        request.headers_mut().extend(self.headers.clone());
+        let response = match &self.transport {
+            Transport::Plain(client) => client.request(request),
+            Transport::Tls(client) => client.request(request),
+        };
+        response.await.map_err(|error| self.failed(&error, error.is_connect()))
+    }
+
+    async fn read(&self, response: Response<Incoming>) -> Result<(StatusCode, Bytes), ClientError> {
+        let status = response.status();
+        match Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await {
+            Ok(body) => Ok((status, body.to_bytes())),
+            Err(error) => Err(self.failed(error.as_ref(), false)),
+        }
+    }
+
+    fn encode(body: &InstanceManifest) -> Result<Vec<u8>, ClientError> {
+        serde_json::to_vec(body).map_err(|error| ClientError::Unsendable(error.to_string()))
+    }
+
+    fn decode<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(body).map_err(|error| self.foreign(error.to_string()))
+    }
+
+    fn foreign(&self, reason: String) -> ClientError {
+        ClientError::Foreign { url: self.base.clone(), reason }
+    }
+
+    fn timed_out(&self, timeout: Duration) -> ClientError {
+        ClientError::TimedOut { url: self.base.clone(), timeout }
+    }
+
+    fn failed(&self, error: &(dyn StdError + 'static), while_connecting: bool) -> ClientError {
+        // hyper's own layers ("client error (Connect): tcp connect error") say nothing to a
+        // person; the innermost error is the operating system's.
+        let mut innermost = error;
+        let (mut is_tls, mut is_no_http) = (false, false);
+        while let Some(source) = innermost.source() {
+            innermost = source;
+            is_tls |= innermost.is::<native_tls::Error>();
+            is_no_http |= innermost.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
+        }
+        let (url, reason) = (self.base.clone(), innermost.to_string());
+        if is_no_http {
+            return self.foreign(format!("it speaks no HTTP ({reason})"));
+        }
+        if is_tls {
+            return ClientError::Untrusted { url, reason };
+        }
+        if while_connecting { ClientError::Unreachable { url, reason } } else { ClientError::Broken { url, reason } }
+    }
+
+    fn instance_url(&self, key: &InstanceKey, below: &[&str], query: &[QueryPair]) -> Result<Url, ClientError> {
+        let path: Vec<&str> = ["v1", "instances", key.name.as_str()].iter().chain(below).copied().collect();
+        let query: Vec<QueryPair> =
+            std::iter::once(("namespace", Some(key.namespace.to_string()))).chain(query.iter().cloned()).collect();
+        self.url(&path, &query)
+    }
+
+    fn url(&self, path: &[&str], query: &[QueryPair]) -> Result<Url, ClientError> {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .map_err(|()| ClientError::Unsendable(format!("{} is not a server's address", self.base)))?
+            .pop_if_empty()
+            .extend(path);
+        let given = query.iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+        if given.clone().next().is_some() {
+            url.query_pairs_mut().extend_pairs(given);
+        }
+        Ok(url)
+    }
+}
+
+fn tls_connector(ca_certificate: Option<&str>) -> Result<native_tls::TlsConnector, ClientError> {
+    let mut builder = native_tls::TlsConnector::builder();
+    if let Some(pem) = ca_certificate {
+        let certificate = native_tls::Certificate::from_pem(pem.as_bytes())
+            .map_err(|error| ClientError::Unsendable(format!("the CA's certificate is none in PEM: {error}")))?;
+        builder.disable_built_in_roots(true).add_root_certificate(certificate);
+    }
+    builder.build().map_err(|error| ClientError::Unsendable(format!("TLS can't be set up: {error}")))
+}
+
+type QueryPair = (&'static str, Option<String>);
+
+impl PageRequest {
+    fn limit(&self) -> QueryPair {
+        ("limit", self.limit.map(|limit| limit.to_string()))
+    }
+
+    fn cursor(&self) -> QueryPair {
+        ("cursor", self.cursor.clone())
+    }
+}
+
+/// Follows a list's cursors until its end, or until `limit` items are there.
+///
+/// # Errors
+/// Those of `fetch`.
+pub async fn all_pages<T>(
+    limit: Option<usize>,
+    fetch: impl AsyncFn(&PageRequest) -> Result<Page<T>, ClientError>,
+) -> Result<Vec<T>, ClientError> {
+    let mut items = Vec::new();
+    let mut request = PageRequest { limit, cursor: None };
+    loop {
+        let page = fetch(&request).await?;
+        items.extend(page.items);
+        let missing = limit.map(|limit| limit.saturating_sub(items.len()));
+        match page.next_cursor {
+            Some(cursor) if missing != Some(0) => request = PageRequest { limit: missing, cursor: Some(cursor) },
+            _ => break,
+        }
+    }
+    items.truncate(limit.unwrap_or(usize::MAX));
+    Ok(items)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! What goes over the wire besides the store's records: requests, connections, pages, problems.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use toygres_models::store::Token;
+use toygres_models::{PlatformName, Role};
+use utoipa::ToSchema;
+
+pub use crate::manifest::InstanceManifest;
+
+/// What a problem's `type` begins with; a stable word follows.
+pub const PROBLEM_TYPE: &str = "urn:toygres:problem:";
+
+/// Header with the context that the server's kubeconfig has to be used with: a safeguard for whoever
+/// means a particular cluster. A server that was started with another one refuses the request.
+pub const KUBE_CONTEXT: &str = "x-toygres-kube-context";
+
+/// The content type of a problem.
+pub const PROBLEM_CONTENT_TYPE: &str = "application/problem+json";
+
+/// Header that names a request: sent again with the same key, it is carried out once.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Header with the `id` of the last event that was received: a stream goes on after it.
+pub const LAST_EVENT_ID: &str = "last-event-id";
+/// The event that says that a log has ended. A stream that ends without it was cut off.
+pub const LOG_END: &str = "end";
+/// The event that says that a log goes on, and has nothing new.
+pub const LOG_KEEP_ALIVE: &str = "keep-alive";
+
+/// A whole number, in any of the spellings that JSON has for it: `10`, `10.0` and `1e1` are the same.
+pub(crate) fn whole<'de, T: TryFrom<i64>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    struct Whole;
+
+    impl<'de> Visitor<'de> for Whole {
+        type Value = Option<i64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number")
+        }
+
+        fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        // Asked for as a number, so that whatever reads the document tells where it isn't one.
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            deserializer.deserialize_i64(self)
+        }
+
+        fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
+            Ok(Some(number))
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
+            i64::try_from(number).map(Some).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+        }
+
+        fn visit_f64<E: de::Error>(self, number: f64) -> Result<Self::Value, E> {
+            /// Up to here a floating-point number stands for one whole number only.
+            const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+            if number.fract() == 0.0 && number.abs() < MAX_EXACT {
+                return Ok(Some(number as i64));
+            }
+            Err(E::invalid_value(de::Unexpected::Float(number), &self))
+        }
+    }
+
+    let Some(number) = deserializer.deserialize_option(Whole)? else { return Ok(None) };
+    T::try_from(number).map(Some).map_err(|_| de::Error::invalid_value(de::Unexpected::Signed(number), &Whole))
+}
+
+/// Answer of `GET /v1/instances/{name}/connection`. Holds the password.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+pub struct Connection {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// User name.
+    pub user: String,
+    /// The user's password.
+    pub password: String,
+    /// Database name.
+    pub database: String,
+    /// `verify-full`, or `require` where the CA's certificate isn't on this machine.
+    pub sslmode: String,
+    /// Path of the CA's certificate on the server's machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_certificate_path: Option<String>,
+    /// The CA's certificate, in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_certificate: Option<String>,
+    /// Where it runs.
+    pub platform: PlatformName,
+    /// Which cluster, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// Whether the host is known inside the platform's own network only: from elsewhere, the way is
+    /// a port-forward.
+    pub internal: bool,
+    /// All of the above in one URI, percent-encoded.
+    pub uri: String,
+}
+
+/// What a `PUT /v1/instances/{name}` would do: the answer to one with `dry_run=true`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Plan {
+    /// What would be done.
+    pub action: PlanAction,
+    /// What would be different, field by field; of a create, all that the document names.
+    pub changes: Vec<FieldChange>,
+    /// What can't be changed yet. If there is any, nothing would be done.
+    pub refused: Vec<FieldChange>,
+    /// Why nothing can be done with the instance at all, as it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The revision of the instance that was looked at; none if there is no instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
+}
+
+/// What a plan comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanAction {
+    /// There is no such instance: it is made.
+    Create,
+    /// It is changed.
+    Update,
+    /// It is as it is asked for.
+    None,
+    /// It can't be made what is asked for.
+    Refuse,
+}
+
+/// A field in which an instance isn't what is asked for. A password is `(hidden)`,
+/// and what a failed change may have left half done is `(in doubt)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FieldChange {
+    /// The field.
+    pub field: String,
+    /// What it is; null if there is none.
+    pub from: Value,
+    /// What is asked for.
+    pub to: Value,
+}
+
+/// A token as it is asked for: the body of `POST /v1/tokens`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenManifest {
+    /// Whose it is: 1 to 50 of `a-z0-9-`, a letter first. Events name it as the actor.
+    pub name: String,
+    /// What it lets its holder do.
+    #[schema(value_type = Role)]
+    pub role: String,
+    /// Where; in every namespace if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1, max_items = 100)]
+    pub namespaces: Option<Vec<String>>,
+    /// How long it lasts, at most ten years; until it is revoked if left out.
+    #[serde(default, deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 315_360_000)]
+    pub ttl_seconds: Option<i64>,
+}
+
+/// Answer of `POST /v1/tokens`.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+pub struct MintedToken {
+    /// The token's record.
+    #[serde(flatten)]
+    pub token: Token,
+    /// What its holder sends as `Authorization: Bearer SECRET`. It is shown once: the answer to a repeat
+    /// (`Idempotency-Key`) has none.
+    pub secret: Option<String>,
+    /// Whether the secret was shown before, in the first answer.
+    pub secret_was_shown: bool,
+}
+
+/// Answer of `GET /v1/whoami`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WhoAmI {
+    /// The token's name; `root` for the server's own.
+    pub name: String,
+    /// What it lets its holder do.
+    pub role: Role,
+    /// Where; in every namespace if there are none.
+    pub namespaces: Option<Vec<String>>,
+    /// When it ends by itself; never if there is no time.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// How much a namespace may have: the body of `PUT /v1/namespaces/{name}`. What is left out has no limit.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuotaManifest {
+    /// How many instances.
+    #[serde(default, deserialize_with = "whole")]
+    #[schema(minimum = 0)]
+    pub max_instances: Option<i32>,
+    /// How much storage, in GB.
+    #[serde(default, deserialize_with = "whole")]
+    #[schema(minimum = 0)]
+    pub max_storage_gb: Option<i64>,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Page<T> {
+    /// The items, in the list's order.
+    pub items: Vec<T>,
+    /// Give it as `cursor` to get the next page; none on the last.
+    pub next_cursor: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// A page of at most `limit` of `items`, of which one more than that was asked for, to know whether
+    /// there is a next page. `cursor` tells where that goes on.
+    pub fn cut(mut items: Vec<T>, limit: i64, cursor: impl FnOnce(&T) -> String) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next_cursor = items.last().filter(|_| more).map(cursor);
+        Self { items, next_cursor }
+    }
+}
+
+/// Answer of `/healthz` and `/readyz`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`, or what is wrong.
+    pub status: String,
+    /// The server's version.
+    pub version: String,
+}
+
+/// An error, as RFC 9457 has it: `application/problem+json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// A stable URN: `urn:toygres:problem:` and a word such as `invalid`, `not_found` or `conflict`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind, for a person.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What was wrong, what is unchanged and what to do.
+    pub detail: String,
+    /// The field that was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
+impl Problem {
+    /// The stable word of its type, such as `not_found`.
+    #[must_use]
+    pub fn word(&self) -> &str {
+        self.kind.strip_prefix(PROBLEM_TYPE).unwrap_or(&self.kind)
+    }
+}

@@ -1,0 +1,298 @@
+//! `/v1/instances/{name}/why`: what is wrong with an instance, and how that came, in one timeline.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use tokio::time::{Instant, timeout_at};
+use toygres_activities::diagnosis::{Facts, LogIn, Seen, diagnose};
+use toygres_activities::server_log::{Said, is_public, telling, without_process};
+use toygres_activities::{Place, log_in};
+use toygres_client::explanation::{Explanation, Moment, MomentSource};
+use toygres_models::connection::with_password_reference;
+use toygres_models::store::{Event, EventFilter, EventStart, Instance, Operation, OperationFilter};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceState, OperationState, Password};
+
+use crate::api::auth::caller::Caller;
+use crate::api::http::problem::{ApiError, Problems};
+use crate::api::http::request::{InNamespace, Parameters, Segment, instance_key};
+use crate::api::state::{AppState, Shared};
+
+/// How much of each source is looked at.
+const EVENTS: i64 = 50;
+const OPERATIONS: i64 = 20;
+const LOG_LINES: usize = 200;
+/// The longest timeline.
+const MOMENTS: usize = 100;
+/// Which part of the log tells of what is wrong now with an instance that works otherwise.
+const OF_LATE: Duration = Duration::from_secs(10 * 60);
+/// How long the platform may take to answer all that it is asked, and a log-in. Together less than an answer may.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why an instance isn't what it should be
+///
+/// The likely cause with what to do, and a timeline of its last operation's steps, its events, the
+/// platform's words and the lines of its server's log that tell of trouble. The server looks at the
+/// instance, and tries a log-in with the password that it keeps.
+#[utoipa::path(get, path = "/instances/{name}/why", tag = "instances", params(("name" = String, Path), InNamespace),
+    responses((status = OK, body = Explanation), Problems))]
+pub(super) async fn why(
+    State(state): Shared,
+    caller: Caller,
+    Segment(name): Segment,
+    Parameters(parameters): Parameters<InNamespace>,
+) -> Result<Json<Explanation>, ApiError> {
+    let key = instance_key(&name, parameters.namespace.as_deref())?;
+    caller.may_view(&key.namespace)?;
+    let instance = state.store.instance_or_last_deleted(&key).await?;
+    let operation = last_operation(&state, &instance).await?;
+    let filter = EventFilter::of_instance(instance.id);
+    let after = state.store.event_position(&filter, EventStart::Last(EVENTS)).await?;
+    let events = state.store.events_matching(&filter, after, EVENTS).await?;
+    let look = look(&state, &instance, &key).await;
+    Ok(Json(explain(&key, &instance, operation.as_ref(), &events, look)))
+}
+
+async fn last_operation(state: &AppState, instance: &Instance) -> Result<Option<Operation>, ApiError> {
+    let filter = OperationFilter {
+        namespaces: Some(vec![instance.namespace.clone()]),
+        instance_name: Some(instance.name.clone()),
+        ..OperationFilter::default()
+    };
+    let operations = state.store.operations(&filter, OPERATIONS).await?;
+    Ok(operations.into_iter().find(|operation| operation.instance_id == instance.id))
+}
+
+/// What there is to be seen now.
+struct Look {
+    at: DateTime<Utc>,
+    seen: Seen,
+    log_in: LogIn,
+    log: Vec<Said>,
+}
+
+async fn look(state: &AppState, instance: &Instance, key: &InstanceKey) -> Look {
+    let mut look = Look { at: Utc::now(), seen: Seen::Gone, log_in: LogIn::NotTried, log: Vec::new() };
+    if instance.state == InstanceState::Deleted {
+        return look;
+    }
+    let until = Instant::now() + LOOK_LIMIT;
+    let place = match in_time(until, state.platforms.of(instance)).await {
+        Ok(place) => place,
+        Err(failure) => return Look { seen: Seen::Unknown(failure), ..look },
+    };
+    look.seen = match in_time(until, place.platform.observe(key)).await {
+        Ok(None) => Seen::Gone,
+        Ok(Some(seen)) if seen.ready => Seen::Ready,
+        Ok(Some(seen)) => Seen::NotReady(seen.reason.unwrap_or_else(|| {
+            Failure::transient(FailureKind::StartFailed, format!("the server of {key} isn't ready ({})", seen.phase.as_str()))
+        })),
+        Err(failure) => Seen::Unknown(failure),
+    };
+    // Before the log-in, which writes a line where it is refused.
+    look.log = in_time(until, place.platform.log_tail(key, LOG_LINES)).await.map(telling).unwrap_or_default();
+    if look.seen == Seen::Ready && instance.state != InstanceState::Deleting {
+        look.log_in = match in_time(Instant::now() + LOOK_LIMIT, try_log_in(&place, key)).await {
+            Ok(()) => LogIn::Works,
+            Err(failure) => LogIn::Failed(failure),
+        };
+    }
+    look
+}
+
+/// A look that is to be over `until` then.
+async fn in_time<T>(until: Instant, looking: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    timeout_at(until, looking).await.unwrap_or_else(|_| {
+        let message = format!("there was no answer within {} s", LOOK_LIMIT.as_secs());
+        Err(Failure::transient(FailureKind::TimedOut, message))
+    })
+}
+
+async fn try_log_in(place: &Place, key: &InstanceKey) -> Result<(), Failure> {
+    let endpoint = place.platform.endpoint(key).await?;
+    let uri = with_password_reference(&endpoint.uri.to_string(), &Password::reference(key));
+    log_in(place, &uri).await.map(drop)
+}
+
+/// Puts together what is known. Asks nobody.
+fn explain(key: &InstanceKey, instance: &Instance, operation: Option<&Operation>, events: &[Event], look: Look) -> Explanation {
+    // An update that failed is told by its operation alone.
+    let of_operation = operation.filter(|operation| operation.state == OperationState::Failed);
+    let of_operation = of_operation.and_then(|operation| operation.error.as_ref()).map(|error| &error.0);
+    let failure = instance.failure.as_ref().map(|failure| &failure.0).or(of_operation);
+    // What happened before it was last well is another story.
+    let last_well = events.iter().rposition(|event| TELLS_HEALTH.contains(&event.kind.as_str())).map_or(0, |at| at + 1);
+    let news = events[last_well..].iter().flat_map(|event| event.message.lines());
+    let news: Vec<String> = news.filter(|line| is_public(line)).map(str::to_owned).collect();
+    let well_at = last_well.checked_sub(1).map(|at| events[at].created_at);
+    let log: Vec<String> =
+        look.log.iter().filter(|said| said.at >= well_at || said.at.is_none()).map(|said| said.text.clone()).collect();
+    let late = look.at - OF_LATE;
+    let log_of_late: Vec<String> =
+        look.log.iter().filter(|said| said.at.is_some_and(|at| at >= late)).map(|said| said.text.clone()).collect();
+    let mut timeline = Vec::new();
+    timeline.extend(operation.into_iter().flat_map(moments_of_operation));
+    timeline.extend(events.iter().map(moment_of_event));
+    timeline.extend(moments_of_look(&look));
+    timeline.extend(look.log.iter().filter_map(moment_of_log));
+    timeline.sort_by_key(|moment| moment.at);
+    let mut told = told_once(timeline);
+    told.drain(..told.len().saturating_sub(MOMENTS));
+    let facts = Facts {
+        key,
+        platform: instance.platform,
+        state: instance.state,
+        failure: failure.map(|failure| &failure.failure),
+        seen: look.seen,
+        log_in: look.log_in,
+        news: &news,
+        log: &log,
+        log_of_late: &log_of_late,
+    };
+    let mut verdict = diagnose(&facts);
+    // The platform's words may have come with the server's, and those with what people asked it.
+    verdict.evidence.retain(|line| is_public(line));
+    Explanation {
+        namespace: instance.namespace.clone(),
+        name: instance.name.clone(),
+        state: instance.state,
+        verdict,
+        timeline: told,
+    }
+}
+
+/// The same without repeats: the log's end is also the evidence of a failure, and a server that can't
+/// start says the same each time.
+fn told_once(timeline: Vec<Moment>) -> Vec<Moment> {
+    let mut told: Vec<Moment> = Vec::new();
+    let mut lines = HashSet::new();
+    for mut moment in timeline {
+        match moment.source {
+            MomentSource::Event => {
+                told.push(moment);
+                continue;
+            }
+            MomentSource::Postgres if !lines.insert((moment.at, moment.text.clone())) => continue,
+            _ => {}
+        }
+        let is_same = |known: &Moment| {
+            (known.source, &known.what, without_process(&known.text))
+                == (moment.source, &moment.what, without_process(&moment.text))
+        };
+        let Some(last) = told.iter().rposition(is_same) else {
+            told.push(moment);
+            continue;
+        };
+        if moment.source == MomentSource::Postgres {
+            moment.times = told[last].times + 1;
+            if moment.times > 2 {
+                told.remove(last);
+            }
+            told.push(moment);
+        }
+    }
+    told
+}
+
+/// Events after which an instance was well.
+const TELLS_HEALTH: [&str; 3] = ["instance_running", "instance_healthy", "server_restarted"];
+
+fn moments_of_operation(operation: &Operation) -> Vec<Moment> {
+    let mut moments = Vec::new();
+    let mut tell = |at, source, what: &str, text| moments.push(Moment { at, source, what: what.to_owned(), text, times: 1 });
+    for step in &operation.steps {
+        let attempts = if step.attempts > 1 { format!(", {} attempts", step.attempts) } else { String::new() };
+        let began = || format!("{} began", operation.kind);
+        let (finished_at, error) = match (step.finished_at, &step.error) {
+            (None, _) => {
+                tell(step.started_at, MomentSource::Operation, &step.name, began());
+                continue;
+            }
+            (Some(at), None) => {
+                tell(at, MomentSource::Operation, &step.name, format!("{} done{attempts}", operation.kind));
+                continue;
+            }
+            (Some(at), Some(error)) => (at, error),
+        };
+        tell(step.started_at, MomentSource::Operation, &step.name, began());
+        for line in &error.0.evidence {
+            match telling([line]).pop() {
+                Some(said) if said.at.is_some() => {
+                    tell(said.at.unwrap_or(finished_at), MomentSource::Postgres, "log", said.text);
+                }
+                _ if is_public(line) => tell(finished_at, MomentSource::Platform, &step.name, line.clone()),
+                _ => {}
+            }
+        }
+        tell(finished_at, MomentSource::Operation, &step.name, format!("failed{attempts}: {}", error.0.message));
+    }
+    moments
+}
+
+fn moment_of_event(event: &Event) -> Moment {
+    // The lines after the first are the server's own, which are told by themselves.
+    let text = event.message.lines().next().filter(|line| is_public(line)).unwrap_or_default().to_owned();
+    let text = match (text.is_empty(), event.cause.is_empty()) {
+        (_, true) => text,
+        (true, false) => event.cause.clone(),
+        (false, false) => format!("{text} ({})", event.cause),
+    };
+    Moment { at: event.created_at, source: MomentSource::Event, what: event.kind.clone(), text, times: 1 }
+}
+
+fn moments_of_look(look: &Look) -> Vec<Moment> {
+    let tell =
+        |what: &str, text: String| Moment { at: look.at, source: MomentSource::Platform, what: what.to_owned(), text, times: 1 };
+    let mut moments = match &look.seen {
+        Seen::Ready => vec![tell("seen_now", "it answers SQL".into())],
+        Seen::Gone => Vec::new(),
+        Seen::Unknown(failure) => vec![tell("seen_now", format!("it can't be looked at: {}", failure.message))],
+        Seen::NotReady(failure) => {
+            let words =
+                failure.evidence.iter().filter(|line| is_public(line) && telling([line]).iter().all(|said| said.at.is_none()));
+            let words = words.map(|line| tell("seen_now", line.clone()));
+            words.chain([tell("seen_now", failure.message.clone())]).collect()
+        }
+    };
+    match &look.log_in {
+        LogIn::NotTried => {}
+        LogIn::Works => moments.push(tell("log_in_tried", "a log-in with the password that toygres keeps works".into())),
+        LogIn::Failed(failure) => moments.push(tell("log_in_tried", failure.message.clone())),
+    }
+    moments
+}
+
+fn moment_of_log(said: &Said) -> Option<Moment> {
+    let (at, source) = (said.at?, MomentSource::Postgres);
+    Some(Moment { at, source, what: "log".into(), text: said.text.clone(), times: 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_line_that_repeats_the_first_and_the_last_time_are_told() {
+        let at = |second: i64| DateTime::from_timestamp(second, 0).unwrap();
+        let moment =
+            |second, source, text: &str| Moment { at: at(second), source, what: "log".into(), text: text.into(), times: 1 };
+        let line = |second: i64, words: &str| moment(second, MomentSource::Postgres, &format!("[{second}] {words}"));
+        let event = |second| moment(second, MomentSource::Event, "the server exited");
+        let timeline = vec![
+            line(1, "FATAL:  no"),
+            // The same line, as the evidence of a step's failure.
+            line(1, "FATAL:  no"),
+            event(2),
+            line(3, "FATAL:  no"),
+            line(4, "LOG:  well"),
+            line(5, "FATAL:  no"),
+            event(6),
+            moment(7, MomentSource::Platform, "BackOff"),
+            moment(8, MomentSource::Platform, "BackOff"),
+        ];
+        let told: Vec<_> = told_once(timeline).iter().map(|moment| (moment.at.timestamp(), moment.times)).collect();
+        assert_eq!(told, [(1, 1), (2, 1), (4, 1), (5, 3), (6, 1), (7, 1)]);
+    }
+}

@@ -1,0 +1,134 @@
+//! What becomes of an operation, for whoever waits for it: by a request that is held, or a stream.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::response::sse::Event;
+use chrono::{TimeDelta, Utc};
+use futures::{Stream, stream};
+use tokio::sync::broadcast;
+use toygres_models::store::{Operation, StoreError, Subject};
+use toygres_models::{OperationKind, OperationState, PlatformName, PostgresVersion};
+use uuid::Uuid;
+
+use crate::api::http::problem::ApiError;
+use crate::api::state::AppState;
+
+/// Whoever waits looks by itself this often, in case a wake was lost with its connection.
+const FALLBACK_INTERVAL: Duration = Duration::from_secs(2);
+/// An operation that nothing was done of for this long is waiting for something.
+const STILL: TimeDelta = TimeDelta::seconds(2);
+/// And this often while something is being fetched, which writes nothing down.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Watches one operation.
+pub(super) struct OperationWatch {
+    state: Arc<AppState>,
+    id: Uuid,
+    changes: broadcast::Receiver<Option<Uuid>>,
+    /// Asked for once: what ends meanwhile hardly changes it.
+    expected_seconds: Option<Option<f64>>,
+    /// The progress as it was at the last look.
+    told: Option<Option<String>>,
+}
+
+impl OperationWatch {
+    /// Begins to watch: no change from now on is missed.
+    pub(super) fn begin(state: Arc<AppState>, id: Uuid) -> Self {
+        Self { changes: state.changes.subscribe(Subject::Operations), state, id, expected_seconds: None, told: None }
+    }
+
+    /// The operation, as soon as it is beyond the revision `seen`, has ended or tells of other progress;
+    /// as it is when `wait` is over or the server stops.
+    pub(super) async fn news(&mut self, seen: i64, wait: Duration) -> Result<Operation, ApiError> {
+        let deadline = Instant::now() + wait;
+        loop {
+            let (operation, is_news) = self.look(seen).await?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if is_news || left.is_zero() || self.state.stopping.is_cancelled() {
+                return Ok(operation);
+            }
+            self.change(&operation, left).await;
+        }
+    }
+
+    /// The operation at each change after the revision `seen`, until it has ended. A stream that breaks
+    /// off before that, since the server stops or its database is away, can be taken up again.
+    pub(super) fn stream(self, seen: i64) -> impl Stream<Item = Result<Event, axum::Error>> {
+        stream::unfold(Some((self, seen)), |following| async move {
+            let (mut watch, seen) = following?;
+            let operation = watch.next(seen).await?;
+            let event = Event::default().event("operation").id(operation.revision.to_string()).json_data(&operation);
+            let rest = (!operation.state.is_final()).then_some((watch, operation.revision));
+            Some((event, rest))
+        })
+    }
+
+    async fn next(&mut self, seen: i64) -> Option<Operation> {
+        loop {
+            let (operation, is_news) = self.look(seen).await.ok()?;
+            if is_news {
+                return Some(operation);
+            }
+            if self.state.stopping.is_cancelled() {
+                return None;
+            }
+            self.change(&operation, FALLBACK_INTERVAL).await;
+        }
+    }
+
+    /// The operation as it is, and whether whoever has seen that revision is to be told.
+    async fn look(&mut self, seen: i64) -> Result<(Operation, bool), ApiError> {
+        let found = self.state.store.operation(self.id).await?;
+        let mut operation = found.ok_or(StoreError::OperationNotFound(self.id))?;
+        if operation.state.is_final() {
+            return Ok((operation, true));
+        }
+        operation.expected_seconds = match self.expected_seconds {
+            Some(known) => known,
+            None => *self.expected_seconds.insert(self.state.store.expected_seconds(&operation).await?),
+        };
+        operation.progress = progress(&self.state, &operation).await?;
+        // That there is progress at the first look is no news: who asked has seen the last answer's.
+        let before = self.told.replace(operation.progress.clone());
+        let is_news = operation.revision > seen || before.is_some_and(|before| before != operation.progress);
+        Ok((operation, is_news))
+    }
+
+    /// Returns when the operation may have changed, or after `limit`.
+    async fn change(&mut self, operation: &Operation, limit: Duration) {
+        let may_fetch = operation.kind == OperationKind::Create && operation.state == OperationState::Running;
+        let look_again = if may_fetch && self.state.host.is_some() { PROGRESS_INTERVAL } else { FALLBACK_INTERVAL };
+        let woken = async {
+            // A receiver that lagged has missed something: look again too.
+            while self.changes.recv().await.is_ok_and(|changed| changed.is_some_and(|changed| changed != self.id)) {}
+        };
+        tokio::select! {
+            () = woken => {}
+            () = tokio::time::sleep(look_again.min(limit)) => {}
+            () = self.state.stopping.cancelled() => {}
+        }
+    }
+}
+
+/// What an operation is waiting for: a server of another machine, or, for a creation, its PostgreSQL,
+/// which this machine is fetching.
+async fn progress(state: &AppState, operation: &Operation) -> Result<Option<String>, ApiError> {
+    if operation.state == OperationState::Pending && Utc::now() - operation.created_at > STILL {
+        let instance = state.store.instance_by_id(operation.instance_id).await?;
+        let machine_id = instance.cluster_id.as_deref().filter(|_| instance.platform == PlatformName::Local);
+        let elsewhere = machine_id.filter(|id| state.host.as_ref().is_none_or(|host| host.machine_id() != *id));
+        return Ok(elsewhere.map(|machine_id| format!("waiting for a server of the machine {machine_id}")));
+    }
+    if operation.kind != OperationKind::Create || operation.state != OperationState::Running {
+        return Ok(None);
+    }
+    let fetches = state.host.as_ref().map(|host| host.fetches()).unwrap_or_default();
+    if fetches.is_empty() {
+        return Ok(None);
+    }
+    let instance = state.store.instance_by_id(operation.instance_id).await?;
+    let Ok(version) = instance.postgres_version.parse::<PostgresVersion>() else { return Ok(None) };
+    let fetch = fetches.iter().find(|fetch| version.accepts(fetch.postgres_version));
+    Ok(fetch.map(|fetch| format!("fetching PostgreSQL {} from {}", fetch.postgres_version, fetch.source)))
+}

@@ -1,0 +1,52 @@
+//! What the handlers work with.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use secrecy::SecretString;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use toygres_activities::Platforms;
+use toygres_activities::platform::local::LocalHost;
+use toygres_models::Store;
+use toygres_models::store::Changes;
+
+use crate::api::http::traffic::Traffic;
+use crate::api::instances::observations::Observations;
+use crate::server::clock::Clock;
+use crate::server::event_feed::EventFeed;
+use crate::server::workflows::Workflows;
+
+/// What the handlers work with.
+pub struct AppState {
+    /// The metadata store.
+    pub store: Store,
+    /// This machine's clock, held against the metadata store's.
+    pub clock: Arc<Clock>,
+    /// Where instances run, and their passwords rest.
+    pub platforms: Platforms,
+    /// This machine, for what it is busy with, where it has instances.
+    pub host: Option<Arc<LocalHost>>,
+    /// The context of the kubeconfig that the server was started with, where one was named.
+    pub kube_context: Option<String>,
+    /// When instances were last looked at.
+    pub observations: Observations,
+    /// The workflow engine.
+    pub workflows: Arc<Workflows>,
+    /// Wakes those who wait for a change.
+    pub changes: Changes,
+    /// Tells the streams what happens.
+    pub feed: Arc<EventFeed>,
+    /// One for each instance that may be being written down: meanwhile it has one of the store's connections, and its
+    /// platform is asked to keep a password, which may take seconds.
+    pub creating: Semaphore,
+    /// The server's own token: its holder may do everything.
+    pub token: SecretString,
+    /// Cancelled when the server stops: who waits is answered at once.
+    pub stopping: CancellationToken,
+    /// What requests come.
+    pub traffic: Traffic,
+}
+
+/// The state as handlers take it.
+pub type Shared = State<Arc<AppState>>;

@@ -1,7 +1,0 @@
-//! The program `toygres`.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    toygres_server::cli::main()
-}
