@@ -43,6 +43,8 @@ pub struct Facts<'a> {
     pub platform: PlatformName,
     /// Its state on record.
     pub state: InstanceState,
+    /// Whether its server never ran, so that there is no data to lose.
+    pub never_ran: bool,
     /// Why it, or its last operation, failed, if it did.
     pub failure: Option<&'a Failure>,
     /// What was seen of it.
@@ -116,7 +118,8 @@ const RULES: &[Rule] = &[
     said_by_anybody(Cause::ReadOnlyDisk, &["read-only file system"]),
     said(Cause::WrongPassword, &["password authentication failed"]),
     said(Cause::PasswordMissing, &["no password is kept"]),
-    said(Cause::DataMissing, &["is gone: somebody", "is gone or broken", "its statefulset is missing", "lacks what it mounts"]),
+    said(Cause::PartsMissing, &["its data is intact", "lacks what it mounts"]),
+    said(Cause::DataMissing, &["is gone: somebody", "is gone or broken", "its data with it"]),
 ];
 
 /// Where no particular one holds; the first one also of what is still coming up.
@@ -177,6 +180,9 @@ pub fn diagnose(facts: &Facts<'_>) -> Verdict {
     let key = facts.key;
     if facts.state == InstanceState::Deleted {
         return well(format!("{key} was deleted"));
+    }
+    if facts.state == InstanceState::Stopped && facts.failure.is_none() {
+        return Verdict { fix: vec![format!("start it: `toygres start {}`", key.name)], ..well(format!("{key} is stopped")) };
     }
     if let LogIn::Failed(failure) = &facts.log_in {
         let found = find(RULES, &Witness::of(failure));
@@ -263,7 +269,8 @@ fn verdict(facts: &Facts<'_>, cause: Cause, mut evidence: Vec<String>) -> Verdic
         Cause::ReadOnlyDisk => "its disk can't be written to",
         Cause::WrongPassword => "its server doesn't take the password that toygres keeps: somebody changed one of the two",
         Cause::PasswordMissing => "the password that toygres kept for it is gone",
-        Cause::DataMissing => "something of it was removed by somebody else",
+        Cause::PartsMissing => "something around its data was removed",
+        Cause::DataMissing => "its data was removed",
         Cause::ProgramsUnavailable => "its PostgreSQL programs can't be had",
         Cause::CrashLoop => "its server ends whenever it is started",
         Cause::GivenUp => "its creation was given up, as somebody asked for",
@@ -290,7 +297,11 @@ fn fix(facts: &Facts<'_>, cause: Cause) -> Vec<String> {
     let flag = if *namespace == toygres_models::Namespace::default() { String::new() } else { format!(" -n {namespace}") };
     let in_cluster = facts.platform == PlatformName::Kubernetes;
     let again = |change: &str| match facts.state {
-        InstanceState::Failed => format!("then clear it away (`toygres delete {name}{flag}`) and create it again{change}"),
+        // Only such a one may be deleted without a loss.
+        InstanceState::Failed if facts.never_ran && !change.is_empty() => {
+            format!("then delete it, which never held any data (`toygres delete {name}{flag}`), and create it again{change}")
+        }
+        InstanceState::Failed => format!("then try it again: `toygres start {name}{flag}`"),
         _ => format!("then it comes back by itself; watch it with `toygres events {name}{flag} --follow`"),
     };
     let steps: Vec<String> = match cause {
@@ -358,11 +369,23 @@ fn fix(facts: &Facts<'_>, cause: Cause) -> Vec<String> {
         }
         Cause::PasswordMissing => vec![
             "toygres can't log in without it, and can't read it out of PostgreSQL: put it back from a backup".into(),
-            format!("or delete the instance, if nothing in it is needed: `toygres delete {name}{flag}`"),
+            match in_cluster {
+                true => format!(
+                    "its data is intact; in its pod no password is needed: `kubectl -n {namespace} exec -it {name}-0 -- psql -U postgres`"
+                ),
+                false => {
+                    "its data is intact; the user that the server runs as needs no password: `psql -U postgres -h RUN -p PORT`, \
+                          where RUN is the folder `run` of the state directory"
+                        .to_owned()
+                }
+            },
         ],
+        Cause::PartsMissing => vec![format!(
+            "its data is intact: `toygres start {name}{flag}` makes again what is gone, and so does toygres by itself in a moment"
+        )],
         Cause::DataMissing => vec![
             "put back what was removed, if there is a copy; toygres makes no data anew over lost data".into(),
-            format!("else clear it away: `toygres delete {name}{flag}`, and create it again"),
+            format!("where there is none, nothing can be lost any more: `toygres delete {name}{flag}` frees the name"),
         ],
         Cause::ProgramsUnavailable => {
             vec!["see what is missing: `toygres doctor`, and `toygres versions`".into(), again(" with a --version that there is")]

@@ -9,7 +9,7 @@ use sqlx::types::Uuid;
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::Mutex;
 use toygres_models::store::{MetadataUpdate, NewInstance, Operation, Requested};
-use toygres_models::{InstanceSpec, PlatformName, InstanceKey, InstanceState, Store};
+use toygres_models::{InstanceKey, InstanceSpec, InstanceState, PlatformName, Store};
 
 use crate::by_hand::{Programs, Server};
 use crate::place::{required_or_skip, temporary_folder};

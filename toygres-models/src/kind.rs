@@ -62,6 +62,8 @@ pub struct Kind {
     pub removes_data: bool,
     /// Whether a request for it is `POST /v1/instances/{name}/{kind}`.
     pub is_verb: bool,
+    /// Whether it ends the server, which is no news then.
+    pub ends_server: bool,
     /// The event of its success.
     pub succeeded_event: &'static str,
     /// The event of its failure.
@@ -81,6 +83,7 @@ const CREATE: Kind = Kind {
     joins: false,
     removes_data: false,
     is_verb: false,
+    ends_server: false,
     succeeded_event: "instance_running",
     failed_event: "instance_failed",
 };
@@ -124,6 +127,7 @@ const RESTART: Kind = Kind {
     cancelled_words: "its server was not restarted",
     joins: true,
     is_verb: true,
+    ends_server: true,
     succeeded_event: "instance_restarted",
     failed_event: "restart_failed",
     ..CREATE
@@ -142,6 +146,7 @@ const DELETE: Kind = Kind {
     joins: true,
     removes_data: true,
     is_verb: false,
+    ends_server: true,
     succeeded_event: "instance_deleted",
     failed_event: "instance_failed",
 };
@@ -246,7 +251,10 @@ impl sqlx::Type<sqlx::Postgres> for OperationKind {
 }
 
 impl sqlx::Encode<'_, sqlx::Postgres> for OperationKind {
-    fn encode_by_ref(&self, buffer: &mut sqlx::postgres::PgArgumentBuffer) -> Result<sqlx::encode::IsNull, sqlx::error::BoxDynError> {
+    fn encode_by_ref(
+        &self,
+        buffer: &mut sqlx::postgres::PgArgumentBuffer,
+    ) -> Result<sqlx::encode::IsNull, sqlx::error::BoxDynError> {
         <&str as sqlx::Encode<sqlx::Postgres>>::encode(self.name, buffer)
     }
 }
@@ -260,7 +268,8 @@ impl sqlx::Decode<'_, sqlx::Postgres> for OperationKind {
 impl PartialSchema for OperationKind {
     fn schema() -> RefOr<Schema> {
         let names = Self::ALL.iter().map(|kind| kind.name);
-        let schema = ObjectBuilder::new().schema_type(Type::String).description(Some("What an operation does.")).enum_values(Some(names));
+        let schema =
+            ObjectBuilder::new().schema_type(Type::String).description(Some("What an operation does.")).enum_values(Some(names));
         RefOr::T(Schema::Object(schema.build()))
     }
 }

@@ -28,6 +28,8 @@ pub enum Cause {
     PasswordMissing,
     /// Files or objects of the instance were removed by somebody else.
     DataMissing,
+    /// Something around its data was removed, and the data is intact.
+    PartsMissing,
     /// The PostgreSQL programs can't be had.
     ProgramsUnavailable,
     /// The server ends whenever it is started, or can't be started.

@@ -82,9 +82,7 @@ impl<'a> Steps<'a> {
             dns_label: spec.dns_label.as_ref().map(ToString::to_string),
         };
         let strings: GetConnectionStringsOutput = self.run(activities::GET_CONNECTION_STRINGS, &reached, policy).await?;
-        let test = TestConnectionInput {
-            connection_string: with_password_reference(&strings.ip_connection_string, &password),
-        };
+        let test = TestConnectionInput { connection_string: with_password_reference(&strings.ip_connection_string, &password) };
         let tested: TestConnectionOutput = self.run(activities::TEST_CONNECTION, &test, policy.for_log_in()).await?;
         Ok(Found::Running { strings, version: tested.version })
     }

@@ -20,13 +20,11 @@ pub async fn update_instance_orchestration(ctx: OrchestrationContext, input: Ope
     let ended = match ended {
         Ok(found) => Ok(found),
         Err(failure) => match steps.begin_revert().await {
-            Ok(true) => {
-                match steps.bring_to(&input.spec_before, RetryPolicy::CHANGE).await {
-                    Ok(found) => steps.record_found(&found).await,
-                    Err(_) => steps.record_failure().await,
-                }
-                .and(Err(failure))
+            Ok(true) => match steps.bring_to(&input.spec_before, RetryPolicy::CHANGE).await {
+                Ok(found) => steps.record_found(&found).await,
+                Err(_) => steps.record_failure().await,
             }
+            .and(Err(failure)),
             Ok(false) => steps.record_failure().await.and(Err(failure)),
             Err(unreverted) => Err(unreverted),
         },

@@ -14,7 +14,8 @@ pub async fn restart_postgres_activity(
 ) -> Result<RestartPostgresOutput, Failure> {
     let key = instance_key(&input.namespace, &input.instance_name)?;
     let operation = context.operation_context(&ctx).await?;
-    let request_id = operation.as_ref().map_or_else(|| ctx.instance_id().to_owned(), |operation| operation.operation_id().to_string());
+    let request_id =
+        operation.as_ref().map_or_else(|| ctx.instance_id().to_owned(), |operation| operation.operation_id().to_string());
     let restart = async { context.place(operation.as_ref()).await?.platform.restart(&key, &request_id).await };
     let restarted = run_while_valid(operation.as_ref(), restart).await?;
     Ok(RestartPostgresOutput { restarted })

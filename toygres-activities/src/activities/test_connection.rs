@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection};
-use toygres_models::{Failure, FailureKind, Invalid};
+use toygres_models::{Failure, FailureKind, Invalid, PostgresVersion};
 use url::Url;
 
 use crate::context::{Context, run_while_valid};
@@ -30,7 +30,16 @@ pub async fn test_connection_activity(
         let place = context.place(operation.as_ref()).await?;
         log_in(&place, &input.connection_string).await
     });
-    Ok(TestConnectionOutput { version: version.await?, connected: true })
+    let version = version.await?;
+    if let (Some(operation), Some((store, _)), Some(full)) = (&operation, context.operation(&ctx), full_version(&version)) {
+        store.record_version(operation.instance().id, full).await?;
+    }
+    Ok(TestConnectionOutput { version, connected: true })
+}
+
+/// The version that the answer to `SELECT version()` names: `PostgreSQL 17.4 (Debian …) on …`.
+fn full_version(answer: &str) -> Option<PostgresVersion> {
+    answer.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Logs in by a URI whose password may be a reference; what `version()` says.

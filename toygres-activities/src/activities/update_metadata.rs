@@ -48,8 +48,7 @@ async fn members(
         Err(StoreError::InstanceNotFound(_)) => return Ok(None),
         found => found?,
     };
-    let (Ok(place), Ok(key)) =
-        (context.platforms.of(&instance).await, InstanceKey::parse(&instance.namespace, &instance.name))
+    let (Ok(place), Ok(key)) = (context.platforms.of(&instance).await, InstanceKey::parse(&instance.namespace, &instance.name))
     else {
         return Ok(None);
     };

@@ -101,11 +101,10 @@ impl Observation {
     #[must_use]
     pub fn member(&self) -> MemberStatus {
         MemberStatus {
-            member: 0,
-            role: "primary".into(),
             phase: self.phase.as_str().into(),
             postgres_version: self.postgres_version.map(|version| version.to_string()),
             image: self.image.clone(),
+            ..MemberStatus::first()
         }
     }
 }
@@ -227,6 +226,11 @@ pub trait Platform: Send + Sync + 'static {
 
     /// Which parts of an instance whose data is intact are gone, and would be made again by `ensure`: `the Service`.
     async fn missing_parts(&self, _key: &InstanceKey) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
+
+    /// The instances of which such parts are gone, and which those are.
+    async fn incomplete(&self) -> Result<Vec<(InstanceKey, Vec<String>)>, Failure> {
         Ok(Vec::new())
     }
 

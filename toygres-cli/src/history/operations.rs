@@ -179,13 +179,14 @@ fn list_table(ui: &Ui, operations: &[Operation]) -> String {
         vec![
             Cell::new(operation.id),
             Cell::new(operation.kind),
+            Cell::new(if operation.summary == operation.kind.name { "-" } else { &operation.summary }),
             Cell::new(format_args!("{}/{}", operation.namespace, operation.instance_name)),
             state_cell(ui.out, operation.state),
             Cell::new(took(operation)),
             Cell::new(age(operation.created_at, now)),
         ]
     };
-    display::table(ui, &["ID", "KIND", "INSTANCE", "STATE", "TOOK", "AGE"], &[], operations.iter().map(row).collect())
+    display::table(ui, &["ID", "KIND", "CHANGE", "INSTANCE", "STATE", "TOOK", "AGE"], &[], operations.iter().map(row).collect())
 }
 
 fn took(operation: &Operation) -> String {
@@ -208,7 +209,7 @@ fn details(ui: &Ui, operation: &Operation) -> String {
         OperationState::Failed => style.red(operation.state),
         OperationState::Pending | OperationState::Running | OperationState::Cancelled => style.yellow(operation.state),
     };
-    let title = format!("{} {}/{}", operation.kind, operation.namespace, operation.instance_name);
+    let title = format!("{} {}/{}", operation.summary, operation.namespace, operation.instance_name);
     let fields = [
         ("Operation", operation.id.to_string()),
         ("Cause", operation.cause.clone()),

@@ -226,7 +226,7 @@ pub fn effects(plan: &Plan) -> Vec<String> {
         format!("{}: {} to {} ({}; {reverted})", change.field, shown(&change.from), shown(&change.to), shown(&effect))
     };
     let mut lines: Vec<_> = plan.changes.iter().map(of_field).collect();
-    lines.extend(plan.unavailable.iter().map(|words| format!("meanwhile, and after it: {words}")));
+    lines.extend(plan.unavailable.iter().map(|words| format!("clients notice: {words}")));
     lines.extend(plan.expected_seconds.map(|seconds| format!("takes about {seconds:.1} s")));
     lines
 }

@@ -71,9 +71,7 @@ fn loss(instance: &Instance) -> String {
     let place = display::endpoint(instance).map(|endpoint| format!(" on {endpoint}")).unwrap_or_default();
     let age = display::age(instance.created_at, Utc::now());
     let state = display::state(instance);
-    format!(
-        "This deletes {name} in namespace {namespace}: PostgreSQL {version}{place}, {storage}, {state}, {age} old."
-    )
+    format!("This deletes {name} in namespace {namespace}: PostgreSQL {version}{place}, {storage}, {state}, {age} old.")
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter, Spanned};
 use serde_json::{Map, Value};
+use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter, Spanned};
 use toygres_client::resources::InstanceManifest;
 use toygres_models::{InstanceKey, Namespace};
 

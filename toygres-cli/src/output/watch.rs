@@ -7,8 +7,8 @@ use chrono::Utc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use toygres_client::{Client, ClientError, Submitted};
-use toygres_models::store::{Operation, Step};
 use toygres_models::kind::{OnCancel, OnFailure};
+use toygres_models::store::{Operation, Step};
 use toygres_models::{InstanceKey, OperationState, StepState};
 use uuid::Uuid;
 

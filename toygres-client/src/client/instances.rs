@@ -68,12 +68,7 @@ impl Client {
         self.put_instance(&conditional, key, body).await
     }
 
-    async fn put_instance(
-        &self,
-        conditional: &Self,
-        key: &InstanceKey,
-        body: &InstanceManifest,
-    ) -> Result<Applied, ClientError> {
+    async fn put_instance(&self, conditional: &Self, key: &InstanceKey, body: &InstanceManifest) -> Result<Applied, ClientError> {
         let url = self.instance_url(key, &[], &[])?;
         let (status, answer) = conditional.send(Method::PUT, url, Self::encode(body)?, REQUEST_TIMEOUT).await?;
         match status {

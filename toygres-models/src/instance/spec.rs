@@ -177,8 +177,11 @@ impl InstanceSpec {
     pub fn differences(&self, after: &Self) -> Vec<Difference> {
         let (from, to) = (self.to_map(), after.to_map());
         let value = |map: &Map<String, Value>, field: &str| map.get(field).cloned().unwrap_or_default();
-        let differences =
-            FIELDS.iter().map(|field| Difference { field: field.name, from: value(&from, field.name), to: value(&to, field.name) });
+        let differences = FIELDS.iter().map(|field| Difference {
+            field: field.name,
+            from: value(&from, field.name),
+            to: value(&to, field.name),
+        });
         differences.filter(|difference| difference.from != difference.to).collect()
     }
 

@@ -50,6 +50,14 @@ pub struct MemberStatus {
     pub image: Option<String>,
 }
 
+impl MemberStatus {
+    /// The first member, of which nothing else is known yet.
+    #[must_use]
+    pub fn first() -> Self {
+        Self { member: 0, role: "primary".into(), phase: "Pending".into(), postgres_version: None, image: None }
+    }
+}
+
 /// A step that failed, and its failure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StepFailure {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::instances::lock_live_instance;
 use super::{Event, Instance, Operation, Requested, Store, StoreError, commit};
-use crate::{InstanceKey, InstanceState, InstanceStatus};
+use crate::{InstanceKey, InstanceState, InstanceStatus, OperationKind, Power};
 
 /// Who did what nobody asked for.
 const ACTOR: &str = "toygres";
@@ -104,7 +104,9 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn events_matching(&self, filter: &EventFilter, after: i64, limit: i64) -> Result<Vec<Event>, StoreError> {
-        let mut query = QueryBuilder::new("SELECT id, instance_id, namespace, instance_name, kind, message, cause, actor, operation_id, created_at FROM events WHERE id > ");
+        let mut query = QueryBuilder::new(
+            "SELECT id, instance_id, namespace, instance_name, kind, message, cause, actor, operation_id, created_at FROM events WHERE id > ",
+        );
         query.push_bind(after);
         filter.push_to(&mut query);
         query.push(" ORDER BY id LIMIT ").push_bind(limit);
@@ -176,6 +178,19 @@ impl Store {
             Err(error) => return Err(error),
         };
         if instance.state == InstanceState::Deleting || instance.cluster_id.as_deref() != cluster_id {
+            return Ok(());
+        }
+        // What an operation does to the server is told by the operation.
+        let ends: Vec<_> = OperationKind::ALL.iter().filter(|kind| kind.ends_server).map(|kind| kind.name).collect();
+        let (is_expected,): (bool,) = sqlx::query_as(
+            "SELECT EXISTS (SELECT FROM operations WHERE instance_id = $1 AND kind = ANY($2)
+                AND (state IN ('pending', 'running') OR finished_at > now() - interval '2 s'))",
+        )
+        .bind(instance.id)
+        .bind(ends)
+        .fetch_one(&mut *tx)
+        .await?;
+        if !healthy && (is_expected || instance.spec.power == Power::Stopped) {
             return Ok(());
         }
         set_health(&mut tx, &instance, healthy, message).await?;

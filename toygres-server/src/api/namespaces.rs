@@ -9,7 +9,7 @@ use toygres_models::store::{NamespaceRecord, Quota};
 
 use crate::api::auth::caller::Caller;
 use crate::api::http::problem::{ApiError, Problems};
-use crate::api::http::request::{Body, IfMatch, PageParameters, Parameters, Segment, page_limit, numbered_etag};
+use crate::api::http::request::{Body, IfMatch, PageParameters, Parameters, Segment, numbered_etag, page_limit};
 use crate::api::state::Shared;
 
 /// List namespaces

@@ -9,6 +9,7 @@ mod orphans;
 mod places;
 mod platform_events;
 mod ports;
+mod repair;
 mod start;
 mod state_files;
 mod tls;

@@ -31,7 +31,7 @@ use super::platform_events::Recorders;
 use super::ports::StorePorts;
 use super::waking_provider::WakingProvider;
 use super::workflows::Workflows;
-use super::{ControlPlane, housekeeping, orphans, state_files};
+use super::{ControlPlane, housekeeping, orphans, repair, state_files};
 use crate::api::http::traffic::Traffic;
 use crate::api::instances::observations::Observations;
 use crate::api::state::AppState;
@@ -132,6 +132,7 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &Settings, say: impl F
     let workflows = Arc::new(Workflows::start(provider, activities, store.clone()).await);
     tasks.push(tokio::spawn(workflows.clone().sweep_forever()));
     tasks.push(tokio::spawn(open_where_needed(platforms.clone(), store.clone())));
+    tasks.push(tokio::spawn(repair::keep_repairing(platforms.clone(), store.clone(), workflows.clone())));
     tasks.push(tokio::spawn(clock.clone().keep_comparing()));
     let stopping = CancellationToken::new();
     let changes = store.listen().await?;

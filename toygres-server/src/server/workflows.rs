@@ -9,9 +9,9 @@ use duroxide::runtime::{OrchestrationStatus, Runtime, RuntimeOptions};
 use duroxide::{Client, ClientError};
 use toygres_models::store::{Operation, StoreError};
 use toygres_models::{Failure, FailureKind, OperationKind, Store};
+use toygres_orchestrations::OperationInput;
 use toygres_orchestrations::registry::{create_orchestration_registry, workflow_of};
 use toygres_orchestrations::retry::CANCEL_QUEUE;
-use toygres_orchestrations::OperationInput;
 use tracing::{error, info};
 use uuid::Uuid;
 
@@ -51,11 +51,7 @@ impl Workflows {
     /// Starts the engine on `provider`.
     ///
     /// Work that not every server can do is marked by its place; the provider says which places are served.
-    pub async fn start(
-        provider: Arc<dyn Provider>,
-        activities: ActivityRegistry,
-        store: Store,
-    ) -> Self {
+    pub async fn start(provider: Arc<dyn Provider>, activities: ActivityRegistry, store: Store) -> Self {
         let client = Client::new(provider.clone());
         let options = RuntimeOptions {
             // The provider waits by itself until there is work; see WakingProvider.

@@ -73,10 +73,7 @@ impl Seen {
                 return Verdict::Absent;
             }
             let message = match &self.claim {
-                Some(_) => format!(
-                    "the StatefulSet of {key} is gone, and its data is intact: `toygres start {}` makes it again",
-                    key.name
-                ),
+                Some(_) => format!("the StatefulSet of {key} is gone, and its data is intact: starting {key} makes it again"),
                 None => format!("the StatefulSet and the PersistentVolumeClaim of {key} are gone, and its data with them"),
             };
             return Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::Platform, message)));

@@ -37,6 +37,35 @@ struct Found {
     set: Option<ObjectMeta>,
 }
 
+/// Which objects around an instance's data are there.
+pub(super) struct Parts {
+    pub(super) set: bool,
+    pub(super) service: bool,
+    pub(super) password: bool,
+    pub(super) tls: bool,
+    pub(super) config_map: bool,
+    pub(super) service_account: bool,
+    pub(super) policy: bool,
+    pub(super) budget: bool,
+}
+
+impl Parts {
+    /// Those that aren't, for a person.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let all = [
+            ("the StatefulSet", self.set),
+            ("the Service", self.service),
+            ("the Secret with the password", self.password),
+            ("the Secret with the certificate", self.tls),
+            ("the ConfigMap", self.config_map),
+            ("the ServiceAccount", self.service_account),
+            ("the NetworkPolicy", self.policy),
+            ("the PodDisruptionBudget", self.budget),
+        ];
+        all.into_iter().filter(|(_, is_there)| !is_there).map(|(part, _)| part.to_owned()).collect()
+    }
+}
+
 impl Cluster {
     /// See [`Platform::ensure`](crate::platform::Platform::ensure). The caller holds the lock.
     pub(super) async fn make(&self, deployment: &Deployment) -> Result<bool, Failure> {
@@ -50,7 +79,7 @@ impl Cluster {
         if found.claim.is_none() && (found.set.is_some() || deployment.data_exists) {
             // An empty database under an old name would pass for the lost one.
             let message = format!(
-                "the PersistentVolumeClaim {} of {key} is gone, and its data with it; put both back from a backup, or delete the instance",
+                "the PersistentVolumeClaim {} of {key} is gone, and its data with it; put both back from a backup",
                 Names::of(key).data
             );
             return Err(Failure::permanent(FailureKind::StartFailed, message));
@@ -160,17 +189,17 @@ impl Cluster {
             // Without its data there is nothing to make them for.
             return Ok(Vec::new());
         }
-        let parts = [
-            ("the StatefulSet", found.set.is_none()),
-            ("the Service", found.service.is_none()),
-            ("the Secret with the password", found.password.is_none()),
-            ("the Secret with the certificate", found.tls.is_none()),
-            ("the ConfigMap", found.config_map.is_none()),
-            ("the ServiceAccount", found.service_account.is_none()),
-            ("the NetworkPolicy", found.policy.is_none()),
-            ("the PodDisruptionBudget", found.budget.is_none()),
-        ];
-        Ok(parts.into_iter().filter(|(_, missing)| *missing).map(|(part, _)| part.to_owned()).collect())
+        let parts = Parts {
+            set: found.set.is_some(),
+            service: found.service.is_some(),
+            password: found.password.is_some(),
+            tls: found.tls.is_some(),
+            config_map: found.config_map.is_some(),
+            service_account: found.service_account.is_some(),
+            policy: found.policy.is_some(),
+            budget: found.budget.is_some(),
+        };
+        Ok(parts.missing())
     }
 
     async fn wait_address(&self, key: &InstanceKey) -> Option<Service> {

@@ -118,9 +118,8 @@ impl K8sClient {
         K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
         K::DynamicType: Default,
     {
-        let has = |(name, value): (&&str, &String)| {
-            found.annotations.as_ref().is_some_and(|known| known.get(*name) == Some(value))
-        };
+        let has =
+            |(name, value): (&&str, &String)| found.annotations.as_ref().is_some_and(|known| known.get(*name) == Some(value));
         if annotations.iter().all(has) {
             return Ok(());
         }

@@ -44,10 +44,8 @@ impl Cluster {
         } else {
             self.pin_set(key, reference(status)).await?;
         }
-        let notes = BTreeMap::from([
-            (identity::IMAGE, reference(status).to_owned()),
-            (identity::IMAGE_ID, status.image_id.clone()),
-        ]);
+        let notes =
+            BTreeMap::from([(identity::IMAGE, reference(status).to_owned()), (identity::IMAGE_ID, status.image_id.clone())]);
         self.client.annotate::<PersistentVolumeClaim>(key, &claim, &notes).await
     }
 

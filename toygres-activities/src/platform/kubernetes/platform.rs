@@ -8,9 +8,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::ListParams;
 use secrecy::SecretString;
@@ -21,7 +22,9 @@ use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, P
 
 use super::cluster::Cluster;
 use super::config::KubernetesConfig;
+use super::identity::Names;
 use super::logs::LogReader;
+use super::make::Parts;
 use super::own_secret::{OwnSecret, in_files, make_folder};
 use super::passwords::KubernetesSecretStore;
 use super::{identity, news, renewal};
@@ -111,19 +114,29 @@ impl KubernetesPlatform {
         detached(async move { cluster.renew_all().await }).await
     }
 
-    async fn keys_of<K>(&self) -> Result<BTreeSet<InstanceKey>, Failure>
+    /// The objects of one kind that are instances', by their instance and their name.
+    async fn names_of<K>(&self) -> Result<BTreeSet<(InstanceKey, String)>, Failure>
     where
         K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
         K::DynamicType: Default,
     {
         let params = ListParams::default().labels(identity::ALL);
-        let mut keys = BTreeSet::new();
+        let mut names = BTreeSet::new();
         for place in self.cluster.places::<K>() {
             let doing = format!("list the {} of toygres", K::plural(&K::DynamicType::default()));
             let list = self.cluster.client.call(doing.as_str(), place.list_metadata(&params)).await?;
-            keys.extend(list.items.iter().filter_map(|object| identity::owner(&object.metadata)));
+            let named = |meta: &ObjectMeta| Some((identity::owner(meta)?, meta.name.clone().unwrap_or_default()));
+            names.extend(list.items.iter().filter_map(|object| named(&object.metadata)));
         }
-        Ok(keys)
+        Ok(names)
+    }
+
+    async fn keys_of<K>(&self) -> Result<BTreeSet<InstanceKey>, Failure>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K::DynamicType: Default,
+    {
+        Ok(self.names_of::<K>().await?.into_iter().map(|(key, _)| key).collect())
     }
 }
 
@@ -232,6 +245,39 @@ impl Platform for KubernetesPlatform {
         let all = [sets, claims, services, pods, configs, accounts, policies, budgets];
         let keys: BTreeSet<_> = all.into_iter().flatten().collect();
         Ok(keys.into_iter().collect())
+    }
+
+    async fn incomplete(&self) -> Result<Vec<(InstanceKey, Vec<String>)>, Failure> {
+        let (claims, sets, services, secrets, configs, accounts, policies, budgets) = tokio::try_join!(
+            self.names_of::<PersistentVolumeClaim>(),
+            self.names_of::<StatefulSet>(),
+            self.names_of::<Service>(),
+            self.names_of::<Secret>(),
+            self.names_of::<ConfigMap>(),
+            self.names_of::<ServiceAccount>(),
+            self.names_of::<NetworkPolicy>(),
+            self.names_of::<PodDisruptionBudget>(),
+        )?;
+        let mut incomplete = Vec::new();
+        for (key, _) in claims {
+            let names = Names::of(&key);
+            let lacks = |there: &BTreeSet<(InstanceKey, String)>, name: &str| !there.contains(&(key.clone(), name.to_owned()));
+            let found = Parts {
+                set: !lacks(&sets, &names.instance),
+                service: !lacks(&services, &names.instance),
+                password: !lacks(&secrets, &names.password),
+                tls: !lacks(&secrets, &names.tls),
+                config_map: !lacks(&configs, &names.config),
+                service_account: !lacks(&accounts, &names.postgres),
+                policy: !lacks(&policies, &names.postgres),
+                budget: !lacks(&budgets, &names.postgres),
+            };
+            let missing = found.missing();
+            if !missing.is_empty() {
+                incomplete.push((key, missing));
+            }
+        }
+        Ok(incomplete)
     }
 
     async fn missing_parts(&self, key: &InstanceKey) -> Result<Vec<String>, Failure> {

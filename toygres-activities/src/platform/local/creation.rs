@@ -41,7 +41,10 @@ impl Inner {
                 return self.converge(&instance, &deployment, record).await.map(|()| false);
             }
         }
-        if deployment.data_exists && !record.as_ref().is_some_and(|record| record.provisioned) && major_of(&instance.server.data()).is_none() {
+        if deployment.data_exists
+            && !record.as_ref().is_some_and(|record| record.provisioned)
+            && major_of(&instance.server.data()).is_none()
+        {
             // An empty database under an old name would pass for the lost one.
             return Err(data_is_gone(&instance.server));
         }
@@ -97,8 +100,7 @@ impl Inner {
     pub(super) async fn restart(&self, key: &InstanceKey, request_id: &str) -> Result<bool, Failure> {
         let instance = self.instance(key);
         let _held = instance.server.hold().await;
-        let mut record =
-            instance.read_record().await?.filter(|record| record.should_run()).ok_or_else(|| not_found(key))?;
+        let mut record = instance.read_record().await?.filter(|record| record.should_run()).ok_or_else(|| not_found(key))?;
         let running = instance.server.find().map(|postmaster| postmaster.pid());
         let is_done = match &record.restart {
             Some(mark) if mark.request_id == request_id => running.is_none() || mark.ends_process_id != running,

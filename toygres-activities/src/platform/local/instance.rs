@@ -110,7 +110,7 @@ pub(super) fn data_gone(server: &Server) -> Option<Failure> {
 
 pub(super) fn data_is_gone(server: &Server) -> Failure {
     let message = format!(
-        "the data directory {} of {} is gone or broken; put it back from a backup, or delete the instance",
+        "the data directory {} of {} is gone or broken; put it back from a backup",
         server.data().display(),
         server.label
     );

@@ -58,7 +58,7 @@ impl Record {
             Failure::permanent(
                 FailureKind::Platform,
                 format!(
-                    "{} can't be understood: {error}; the data beside it is untouched. Restore the file, or delete the instance",
+                    "{} can't be understood: {error}; the data beside it is intact. Put the file back from a copy",
                     path.display()
                 ),
             )

@@ -7,11 +7,11 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::{Instance, Operation, Store, StoreError};
+use super::{Instance, Operation, Store, StoreError, commit};
 pub use adopt::AdoptedInstance;
 pub use create::{Created, NewInstance};
 
-use crate::{InstanceKey, InstanceState, LabelSelector, PlatformName};
+use crate::{InstanceKey, InstanceState, LabelSelector, MemberStatus, PlatformName, PostgresVersion};
 
 /// Which instances a list has; everything that is left out lets all through.
 #[derive(Debug, Clone, Default)]
@@ -59,11 +59,11 @@ impl Store {
             "SELECT {} FROM instances WHERE namespace = $1 AND name = $2 AND state <> 'deleted'",
             Instance::COLUMNS
         ))
-            .bind(key.namespace.as_str())
-            .bind(key.name.as_str())
-            .fetch_optional(&self.pool)
-            .await?
-            .ok_or_else(|| StoreError::InstanceNotFound(key.to_string()))
+        .bind(key.namespace.as_str())
+        .bind(key.name.as_str())
+        .fetch_optional(&self.pool)
+        .await?
+        .ok_or_else(|| StoreError::InstanceNotFound(key.to_string()))
     }
 
     /// An instance by its id, a deleted one too.
@@ -105,6 +105,29 @@ impl Store {
         Ok(list(filter, limit).build_query_as().fetch_all(&self.pool).await?)
     }
 
+    /// Notes the full version that an instance's server says it runs. What is known already is not written again.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn record_version(&self, id: Uuid, version: PostgresVersion) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let found: Option<Instance> =
+            sqlx::query_as(&format!("SELECT {} FROM instances WHERE id = $1 FOR NO KEY UPDATE", Instance::COLUMNS))
+                .bind(id)
+                .fetch_optional(&mut *tx)
+                .await?;
+        let Some(instance) = found else { return Ok(()) };
+        let mut status = instance.status.0.clone();
+        let version = Some(version.to_string());
+        match status.members.first_mut() {
+            Some(member) if member.postgres_version == version => return Ok(()),
+            Some(member) => member.postgres_version = version,
+            None => status.members.push(MemberStatus { postgres_version: version, ..MemberStatus::first() }),
+        }
+        sqlx::query("UPDATE instances SET status = $2 WHERE id = $1").bind(id).bind(Json(status)).execute(&mut *tx).await?;
+        commit(tx).await
+    }
+
     /// The platforms that have live instances.
     ///
     /// # Errors
@@ -126,11 +149,11 @@ impl Store {
             "SELECT {} FROM instances WHERE namespace = $1 AND name = $2 ORDER BY deleted_at DESC NULLS FIRST LIMIT 1",
             Instance::COLUMNS
         ))
-            .bind(key.namespace.as_str())
-            .bind(key.name.as_str())
-            .fetch_optional(&self.pool)
-            .await?
-            .ok_or_else(|| StoreError::InstanceNotFound(key.to_string()))
+        .bind(key.namespace.as_str())
+        .bind(key.name.as_str())
+        .fetch_optional(&self.pool)
+        .await?
+        .ok_or_else(|| StoreError::InstanceNotFound(key.to_string()))
     }
 }
 
@@ -140,11 +163,11 @@ pub(super) async fn lock_live_instance(connection: &mut PgConnection, key: &Inst
         "SELECT {} FROM instances WHERE namespace = $1 AND name = $2 AND state <> 'deleted' FOR NO KEY UPDATE",
         Instance::COLUMNS
     ))
-        .bind(key.namespace.as_str())
-        .bind(key.name.as_str())
-        .fetch_optional(connection)
-        .await?
-        .ok_or_else(|| StoreError::InstanceNotFound(key.to_string()))
+    .bind(key.namespace.as_str())
+    .bind(key.name.as_str())
+    .fetch_optional(connection)
+    .await?
+    .ok_or_else(|| StoreError::InstanceNotFound(key.to_string()))
 }
 
 /// Live instances in order, those that `filter` lets through.

@@ -70,7 +70,8 @@ async fn restore(tx: &mut sqlx::PgConnection, instance: &Instance, operation: &O
         }
         OnCancel::Revert if has_begun => Ok(false),
         OnCancel::Revert => {
-            let before = instance.spec.reverted(&operation.spec_before, &operation.spec).unwrap_or(operation.spec_before.0.clone());
+            let before =
+                instance.spec.reverted(&operation.spec_before, &operation.spec).unwrap_or(operation.spec_before.0.clone());
             let reverted = write_spec(tx, instance, &before, false).await?;
             // The platform was never brought to the spec that was asked for.
             if operation.changes_spec() && instance.observed_generation + 1 == instance.generation {
@@ -89,10 +90,7 @@ async fn restore(tx: &mut sqlx::PgConnection, instance: &Instance, operation: &O
         ))),
         OnCancel::BeforeFirstStep => {
             if operation.kind.state_at_work.is_some() {
-                if !matches!(
-                    operation.state_before,
-                    InstanceState::Running | InstanceState::Stopped | InstanceState::Failed
-                ) {
+                if !matches!(operation.state_before, InstanceState::Running | InstanceState::Stopped | InstanceState::Failed) {
                     return Err(StoreError::PointOfNoReturn(format!(
                         "the {} of {} overtook its creation, which can't go on any more",
                         operation.kind.noun,

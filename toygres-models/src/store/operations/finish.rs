@@ -64,7 +64,12 @@ impl MetadataUpdate {
             status.health_check_orchestration_id.clone_from(&self.health_check_orchestration_id);
         }
         if let Some(members) = &self.members {
+            // Platforms that don't see the version know no other one.
+            let known = status.members.iter().find_map(|member| member.postgres_version.clone());
             status.members.clone_from(members);
+            for member in status.members.iter_mut().filter(|member| member.postgres_version.is_none()) {
+                member.postgres_version.clone_from(&known);
+            }
         }
         status.failure = None;
         status
@@ -255,7 +260,8 @@ async fn end_operation(
     let found = update.filter(|update| update.state != InstanceState::Failed);
     if !overtaken {
         if !matches!(end, End::Succeeded) && operation.changes_spec() {
-            let before = instance.spec.reverted(&operation.spec_before, &operation.spec).unwrap_or(operation.spec_before.0.clone());
+            let before =
+                instance.spec.reverted(&operation.spec_before, &operation.spec).unwrap_or(operation.spec_before.0.clone());
             write_spec(tx, instance, &before, false).await?;
         }
         match (found, end, operation.kind.on_failure) {

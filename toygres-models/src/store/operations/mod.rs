@@ -50,12 +50,13 @@ impl Store {
     /// If the database fails.
     pub async fn operations(&self, filter: &OperationFilter, limit: i64) -> Result<Vec<Operation>, StoreError> {
         // The ids are UUIDs of version 7: their order is that of time.
-        let mut operations: Vec<Operation> = sqlx::query_as(
-            &format!("SELECT {} FROM operations WHERE ($1::text[] IS NULL OR namespace = ANY($1))
+        let mut operations: Vec<Operation> = sqlx::query_as(&format!(
+            "SELECT {} FROM operations WHERE ($1::text[] IS NULL OR namespace = ANY($1))
                 AND ($2::text IS NULL OR instance_name = $2) AND ($3::text IS NULL OR kind = $3)
                 AND ($4::text IS NULL OR state = $4) AND ($5::uuid IS NULL OR id < $5)
-             ORDER BY id DESC LIMIT $6", Operation::COLUMNS),
-        )
+             ORDER BY id DESC LIMIT $6",
+            Operation::COLUMNS
+        ))
         .bind(&filter.namespaces)
         .bind(&filter.instance_name)
         .bind(filter.kind)
@@ -77,8 +78,8 @@ impl Store {
             "SELECT {} FROM operations WHERE state IN ('pending', 'running') ORDER BY id",
             Operation::COLUMNS
         ))
-            .fetch_all(&self.pool)
-            .await?)
+        .fetch_all(&self.pool)
+        .await?)
     }
 
     /// The newest operation of that kind on an instance.
@@ -177,8 +178,10 @@ impl Store {
 
 /// One operation with its steps.
 pub(super) async fn operation_with_steps(connection: &mut PgConnection, id: Uuid) -> Result<Option<Operation>, StoreError> {
-    let operation: Option<Operation> =
-        sqlx::query_as(&format!("SELECT {} FROM operations WHERE id = $1", Operation::COLUMNS)).bind(id).fetch_optional(&mut *connection).await?;
+    let operation: Option<Operation> = sqlx::query_as(&format!("SELECT {} FROM operations WHERE id = $1", Operation::COLUMNS))
+        .bind(id)
+        .fetch_optional(&mut *connection)
+        .await?;
     let Some(mut operation) = operation else { return Ok(None) };
     add_steps(connection, std::slice::from_mut(&mut operation)).await?;
     Ok(Some(operation))
@@ -208,16 +211,18 @@ async fn add_steps(executor: impl PgExecutor<'_>, operations: &mut [Operation]) 
 /// An operation and its instance, held until the transaction ends. Whoever holds both takes the
 /// instance first.
 pub(super) async fn lock_operation(connection: &mut PgConnection, id: Uuid) -> Result<(Instance, Operation), StoreError> {
-    let instance: Option<Instance> =
-        sqlx::query_as(&format!(
-            "SELECT {} FROM instances WHERE id = (SELECT instance_id FROM operations WHERE id = $1) FOR NO KEY UPDATE",
-            Instance::COLUMNS
-        ))
-            .bind(id)
-            .fetch_optional(&mut *connection)
-            .await?;
+    let instance: Option<Instance> = sqlx::query_as(&format!(
+        "SELECT {} FROM instances WHERE id = (SELECT instance_id FROM operations WHERE id = $1) FOR NO KEY UPDATE",
+        Instance::COLUMNS
+    ))
+    .bind(id)
+    .fetch_optional(&mut *connection)
+    .await?;
     let operation: Option<Operation> =
-        sqlx::query_as(&format!("SELECT {} FROM operations WHERE id = $1 FOR NO KEY UPDATE", Operation::COLUMNS)).bind(id).fetch_optional(connection).await?;
+        sqlx::query_as(&format!("SELECT {} FROM operations WHERE id = $1 FOR NO KEY UPDATE", Operation::COLUMNS))
+            .bind(id)
+            .fetch_optional(connection)
+            .await?;
     instance.zip(operation).ok_or(StoreError::OperationNotFound(id))
 }
 

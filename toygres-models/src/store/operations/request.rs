@@ -78,9 +78,9 @@ impl Store {
         let before = lock_live_instance(&mut tx, key).await?;
         before.expect_generation(expected_generation)?;
         let differences = before.spec.differences(spec);
-        let on_record_only = differences.iter().all(|difference| {
-            field(difference.field).is_some_and(|field| field.effect(&difference.to) == Effect::Record)
-        });
+        let on_record_only = differences
+            .iter()
+            .all(|difference| field(difference.field).is_some_and(|field| field.effect(&difference.to) == Effect::Record));
         if differences.is_empty() && !before.is_behind() && !repair {
             return Ok(ChangeRequested::Unchanged(Box::new(before)));
         }

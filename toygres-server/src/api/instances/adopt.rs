@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use toygres_activities::platform::InstanceRecord;
 use toygres_activities::Place;
+use toygres_activities::platform::InstanceRecord;
 use toygres_client::resources::{AdoptableInstance, Page};
 use toygres_models::store::AdoptedInstance;
 use toygres_models::{Failure, FailureKind};

@@ -195,12 +195,7 @@ async fn compare(
 }
 
 /// Which parts of an instance are gone from its platform. Where that can't be learned now, none are said to be.
-async fn missing_parts(
-    state: &AppState,
-    key: &InstanceKey,
-    instance: &Instance,
-    at_work: Option<&Operation>,
-) -> Vec<String> {
+async fn missing_parts(state: &AppState, key: &InstanceKey, instance: &Instance, at_work: Option<&Operation>) -> Vec<String> {
     if at_work.is_some() || !matches!(instance.state, InstanceState::Running | InstanceState::Stopped) {
         return Vec::new();
     }

@@ -144,6 +144,7 @@ fn explain(key: &InstanceKey, instance: &Instance, operation: Option<&Operation>
         key,
         platform: instance.spec.platform,
         state: instance.state,
+        never_ran: instance.status.members.is_empty(),
         failure: failure.map(|failure| &failure.failure),
         seen: look.seen,
         log_in: look.log_in,
