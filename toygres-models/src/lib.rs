@@ -21,6 +21,7 @@ mod text_or_number;
 pub mod token;
 pub mod verdict;
 pub mod version;
+pub mod whole_file;
 
 pub use connection::ConnectionUri;
 pub use failure::{Failure, FailureKind};
