@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 use toygres_server::settings::OutputFormat;
 
-use super::watch::interrupted;
+use super::interrupt::interrupted;
 use crate::error::CliError;
 
 /// How this run of the program speaks.

@@ -8,11 +8,10 @@ use toygres_activities::platform::{kubernetes, local};
 use toygres_models::PlatformName;
 use toygres_server::settings::Settings;
 
-use super::local_server;
 use crate::error::Outcome;
 use crate::output::progress::Progress;
 use crate::output::ui::Ui;
-use crate::session;
+use crate::session::{self, local_server};
 
 /// What toygres can do without: psql for everything but `toygres psql`, the archives where
 /// PostgreSQL is at hand (and where it isn't, that is a finding of its own).

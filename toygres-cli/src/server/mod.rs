@@ -1,26 +1,40 @@
 //! `toygres server start|stop|status|run`.
 
 pub mod doctor;
-pub mod local_server;
-mod process;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use clap::Subcommand;
 use serde::Serialize;
 use toygres_client::{InstanceQuery, PageRequest};
 use toygres_server::settings::{ServerRecord, Settings};
 
-use crate::args::ServerCommand;
 use crate::error::{CliError, Outcome};
 use crate::output::display::{self, age, moment};
 use crate::output::ui::Ui;
-use crate::session;
-use process::ServerProcess;
+use crate::session::process::ServerProcess;
+use crate::session::{self, local_server};
 
 /// A clean shutdown of the server and its database takes a moment; this long, something hangs.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    /// Start the server in the background, unless it runs already
+    Start,
+    /// Stop the server; instances keep running
+    Stop,
+    /// Tell whether the server runs, and where; exit status 1 if it doesn't
+    Status,
+    /// Run the server in the foreground, until Ctrl-C or SIGTERM
+    Run {
+        /// Tell the process that started it, by lines of JSON on standard output, how it goes.
+        #[arg(long, hide = true)]
+        background: bool,
+    },
+}
 
 pub async fn run(command: ServerCommand, settings: Settings, ui: &Ui) -> Outcome {
     match command {

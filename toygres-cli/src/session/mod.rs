@@ -1,6 +1,9 @@
 //! A command's connection to a server: the one that was named, or the one on this machine, which
 //! is started where there is none.
 
+pub mod local_server;
+pub mod process;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +19,7 @@ use uuid::Uuid;
 
 use crate::error::CliError;
 use crate::output::ui::Ui;
-use crate::server::local_server::{self, Found};
+use local_server::Found;
 
 /// How often a request is sent again after the server on this machine was started anew.
 const RESTARTS: usize = 2;

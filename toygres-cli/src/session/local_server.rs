@@ -18,9 +18,9 @@ use url::Url;
 
 use super::process;
 use crate::error::CliError;
+use crate::output::interrupt::interrupted;
 use crate::output::progress::Progress;
 use crate::output::ui::Ui;
-use crate::output::watch::interrupted;
 
 /// How long a server that is being started may say nothing. A download tells how far it is.
 const SILENCE: Duration = Duration::from_secs(120);
