@@ -7,6 +7,7 @@ pub mod api;
 pub mod private_file;
 pub mod server;
 pub mod settings;
+mod workers;
 
 /// The version of the server.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,18 +1,10 @@
 //! The server: started, run until it is told to stop, stopped so that nothing is lost.
 
-pub mod clock;
-pub mod event_feed;
-mod housekeeping;
 mod http;
 mod log;
-mod orphans;
-mod platform_events;
-mod ports;
 mod start;
 mod state_files;
 mod tls;
-pub mod waking_provider;
-pub mod workflows;
 
 use std::io::Write;
 use std::sync::Arc;

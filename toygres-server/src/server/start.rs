@@ -24,17 +24,18 @@ use toygres_models::store::Subject;
 use toygres_models::{PlatformName, StorageSize, Store};
 use toygres_orchestrations::registry::create_orchestration_registry;
 
-use super::clock::Clock;
-use super::event_feed::EventFeed;
-use super::platform_events::Recorders;
-use super::ports::StorePorts;
-use super::waking_provider::WakingProvider;
-use super::workflows::Workflows;
-use super::{ControlPlane, housekeeping, orphans, state_files};
+use super::{ControlPlane, state_files};
 use crate::api::http::traffic::Traffic;
 use crate::api::instances::observations::Observations;
 use crate::api::state::AppState;
 use crate::settings::Settings;
+use crate::workers::clock::Clock;
+use crate::workers::event_feed::EventFeed;
+use crate::workers::platform_events::Recorders;
+use crate::workers::ports::StorePorts;
+use crate::workers::waking_provider::WakingProvider;
+use crate::workers::workflows::Workflows;
+use crate::workers::{housekeeping, orphans};
 
 /// The schema of the workflow engine's tables.
 const WORKFLOW_SCHEMA: &str = "duroxide";
@@ -149,8 +150,8 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &Settings, say: impl F
         feed,
         creating: Semaphore::new(STORE_CONNECTIONS as usize / 2),
         token,
+        traffic: Arc::new(Traffic::new(stopping.clone())),
         stopping: stopping.clone(),
-        traffic: Traffic::default(),
         kube_context: settings.kubernetes.cluster.context.clone(),
     });
     Ok(ControlPlane { state, ca, stopping, parts })
