@@ -3,7 +3,6 @@
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use toygres_models::{InstanceName, PlatformName};
-use toygres_server::settings::SettingFlags;
 
 use crate::access::context::ContextCommand;
 use crate::access::login::Login;
@@ -21,6 +20,7 @@ use crate::instances::diff::Diff;
 use crate::instances::list::List;
 use crate::operations::Operations;
 use crate::server::ServerCommand;
+use crate::settings::SettingFlags;
 use crate::values::{instance_name, platform};
 
 /// PostgreSQL as a service that you run yourself
@@ -165,13 +165,6 @@ mod tests {
     fn an_uppercase_name_is_answered_with_the_lowercase_one() {
         let error = parse(&["create", "Demo"]).unwrap_err().to_string();
         assert!(error.contains("did you mean \"demo\"?"), "{error}");
-    }
-
-    #[test]
-    fn sizes_may_have_their_unit() {
-        for text in ["10", "10GB", "10 GB", "10gb"] {
-            assert_eq!(storage_size(text).unwrap().gb(), 10);
-        }
     }
 
     #[test]

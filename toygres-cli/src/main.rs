@@ -15,6 +15,7 @@ mod operations;
 mod output;
 mod server;
 mod session;
+mod settings;
 #[cfg(test)]
 mod testing;
 mod values;
@@ -22,7 +23,6 @@ mod values;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use toygres_server::settings::Settings;
 
 use access::{context, login, namespaces, token};
 use args::{Cli, Command};
@@ -34,6 +34,7 @@ use output::interrupt::interrupted;
 use output::ui::{self, Ui};
 use server::{ServerCommand, doctor};
 use session::Session;
+use settings::Settings;
 
 /// Reads the arguments, does what they say, and tells how it went.
 fn main() -> ExitCode {

@@ -61,3 +61,15 @@ pub fn storage_size(text: &str) -> Result<StorageSize, String> {
 pub fn problem(invalid: toygres_models::Invalid) -> String {
     invalid.problem
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_may_have_their_unit() {
+        for text in ["10", "10GB", "10 GB", "10gb"] {
+            assert_eq!(storage_size(text).unwrap().gb(), 10);
+        }
+    }
+}

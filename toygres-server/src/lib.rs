@@ -1,7 +1,6 @@
 //! The server of toygres: its HTTP API, and the workers that carry out what is asked for.
 //!
-//! [`server`] runs the control plane and serves [`api`]. Server and command line take their
-//! [`settings`] the same way.
+//! [`server`] runs the control plane as its [`settings`] say, and serves [`api`].
 
 pub mod api;
 pub mod private_file;

@@ -17,13 +17,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use toygres_activities::platform::local::programs::find_program;
 use toygres_client::resources::Connection;
 use toygres_models::InstanceName;
-use toygres_server::settings::Settings;
 
 use super::connect::libpq_variables;
 use super::route;
 use crate::error::{CliError, Outcome};
 use crate::output::ui::Ui;
 use crate::session::Session;
+use crate::settings::Settings;
 use crate::values::instance_name;
 
 /// Variables of libpq's that say how a session behaves, not where it goes: the user's own stay.
@@ -50,7 +50,7 @@ pub struct Psql {
 }
 
 pub async fn run(arguments: Psql, settings: &Settings, ui: &Ui) -> Outcome {
-    let Some(program) = find_program("psql", &settings.cache_dir).await else {
+    let Some(program) = find_program("psql", &settings.server.cache_dir).await else {
         return Err(CliError::failed("psql is not on this machine")
             .hint("to get it: apt install postgresql-client, dnf install postgresql, or brew install libpq")
             .hint(format!("any other client can use what `toygres connect {}` prints", arguments.name)));

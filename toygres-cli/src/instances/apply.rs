@@ -12,7 +12,6 @@ use toygres_client::resources::{FieldChange, Plan, PlanAction};
 use toygres_client::{Applied, Client};
 use toygres_models::store::Operation;
 use toygres_models::{InstanceKey, OperationKind, OperationState};
-use toygres_server::settings::Settings;
 use uuid::Uuid;
 
 use super::documents::{self, Document};
@@ -23,6 +22,7 @@ use crate::output::display::{self, between};
 use crate::output::interrupt::interrupted;
 use crate::output::ui::Ui;
 use crate::session::Session;
+use crate::settings::Settings;
 
 /// How many documents are checked, or at work, at the same time.
 const AT_ONCE: usize = 32;

@@ -12,7 +12,6 @@ use toygres_models::{
     Cpu, DnsLabel, InstanceKey, InstanceName, Memory, OperationState, Password, PlatformName, PostgresVersion, StorageClass,
     StorageSize,
 };
-use toygres_server::settings::Settings;
 
 use crate::access::secret_input;
 use crate::error::{CliError, Outcome};
@@ -20,6 +19,7 @@ use crate::operations::watch;
 use crate::output::display;
 use crate::output::ui::Ui;
 use crate::session::Session;
+use crate::settings::Settings;
 use crate::values::{cpu, dns_label, instance_name, label, memory, platform, postgres_version, storage_class, storage_size};
 
 #[derive(Debug, Args)]

@@ -8,13 +8,13 @@ use clap::Args;
 use toygres_client::Client;
 use toygres_models::store::Instance;
 use toygres_models::{InstanceKey, InstanceName, OperationState};
-use toygres_server::settings::Settings;
 
 use crate::error::{CliError, Outcome};
 use crate::operations::watch;
 use crate::output::display;
 use crate::output::ui::{Ui, ask};
 use crate::session::Session;
+use crate::settings::Settings;
 use crate::values::instance_name;
 
 #[derive(Debug, Args)]

@@ -10,7 +10,6 @@ use toygres_client::resources::InstanceManifest;
 use toygres_client::{Client, InstanceQuery, all_pages};
 use toygres_models::store::Instance;
 use toygres_models::{InstanceName, InstanceState, LabelSelector, Namespace, PlatformName};
-use toygres_server::settings::OutputFormat;
 
 use super::documents;
 use crate::error::Outcome;
@@ -18,6 +17,7 @@ use crate::operations::watch::namespace_flag;
 use crate::output::display::{self, age, moment};
 use crate::output::ui::Ui;
 use crate::session::Session;
+use crate::settings::OutputFormat;
 use crate::values::{instance_state, label_selector, platform};
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ pub mod http;
 mod idempotency;
 pub mod instances;
 mod namespaces;
+pub mod observations;
 mod operations;
 pub mod state;
 mod versions;

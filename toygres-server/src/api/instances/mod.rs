@@ -5,7 +5,6 @@ mod connection;
 mod explanation;
 mod logs;
 mod manifest;
-pub mod observations;
 mod observed;
 mod plan;
 mod wanted;
