@@ -6,15 +6,15 @@ use clap::Args;
 use comfy_table::Cell;
 use toygres_client::Client;
 use toygres_models::InstanceName;
-use toygres_server::settings::Settings;
 
 use super::power;
-use crate::args::instance_name;
 use crate::error::Outcome;
+use crate::operations::watch;
 use crate::output::display;
 use crate::output::ui::Ui;
-use crate::output::watch;
 use crate::session::Session;
+use crate::settings::Settings;
+use crate::values::instance_name;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\

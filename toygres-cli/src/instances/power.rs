@@ -8,14 +8,14 @@ use toygres_client::resources::InstanceManifest;
 use toygres_client::{Applied, Client};
 use toygres_models::store::Operation;
 use toygres_models::{InstanceKey, InstanceName, OperationKind, OperationState, Power};
-use toygres_server::settings::Settings;
 
-use crate::args::instance_name;
 use crate::error::Outcome;
+use crate::operations::watch;
 use crate::output::display::{self, between};
 use crate::output::ui::Ui;
-use crate::output::watch;
 use crate::session::Session;
+use crate::settings::Settings;
+use crate::values::instance_name;
 
 /// An instance whose server is stopped, started or restarted.
 #[derive(Debug, Args)]

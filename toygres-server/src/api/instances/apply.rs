@@ -15,8 +15,9 @@ use super::create::{make, prepare};
 use super::named;
 use super::plan::{Known, Planned, Request, plan, plan_creation, refusal, taken};
 use crate::api::auth::caller::Caller;
+use crate::api::http::body::ManifestBody;
 use crate::api::http::problem::{ApiError, Problems};
-use crate::api::http::request::{Expected, ManifestBody, Parameters, Segment, etag};
+use crate::api::http::request::{Expected, Parameters, Segment, etag};
 use crate::api::operations::{accepted, begin};
 use crate::api::state::{AppState, Shared};
 

@@ -10,8 +10,9 @@ use super::apply::{ATTEMPTS, existing, find, keeps_changing};
 use super::named;
 use super::plan::Request;
 use crate::api::auth::caller::Caller;
+use crate::api::http::body::ManifestBody;
 use crate::api::http::problem::{ApiError, Problems};
-use crate::api::http::request::{InNamespace, ManifestBody, Parameters};
+use crate::api::http::request::{InNamespace, Parameters};
 use crate::api::operations::{accepted, begin};
 use crate::api::state::{AppState, Shared};
 

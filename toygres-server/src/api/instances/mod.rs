@@ -7,7 +7,7 @@ mod create;
 mod explanation;
 mod logs;
 mod manifest;
-pub mod observations;
+mod observed;
 mod plan;
 
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::api::http::problem::{ApiError, Problems};
 use crate::api::http::request::{IfMatch, InNamespace, Parameters, Segment, Segments, etag, instance_key, page_limit};
 use crate::api::operations::{accepted, begin};
 use crate::api::state::{AppState, Shared};
-use observations::observed;
+use observed::observed;
 
 /// What is about instances.
 pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {

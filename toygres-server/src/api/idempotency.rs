@@ -14,9 +14,9 @@ use sha2::{Digest, Sha256};
 use toygres_client::resources::IDEMPOTENCY_KEY;
 use toygres_models::store::IdempotencyKey;
 
-use super::limits::read_body;
-use super::problem::ApiError;
 use crate::api::auth::caller::Caller;
+use crate::api::http::body::read_body;
+use crate::api::http::problem::ApiError;
 use crate::api::operations::accepted;
 use crate::api::state::{AppState, Shared};
 
