@@ -240,30 +240,7 @@ impl<'de> Deserialize<'de> for OperationKind {
     }
 }
 
-impl sqlx::Type<sqlx::Postgres> for OperationKind {
-    fn type_info() -> sqlx::postgres::PgTypeInfo {
-        <str as sqlx::Type<sqlx::Postgres>>::type_info()
-    }
-
-    fn compatible(ty: &sqlx::postgres::PgTypeInfo) -> bool {
-        <str as sqlx::Type<sqlx::Postgres>>::compatible(ty)
-    }
-}
-
-impl sqlx::Encode<'_, sqlx::Postgres> for OperationKind {
-    fn encode_by_ref(
-        &self,
-        buffer: &mut sqlx::postgres::PgArgumentBuffer,
-    ) -> Result<sqlx::encode::IsNull, sqlx::error::BoxDynError> {
-        <&str as sqlx::Encode<sqlx::Postgres>>::encode(self.name, buffer)
-    }
-}
-
-impl sqlx::Decode<'_, sqlx::Postgres> for OperationKind {
-    fn decode(value: sqlx::postgres::PgValueRef<'_>) -> Result<Self, sqlx::error::BoxDynError> {
-        Ok(<&str as sqlx::Decode<sqlx::Postgres>>::decode(value)?.parse::<Self>()?)
-    }
-}
+crate::sql::stored_as_text!(OperationKind);
 
 impl PartialSchema for OperationKind {
     fn schema() -> RefOr<Schema> {

@@ -15,6 +15,7 @@ pub mod password;
 pub mod platform_name;
 pub mod resources;
 pub mod size;
+mod sql;
 pub mod state;
 pub mod store;
 mod text_or_number;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{Failure, InstanceSpec, InstanceState, InstanceStatus, OperationKind, OperationState, StepFailure, StepState};
 
 /// An instance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx_macros::FromRow, ToSchema)]
 pub struct Instance {
     /// Its id, never used again.
     pub id: Uuid,
@@ -66,7 +66,7 @@ impl Instance {
 }
 
 /// An operation: a request that is kept, from its beginning to its end.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx_macros::FromRow, ToSchema)]
 pub struct Operation {
     /// Its id, which is also its workflow's.
     pub id: Uuid,
@@ -154,7 +154,7 @@ impl Operation {
 }
 
 /// A step of an operation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx_macros::FromRow, ToSchema)]
 pub struct Step {
     /// Its name: the activity's, such as `deploy-postgres`.
     pub name: String,
@@ -172,7 +172,7 @@ pub struct Step {
 }
 
 /// Something that happened, mostly to an instance, and its cause.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx_macros::FromRow, ToSchema)]
 pub struct Event {
     /// Its number; later events have greater ones.
     pub id: i64,

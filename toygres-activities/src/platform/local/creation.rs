@@ -15,6 +15,7 @@ use super::ports::is_free;
 use super::programs::Programs;
 use super::record::{Record, RestartMark};
 use super::server::{Cause, major_of};
+use crate::kill_point::kill_point;
 use crate::platform::Deployment;
 
 /// How many ports a create tries that other programs turn out to have.
@@ -83,6 +84,7 @@ impl Inner {
             (record.spec, record.instance_id) = (deployment.spec.clone(), deployment.instance_id);
             // Before the server is touched: if this ends here, the next look does the rest.
             instance.write_record(&record).await?;
+            kill_point("update-recorded");
         }
         if record.spec.power == Power::Stopped {
             return instance.stop().await;
@@ -110,8 +112,10 @@ impl Inner {
                 false
             }
         };
+        kill_point("restart-recorded");
         if !is_done {
             instance.stop().await?;
+            kill_point("restart-server-stopped");
         }
         instance.start_provisioned(&record).await.map_err(|start| start.failure)?;
         instance.supervise();
@@ -140,8 +144,11 @@ impl Inner {
         });
         (record.spec, record.instance_id) = (deployment.spec.clone(), deployment.instance_id);
         let mut unusable = Vec::new();
+        kill_point("create-begun");
         self.claim_port(instance, &mut record, &mut unusable).await?;
+        kill_point("create-recorded");
         self.place_data(instance, programs, directory).await?;
+        kill_point("create-data-placed");
         if deployment.spec.power == Power::Stopped {
             // Its password is set when it is first started.
             return instance.stop().await;
@@ -157,6 +164,7 @@ impl Inner {
                 Err(start) => return Err(start.failure),
             }
         };
+        kill_point("create-server-started");
         match server.wait_answer(&postmaster, record.port, FIRST_START_TIMEOUT).await {
             Ok(true) => {}
             Ok(false) => {
@@ -169,9 +177,13 @@ impl Inner {
                 return Err(Failure::transient(FailureKind::StartFailed, message).with_evidence(evidence));
             }
         }
+        kill_point("create-server-answers");
         server.set_password(record.port, &deployment.password).await?;
+        kill_point("create-password-set");
         record.provisioned = true;
-        instance.write_record(&record).await
+        instance.write_record(&record).await?;
+        kill_point("create-provisioned");
+        Ok(())
     }
 
     /// Gives the record a port on which nobody else listens, and writes it down.
@@ -201,6 +213,7 @@ impl Inner {
                 make_folder(namespace, passable, None)?;
             }
             make_folder(&home, passable, None)?;
+            kill_point("create-folder-made");
             record.write(&home)?;
             match home.parent() {
                 Some(namespace) if is_new => {
