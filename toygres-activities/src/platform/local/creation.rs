@@ -11,9 +11,9 @@ use super::files::{blocking, make_folder, remove_tree, sync_directory};
 use super::instance::{Instance, data_gone};
 use super::platform::{Inner, STOP_PATIENCE};
 use super::pool::Directory;
-use super::ports::is_free;
 use super::programs::Programs;
 use super::record::Record;
+use super::server::is_free;
 use super::server::{Cause, major_of};
 use crate::platform::InstanceSpec;
 

@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind};
 
 use super::account::Account;
-use super::archives::sync_all;
 use super::files::{blocking, failed, lock, make_folder, names_in, remove_tree};
 use super::programs::Programs;
-use super::settings::INCLUDE;
+use super::programs::archives::sync_all;
+use super::server::settings::INCLUDE;
 
 const BUILDING: &str = ".building-";
 /// How long after a create the pool is refilled.
