@@ -15,7 +15,7 @@ use toygres_models::{
 use super::files::{blocking, lock, remove_tree};
 use super::host::LocalHost;
 use super::instance::{Common, Instance, data_gone};
-use super::log_reader::LogReader;
+use super::logs::reader::LogReader;
 use super::ports::PortRegistry;
 use super::record::{Record, instance_folders};
 use super::server::major_of;
@@ -146,7 +146,7 @@ impl Inner {
             let home = &removed.home;
             if existed && !was_running {
                 // It died, perhaps a moment ago.
-                super::process::end_orphans(&removed.data());
+                super::server::process::end_orphans(&removed.data());
                 removed.remove_left_socket(port)?;
             }
             remove_tree(&removed.data())?;

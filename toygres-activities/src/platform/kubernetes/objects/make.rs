@@ -13,12 +13,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::watch_object;
 use toygres_models::{DnsLabel, Failure, FailureKind, InstanceKey, PostgresVersion, Power, StorageClass};
 
-use super::cluster::Cluster;
-use super::identity::{self, Names};
+use super::Creation;
 use super::manifests::Manifests;
-use super::objects::Creation;
 use super::tls::external_address;
 use crate::platform::Deployment;
+use crate::platform::kubernetes::cluster::Cluster;
+use crate::platform::kubernetes::identity::{self, Names};
 
 /// How long a load balancer's address is waited for, so that the first certificate has it. Where it
 /// takes longer, the certificate is made anew when it has come.
@@ -38,20 +38,20 @@ struct Found {
 }
 
 /// Which objects around an instance's data are there.
-pub(super) struct Parts {
-    pub(super) set: bool,
-    pub(super) service: bool,
-    pub(super) password: bool,
-    pub(super) tls: bool,
-    pub(super) config_map: bool,
-    pub(super) service_account: bool,
-    pub(super) policy: bool,
-    pub(super) budget: bool,
+pub(in crate::platform::kubernetes) struct Parts {
+    pub(in crate::platform::kubernetes) set: bool,
+    pub(in crate::platform::kubernetes) service: bool,
+    pub(in crate::platform::kubernetes) password: bool,
+    pub(in crate::platform::kubernetes) tls: bool,
+    pub(in crate::platform::kubernetes) config_map: bool,
+    pub(in crate::platform::kubernetes) service_account: bool,
+    pub(in crate::platform::kubernetes) policy: bool,
+    pub(in crate::platform::kubernetes) budget: bool,
 }
 
 impl Parts {
     /// Those that aren't, for a person.
-    pub(super) fn missing(&self) -> Vec<String> {
+    pub(in crate::platform::kubernetes) fn missing(&self) -> Vec<String> {
         let all = [
             ("the StatefulSet", self.set),
             ("the Service", self.service),
@@ -68,7 +68,7 @@ impl Parts {
 
 impl Cluster {
     /// See [`Platform::ensure`](crate::platform::Platform::ensure). The caller holds the lock.
-    pub(super) async fn make(&self, deployment: &Deployment) -> Result<bool, Failure> {
+    pub(in crate::platform::kubernetes) async fn make(&self, deployment: &Deployment) -> Result<bool, Failure> {
         let Deployment { key, spec, .. } = deployment;
         let found = self.find(key).await?;
         let version = wanted_version(deployment, found.set.as_ref())?;
@@ -183,7 +183,7 @@ impl Cluster {
     }
 
     /// See [`Platform::missing_parts`](crate::platform::Platform::missing_parts).
-    pub(super) async fn missing_parts(&self, key: &InstanceKey) -> Result<Vec<String>, Failure> {
+    pub(in crate::platform::kubernetes) async fn missing_parts(&self, key: &InstanceKey) -> Result<Vec<String>, Failure> {
         let found = self.find(key).await?;
         if found.claim.is_none() {
             // Without its data there is nothing to make them for.

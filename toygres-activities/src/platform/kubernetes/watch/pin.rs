@@ -10,13 +10,13 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use toygres_models::{Failure, InstanceKey};
 
-use super::cluster::Cluster;
-use super::identity::{self, Names};
 use super::judge::container;
 use crate::platform::PlatformEvent;
+use crate::platform::kubernetes::cluster::Cluster;
+use crate::platform::kubernetes::identity::{self, Names};
 
 /// What a container runs: the image by its digest where the node knows one, or else as it was named.
-pub(super) fn reference(status: &ContainerStatus) -> &str {
+pub(in crate::platform::kubernetes) fn reference(status: &ContainerStatus) -> &str {
     let id = status.image_id.strip_prefix("docker-pullable://").unwrap_or(&status.image_id);
     // Of an image that came from no registry there is an id alone, by which it can't be named.
     if id.contains('@') { id } else { &status.image }
@@ -25,7 +25,7 @@ pub(super) fn reference(status: &ContainerStatus) -> &str {
 impl Cluster {
     /// Notes beside the data what the pod of an instance runs, if that is its first one, and pins its StatefulSet to it;
     /// of a later one, tells where it is another build.
-    pub(super) async fn pin_image(&self, key: &InstanceKey, pod: &Pod) -> Result<(), Failure> {
+    pub(in crate::platform::kubernetes) async fn pin_image(&self, key: &InstanceKey, pod: &Pod) -> Result<(), Failure> {
         let Some(status) = container(pod).filter(|status| !status.image_id.is_empty()) else { return Ok(()) };
         let names = Names::of(key);
         let Some(claim) = self.client.ours::<PersistentVolumeClaim>(key, &names.data).await? else { return Ok(()) };
