@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use toygres_client::ClientError;
 use toygres_client::resources::Problem;
-use toygres_server::settings::{ContextsError, SettingsError};
+
+use crate::settings::{ContextsError, SettingsError};
 
 /// What a command comes to.
 pub type Outcome = Result<ExitCode, CliError>;

@@ -11,27 +11,30 @@ mod connections;
 mod error;
 mod history;
 mod instances;
+mod operations;
 mod output;
 mod server;
 mod session;
+mod settings;
 #[cfg(test)]
 mod testing;
+mod values;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use toygres_server::settings::Settings;
 
 use access::{context, login, namespaces, token};
 use args::{Cli, Command};
 use connections::{connect, psql};
 use error::{CliError, Outcome};
-use history::{events, logs, operations, why};
+use history::{events, logs, why};
 use instances::{apply, create, delete, diff, list, versions};
+use output::interrupt::interrupted;
 use output::ui::{self, Ui};
-use output::watch;
-use server::doctor;
+use server::{ServerCommand, doctor};
 use session::Session;
+use settings::Settings;
 
 /// Reads the arguments, does what they say, and tells how it went.
 fn main() -> ExitCode {
@@ -52,7 +55,7 @@ fn run(cli: Cli) -> Outcome {
     }
     let settings = Settings::resolve(&cli.settings)?;
     let ui = Ui::new(settings.output, settings.quiet);
-    let serves = matches!(cli.command, Command::Server(args::ServerCommand::Run { .. }));
+    let serves = matches!(cli.command, Command::Server(ServerCommand::Run { .. }));
     // A command waits for one thing at a time: one thread starts faster and is enough.
     let mut builder =
         if serves { tokio::runtime::Builder::new_multi_thread() } else { tokio::runtime::Builder::new_current_thread() };
@@ -72,7 +75,7 @@ fn run(cli: Cli) -> Outcome {
             // First, so that whoever waits for Ctrl-C further down gets to say something better.
             biased;
             outcome = dispatch(cli.command, settings, &ui) => outcome,
-            () = watch::interrupted() => {
+            () = interrupted() => {
                 ui.end_line();
                 Err(CliError::failed("interrupted"))
             }

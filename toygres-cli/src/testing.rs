@@ -8,11 +8,11 @@ use secrecy::ExposeSecret;
 use toygres_client::resources::Connection;
 use toygres_models::store::{Instance, Operation, Step};
 use toygres_models::{InstanceState, OperationKind, OperationState, PlatformName, StepState};
-use toygres_server::settings::{OutputFormat, Settings};
 use uuid::Uuid;
 
 use crate::args::Cli;
 use crate::output::ui::{Style, Ui};
+use crate::settings::{OutputFormat, Settings};
 
 /// Speaks as into a pipe, and keeps quiet.
 pub fn ui() -> Ui {

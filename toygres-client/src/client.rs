@@ -4,11 +4,13 @@
 //! certificates (40 ms), which is most of the time that `toygres list` may take, and a server on
 //! this machine speaks plain HTTP. TLS is set up only where the URL asks for it.
 
+mod error;
 mod events;
 mod instances;
 mod logs;
 mod namespaces;
 mod operations;
+mod pages;
 mod tokens;
 
 use std::error::Error as StdError;
@@ -29,9 +31,11 @@ use toygres_models::{InstanceKey, InstanceName, InstanceState, LabelSelector, Na
 use url::Url;
 use uuid::Uuid;
 
+pub use error::ClientError;
 pub use events::{EventMessage, EventRequest, EventStream};
 pub use instances::Applied;
 pub use logs::LogLines;
+pub use pages::{PageRequest, all_pages};
 
 use crate::resources::{Connection, Health, InstanceManifest, KUBE_CONTEXT, Page, Problem};
 
@@ -43,72 +47,6 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// No answer of toygres comes near it; a stranger's could be endless.
 const MAX_BODY_BYTES: usize = 64 << 20;
 
-/// Why a request had no good answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The server refused it, and says why.
-    #[error("{}", .0.detail)]
-    Refused(Box<Problem>),
-    /// Nobody listens there.
-    #[error("the server at {url} can't be reached: {reason}")]
-    Unreachable {
-        /// The server.
-        url: Url,
-        /// The operating system's words.
-        reason: String,
-    },
-    /// Somebody listens there, and no TLS connection came of it.
-    #[error("no TLS connection to the server at {url}: {reason}")]
-    Untrusted {
-        /// The server.
-        url: Url,
-        /// What was wrong.
-        reason: String,
-    },
-    /// The connection broke; whether the server got the request isn't known.
-    #[error("the connection to the server at {url} broke: {reason}")]
-    Broken {
-        /// The server.
-        url: Url,
-        /// The operating system's words.
-        reason: String,
-    },
-    /// No answer in time.
-    #[error("the server at {url} did not answer within {} s", timeout.as_secs())]
-    TimedOut {
-        /// The server.
-        url: Url,
-        /// How long it was waited for.
-        timeout: Duration,
-    },
-    /// What answers there isn't a toygres server, or one that is too new or too old.
-    #[error("what answers at {url} is not a toygres server of this version: {reason}")]
-    Foreign {
-        /// The server.
-        url: Url,
-        /// What was wrong with the answer.
-        reason: String,
-    },
-    /// The request can't be made of these values.
-    #[error("this request can't be sent: {0}")]
-    Unsendable(String),
-}
-
-impl ClientError {
-    /// Whether the server may be back soon: then the same request can be sent again, as each of
-    /// the API's may be.
-    #[must_use]
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Self::Refused(problem) => {
-                problem.status >= 500 || matches!(problem.status, 408 | 429) || problem.word() == "in_progress"
-            }
-            Self::Unreachable { .. } | Self::Broken { .. } | Self::TimedOut { .. } => true,
-            Self::Foreign { .. } | Self::Untrusted { .. } | Self::Unsendable(_) => false,
-        }
-    }
-}
-
 /// The operation that a request to create or delete an instance is carried out by.
 #[derive(Debug, Clone)]
 pub struct Submitted {
@@ -116,15 +54,6 @@ pub struct Submitted {
     pub operation: Operation,
     /// Whether the request began it. If not, the same was asked for before.
     pub is_new: bool,
-}
-
-/// Which part of a list is wanted; everything from its beginning by default.
-#[derive(Debug, Clone, Default)]
-pub struct PageRequest {
-    /// How many items at most; as many as the server likes if left out.
-    pub limit: Option<usize>,
-    /// Where to go on: the last page's `next_cursor`.
-    pub cursor: Option<String>,
 }
 
 /// Which instances a list has; everything that is left out lets all through.
@@ -445,39 +374,6 @@ fn tls_connector(ca_certificate: Option<&str>) -> Result<native_tls::TlsConnecto
 }
 
 type QueryPair = (&'static str, Option<String>);
-
-impl PageRequest {
-    fn limit(&self) -> QueryPair {
-        ("limit", self.limit.map(|limit| limit.to_string()))
-    }
-
-    fn cursor(&self) -> QueryPair {
-        ("cursor", self.cursor.clone())
-    }
-}
-
-/// Follows a list's cursors until its end, or until `limit` items are there.
-///
-/// # Errors
-/// Those of `fetch`.
-pub async fn all_pages<T>(
-    limit: Option<usize>,
-    fetch: impl AsyncFn(&PageRequest) -> Result<Page<T>, ClientError>,
-) -> Result<Vec<T>, ClientError> {
-    let mut items = Vec::new();
-    let mut request = PageRequest { limit, cursor: None };
-    loop {
-        let page = fetch(&request).await?;
-        items.extend(page.items);
-        let missing = limit.map(|limit| limit.saturating_sub(items.len()));
-        match page.next_cursor {
-            Some(cursor) if missing != Some(0) => request = PageRequest { limit: missing, cursor: Some(cursor) },
-            _ => break,
-        }
-    }
-    items.truncate(limit.unwrap_or(usize::MAX));
-    Ok(items)
-}
 
 #[cfg(test)]
 mod tests;

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use comfy_table::Cell;
 use serde::Serialize;
-use toygres_server::settings::{ContextName, Contexts, LOCAL, Settings};
 
 use crate::error::{CliError, Outcome};
 use crate::output::display;
 use crate::output::ui::Ui;
+use crate::settings::{ContextName, Contexts, LOCAL, Settings};
 
 #[derive(Debug, Subcommand)]
 pub enum ContextCommand {

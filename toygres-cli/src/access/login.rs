@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use secrecy::SecretString;
 use toygres_client::{Client, ClientError};
-use toygres_server::settings::{Context, ContextName, Contexts, Settings, parse_token, parse_url};
+use toygres_server::settings::parse_token;
 use url::Url;
 
 use super::context::contexts;
@@ -14,6 +14,7 @@ use super::secret_input;
 use crate::error::{CliError, Outcome};
 use crate::output::ui::Ui;
 use crate::session;
+use crate::settings::{Context, ContextName, Contexts, Settings, parse_url};
 
 /// Longer than any token.
 const MAX_TOKEN_LENGTH: usize = 4096;

@@ -9,11 +9,11 @@ use toygres_client::{Client, ClientError, all_pages};
 use toygres_models::Namespace;
 use toygres_models::store::NamespaceRecord;
 
-use crate::args::problem;
 use crate::error::Outcome;
 use crate::output::display;
 use crate::output::ui::Ui;
 use crate::session::Session;
+use crate::values::problem;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -11,11 +11,11 @@ use toygres_client::{Client, all_pages};
 use toygres_models::store::Token;
 use toygres_models::{Namespace, Role, TokenName};
 
-use crate::args::problem;
 use crate::error::{CliError, Outcome};
 use crate::output::display::{self, age, moment};
 use crate::output::ui::Ui;
 use crate::session::Session;
+use crate::values::problem;
 
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {

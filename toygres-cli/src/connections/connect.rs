@@ -3,18 +3,65 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
+use clap::{Args, ValueEnum};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use toygres_client::resources::Connection;
+use toygres_models::InstanceName;
 
 use super::route;
-use crate::args::{Connect, ConnectFormat};
 use crate::error::{CliError, Outcome};
+use crate::operations::watch;
+use crate::output::interrupt::interrupted;
 use crate::output::ui::Ui;
-use crate::output::watch;
 use crate::session::Session;
+use crate::values::instance_name;
 
 /// All but the characters that RFC 3986 calls unreserved.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A form to print a connection in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ConnectFormat {
+    /// postgresql://…, which nearly every driver takes
+    Uri,
+    /// PGHOST, PGPASSWORD and the like as shell exports
+    Env,
+    /// A psql command, ready to be pasted
+    Psql,
+    /// jdbc:postgresql://…, for Java
+    Jdbc,
+    /// Each part by itself
+    Json,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  toygres connect demo
+  pg_dump \"$(toygres connect demo)\" > demo.sql
+  eval \"$(toygres connect demo --format env)\"
+  toygres connect demo --forward --port 5432     (on Kubernetes, from outside the cluster)
+
+Every form holds the password: mind where it is shown and stored. A URI in a command's arguments
+can be read by other users of the machine while the command runs; `env` and `toygres psql` avoid it.")]
+pub struct Connect {
+    /// The instance's name
+    #[arg(value_parser = instance_name)]
+    pub name: InstanceName,
+
+    /// The form to print
+    #[arg(long, value_enum, default_value_t = ConnectFormat::Uri)]
+    pub format: ConnectFormat,
+
+    /// On Kubernetes: forward a port of this machine to it, through the cluster's API server, until
+    /// Ctrl-C
+    #[arg(long)]
+    pub forward: bool,
+
+    /// The port to forward [default: any that is free]
+    #[arg(long, value_name = "PORT", requires = "forward", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+}
 
 pub async fn run(arguments: &Connect, session: &mut Session<'_>) -> Outcome {
     let key = session.key(arguments.name.clone());
@@ -26,7 +73,7 @@ pub async fn run(arguments: &Connect, session: &mut Session<'_>) -> Outcome {
     print(ui, arguments.format, &route.connection)?;
     if route.is_forwarded() {
         ui.note(format_args!("Forwarding until Ctrl-C, from 127.0.0.1:{} to {}.", route.connection.port, key.name));
-        watch::interrupted().await;
+        interrupted().await;
         ui.end_line();
     } else if route.connection.internal {
         let flags = watch::namespace_flag(key.namespace.as_str());

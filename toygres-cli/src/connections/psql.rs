@@ -9,26 +9,48 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::Args;
 use rustix::process::{Pid, kill_process};
 use tempfile::NamedTempFile;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toygres_activities::platform::local::programs::find_program;
 use toygres_client::resources::Connection;
-use toygres_server::settings::Settings;
+use toygres_models::InstanceName;
 
 use super::connect::libpq_variables;
 use super::route;
-use crate::args::Psql;
 use crate::error::{CliError, Outcome};
 use crate::output::ui::Ui;
 use crate::session::Session;
+use crate::settings::Settings;
+use crate::values::instance_name;
 
 /// Variables of libpq's that say how a session behaves, not where it goes: the user's own stay.
 const KEPT: &[&str] = &["PGAPPNAME", "PGCLIENTENCODING", "PGCONNECT_TIMEOUT", "PGDATESTYLE", "PGGEQO", "PGOPTIONS", "PGTZ"];
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  toygres psql demo
+  toygres psql demo -c 'select version()'
+  toygres psql demo --dbname app -f schema.sql
+  toygres psql --namespace team demo        (toygres's own options come before the name)
+
+The password reaches psql by a file that only you can read, which is removed afterwards.
+The exit status is psql's.")]
+pub struct Psql {
+    /// The instance's name
+    #[arg(value_parser = instance_name)]
+    pub name: InstanceName,
+
+    /// Everything after the name goes to psql as it is
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PSQL ARGUMENTS")]
+    pub arguments: Vec<std::ffi::OsString>,
+}
+
 pub async fn run(arguments: Psql, settings: &Settings, ui: &Ui) -> Outcome {
-    let Some(program) = find_program("psql", &settings.cache_dir).await else {
+    let Some(program) = find_program("psql", &settings.server.cache_dir).await else {
         return Err(CliError::failed("psql is not on this machine")
             .hint("to get it: apt install postgresql-client, dnf install postgresql, or brew install libpq")
             .hint(format!("any other client can use what `toygres connect {}` prints", arguments.name)));

@@ -11,10 +11,10 @@ use toygres_activities::platform::kubernetes::Forward;
 use toygres_client::Client;
 use toygres_client::resources::Connection;
 use toygres_models::{ConnectionUri, InstanceKey, PlatformName};
-use toygres_server::settings::Settings;
 
 use crate::error::CliError;
 use crate::session::Session;
+use crate::settings::Settings;
 
 /// A way to an instance, open as long as this value lives.
 pub struct Route {
@@ -65,7 +65,7 @@ async fn forward(settings: &Settings, key: &InstanceKey, mut connection: Connect
         CliError::failed(format!("{} is reached from here through the cluster's API server, and {failure}", key.name))
             .hint("the kubeconfig is KUBECONFIG or ~/.kube/config; --kube-context chooses its context")
     };
-    let client = K8sClient::connect(&settings.kubernetes.cluster).await.map_err(explain)?;
+    let client = K8sClient::connect(&settings.server.kubernetes.cluster).await.map_err(explain)?;
     if let Some(wanted) = &connection.cluster_id
         && let Some(found) = client.cluster_id().await.map_err(explain)?
         && *wanted != found
@@ -90,7 +90,7 @@ fn bring_certificate(settings: &Settings, connection: &mut Connection) -> Result
     }
     let mut hasher = DefaultHasher::new();
     certificate.hash(&mut hasher);
-    let folder = settings.state_dir.join("certificates");
+    let folder = settings.server.state_dir.join("certificates");
     let path = folder.join(format!("{:016x}.crt", hasher.finish()));
     let write = || {
         DirBuilder::new().recursive(true).mode(0o755).create(&folder)?;

@@ -10,14 +10,14 @@ use tokio::time::{Instant, sleep};
 use toygres_client::{Client, ClientError, EventRequest, EventStream, PageRequest, all_pages};
 use toygres_models::InstanceName;
 use toygres_models::store::{Event, EventStart};
-use toygres_server::settings::OutputFormat;
 
-use crate::args::instance_name;
 use crate::error::{CliError, Outcome};
 use crate::output::display::{self, moment};
+use crate::output::interrupt::interrupted;
 use crate::output::ui::{Ui, write_to_reader};
-use crate::output::watch::interrupted;
 use crate::session::{PAUSE, Session};
+use crate::settings::OutputFormat;
+use crate::values::instance_name;
 
 /// How many of the latest events are shown unless told otherwise.
 const DEFAULT_LIMIT: u32 = 50;

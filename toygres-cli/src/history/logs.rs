@@ -4,21 +4,50 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Args;
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::sleep;
 use toygres_client::{Client, ClientError, LogLines};
-use toygres_models::{InstanceKey, LogLine, LogRequest};
+use toygres_models::{InstanceKey, InstanceName, LogLine, LogRequest};
 
-use crate::args::Logs;
 use crate::error::{CliError, Outcome};
+use crate::output::interrupt::interrupted;
 use crate::output::ui::write_to_reader;
-use crate::output::watch::interrupted;
 use crate::session::{PATIENCE, PAUSE, Session, is_gone};
+use crate::values::instance_name;
 
 /// How often the server on this machine is started again while no line comes.
 const RESTARTS: usize = 5;
 /// How many lines may be printed in one go.
 const LINES_AT_ONCE: usize = 256;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  toygres logs demo
+  toygres logs demo --follow
+  toygres logs demo --since 10m
+  toygres logs demo --since 2026-01-31T12:00:00Z --tail 1000
+
+Following goes on over restarts of the instance and of toygres, until the instance is deleted or Ctrl-C.")]
+pub struct Logs {
+    /// The instance's name
+    #[arg(value_parser = instance_name)]
+    pub name: InstanceName,
+
+    /// Go on with what the server says from now on
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Only what was logged since: so long ago, such as 10m or 2h, or a time, such as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<DateTime<Utc>>,
+
+    /// Only so many lines from the end of what there is [default: 100, without --since]
+    #[arg(long, value_name = "LINES")]
+    pub tail: Option<u32>,
+}
 
 pub async fn run(arguments: Logs, session: &mut Session<'_>) -> Outcome {
     let key = session.key(arguments.name);
@@ -99,4 +128,13 @@ async fn reconnect(
 
 fn text(lines: &[LogLine]) -> String {
     lines.iter().flat_map(|line| [line.text.as_str(), "\n"]).collect()
+}
+
+fn since(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.to_utc());
+    }
+    let ago = humantime::parse_duration(text).ok().and_then(|ago| TimeDelta::from_std(ago).ok());
+    ago.and_then(|ago| Utc::now().checked_sub_signed(ago))
+        .ok_or_else(|| "give how long ago, such as 10m or 2h, or a time with its zone, such as 2026-01-31T12:00:00Z".to_owned())
 }

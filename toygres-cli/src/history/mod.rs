@@ -1,6 +1,5 @@
-//! What happened: events, logs, operations, and why an instance isn't well.
+//! What happened to instances: events, logs, and why one isn't well.
 
 pub mod events;
 pub mod logs;
-pub mod operations;
 pub mod why;

@@ -7,11 +7,11 @@ use toygres_client::Client;
 use toygres_client::explanation::{Explanation, Moment, MomentSource};
 use toygres_models::InstanceName;
 
-use crate::args::instance_name;
 use crate::error::Outcome;
 use crate::output::display::moment;
 use crate::output::ui::{Style, Ui};
 use crate::session::Session;
+use crate::values::instance_name;
 
 /// How wide sources and words are shown, so that texts stand below each other.
 const SOURCE_WIDTH: usize = 9;

@@ -12,16 +12,17 @@ use toygres_client::resources::{FieldChange, Plan, PlanAction};
 use toygres_client::{Applied, Client};
 use toygres_models::store::Operation;
 use toygres_models::{InstanceKey, OperationKind, OperationState};
-use toygres_server::settings::Settings;
 use uuid::Uuid;
 
 use super::documents::{self, Document};
 use crate::error::{CliError, Outcome};
-use crate::output::board::Board;
+use crate::operations::board::Board;
+use crate::operations::watch;
 use crate::output::display::{self, between};
+use crate::output::interrupt::interrupted;
 use crate::output::ui::Ui;
-use crate::output::watch;
 use crate::session::Session;
+use crate::settings::Settings;
 
 /// How many documents are checked, or at work, at the same time.
 const AT_ONCE: usize = 32;
@@ -114,7 +115,7 @@ pub async fn run(arguments: &Apply, settings: &Settings, ui: &Ui) -> Outcome {
     // In the order in which they end: in that of the documents, a slow one would keep others from being begun.
     let mut results: Vec<(usize, Result<Applying, CliError>)> = tokio::select! {
         results = each.buffer_unordered(AT_ONCE).collect() => results,
-        () = watch::interrupted() => {
+        () = interrupted() => {
             board.clear();
             return Err(CliError::failed("stopped waiting; what was begun goes on")
                 .hint("what is at work: toygres operations")

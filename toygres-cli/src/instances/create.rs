@@ -3,20 +3,90 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use clap::Args;
 use toygres_client::Client;
 use toygres_client::resources::InstanceManifest;
 use toygres_models::password::MAX_PASSWORD_LENGTH;
 use toygres_models::store::{Instance, Operation};
-use toygres_models::{InstanceKey, OperationState, Password, PlatformName};
-use toygres_server::settings::Settings;
+use toygres_models::{
+    Cpu, DnsLabel, InstanceKey, InstanceName, Memory, OperationState, Password, PlatformName, PostgresVersion, StorageClass,
+    StorageSize,
+};
 
 use crate::access::secret_input;
-use crate::args::Create;
 use crate::error::{CliError, Outcome};
+use crate::operations::watch;
 use crate::output::display;
 use crate::output::ui::Ui;
-use crate::output::watch;
 use crate::session::Session;
+use crate::settings::Settings;
+use crate::values::{cpu, dns_label, instance_name, label, memory, platform, postgres_version, storage_class, storage_size};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  toygres create demo
+  toygres create demo --version 17 --storage 20
+  toygres create demo --platform kubernetes --cpu 2 --memory 4Gi
+  printf %s \"$PASSWORD\" | toygres create demo --password-stdin
+  toygres create demo --no-wait -o json
+
+The same create twice is the same instance: it can be repeated safely.
+With -o json or yaml the instance is printed; with --no-wait, the operation.")]
+pub struct Create {
+    /// Name: 1 to 50 lowercase letters, digits and '-', a letter first
+    #[arg(value_parser = instance_name)]
+    pub name: InstanceName,
+
+    /// PostgreSQL version, such as 17 or 17.4 [default: the newest one at hand]
+    #[arg(long, value_name = "VERSION", value_parser = postgres_version)]
+    pub version: Option<PostgresVersion>,
+
+    /// Storage in GB [default: 10]
+    #[arg(long, value_name = "GB", value_parser = storage_size, allow_hyphen_values = true)]
+    pub storage: Option<StorageSize>,
+
+    /// Where it runs: local (a server process) or kubernetes (a pod)
+    /// [default: the server's first, local] [env: TOYGRES_PLATFORM]
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    pub platform: Option<PlatformName>,
+
+    /// On Kubernetes: give it a public address, by a load balancer
+    #[arg(long)]
+    pub public: bool,
+
+    /// On Kubernetes: label of its public DNS name (Azure: LABEL.REGION.cloudapp.azure.com)
+    #[arg(long, value_name = "LABEL", requires = "public", value_parser = dns_label)]
+    pub dns_label: Option<DnsLabel>,
+
+    /// On Kubernetes: processor time that is its own, such as 500m or 2
+    #[arg(long, value_name = "AMOUNT", value_parser = cpu)]
+    pub cpu: Option<Cpu>,
+
+    /// On Kubernetes: memory that is its own, such as 512Mi or 4Gi
+    #[arg(long, value_name = "AMOUNT", value_parser = memory)]
+    pub memory: Option<Memory>,
+
+    /// On Kubernetes: StorageClass of its volume [default: the cluster's]
+    #[arg(long, value_name = "NAME", value_parser = storage_class)]
+    pub storage_class: Option<StorageClass>,
+
+    /// A label, for people to sort instances by; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+
+    /// Refuse to delete it until that is taken back
+    #[arg(long)]
+    pub delete_protection: bool,
+
+    /// Read the superuser's password from standard input instead of generating one
+    #[arg(long)]
+    pub password_stdin: bool,
+
+    /// Return as soon as the work is under way
+    #[arg(long)]
+    pub no_wait: bool,
+}
 
 pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
     let password = match arguments.password_stdin {

@@ -4,17 +4,40 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use chrono::Utc;
+use clap::Args;
 use toygres_client::Client;
 use toygres_models::store::Instance;
-use toygres_models::{InstanceKey, OperationState};
-use toygres_server::settings::Settings;
+use toygres_models::{InstanceKey, InstanceName, OperationState};
 
-use crate::args::Delete;
 use crate::error::{CliError, Outcome};
+use crate::operations::watch;
 use crate::output::display;
 use crate::output::ui::{Ui, ask};
-use crate::output::watch;
 use crate::session::Session;
+use crate::settings::Settings;
+use crate::values::instance_name;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  toygres delete demo
+  toygres delete demo --yes
+
+On a terminal it tells what will be lost and asks for the name; elsewhere --yes is needed.
+With -o json or yaml the operation is printed.")]
+pub struct Delete {
+    /// The instance's name
+    #[arg(value_parser = instance_name)]
+    pub name: InstanceName,
+
+    /// Don't ask
+    #[arg(short, long)]
+    pub yes: bool,
+
+    /// Return as soon as the work is under way
+    #[arg(long)]
+    pub no_wait: bool,
+}
 
 pub async fn run(arguments: Delete, settings: &Settings, ui: &Ui) -> Outcome {
     let someone_is_there = io::stdin().is_terminal() && io::stderr().is_terminal();

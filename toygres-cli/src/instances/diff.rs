@@ -7,13 +7,13 @@ use serde_json::{Map, Value};
 use similar::{ChangeTag, TextDiff};
 use toygres_client::Client;
 use toygres_client::resources::{InstanceManifest, Plan};
-use toygres_server::settings::Settings;
 
 use super::apply::{Input, plans, refusals};
 use super::documents::{self, Document};
 use crate::error::{CliError, Outcome};
 use crate::output::ui::{Style, Ui};
 use crate::session::Session;
+use crate::settings::Settings;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\

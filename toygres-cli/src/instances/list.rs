@@ -4,20 +4,40 @@
 use std::process::ExitCode;
 
 use chrono::Utc;
+use clap::Args;
 use comfy_table::Cell;
 use toygres_client::resources::InstanceManifest;
 use toygres_client::{Client, InstanceQuery, all_pages};
 use toygres_models::store::Instance;
-use toygres_models::{InstanceName, InstanceState, Namespace, PlatformName};
-use toygres_server::settings::OutputFormat;
+use toygres_models::{InstanceName, InstanceState, LabelSelector, Namespace, PlatformName};
 
 use super::documents;
-use crate::args::List;
 use crate::error::Outcome;
+use crate::operations::watch::namespace_flag;
 use crate::output::display::{self, age, moment};
 use crate::output::ui::Ui;
-use crate::output::watch::namespace_flag;
 use crate::session::Session;
+use crate::settings::OutputFormat;
+use crate::values::{instance_state, label_selector, platform};
+
+#[derive(Debug, Args)]
+pub struct List {
+    /// Every namespace's, whatever TOYGRES_NAMESPACE says [the default without --namespace]
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+
+    /// Only with these labels, such as team=a,env=prod,reviewed; all have to hold
+    #[arg(short = 'l', long, value_name = "LABELS", value_parser = label_selector)]
+    pub selector: Option<LabelSelector>,
+
+    /// Only in this state: creating, running, failed or deleting
+    #[arg(long, value_name = "STATE", value_parser = instance_state)]
+    pub state: Option<InstanceState>,
+
+    /// Only on this platform: local or kubernetes
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    pub platform: Option<PlatformName>,
+}
 
 pub async fn list(arguments: &List, session: &mut Session<'_>) -> Outcome {
     let ui = session.ui;

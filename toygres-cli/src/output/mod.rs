@@ -1,7 +1,6 @@
-//! What a person sees: results, messages, progress.
+//! What a person sees: results, messages, progress; and Ctrl-C.
 
-pub mod board;
 pub mod display;
+pub mod interrupt;
 pub mod progress;
 pub mod ui;
-pub mod watch;

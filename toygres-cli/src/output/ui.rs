@@ -5,10 +5,10 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
-use toygres_server::settings::OutputFormat;
 
-use super::watch::interrupted;
+use super::interrupt::interrupted;
 use crate::error::CliError;
+use crate::settings::OutputFormat;
 
 /// How this run of the program speaks.
 #[derive(Debug, Clone)]

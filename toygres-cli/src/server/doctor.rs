@@ -6,13 +6,12 @@ use serde::Serialize;
 use toygres_activities::platform::local::Diagnosis;
 use toygres_activities::platform::{kubernetes, local};
 use toygres_models::PlatformName;
-use toygres_server::settings::Settings;
 
-use super::local_server;
 use crate::error::Outcome;
 use crate::output::progress::Progress;
 use crate::output::ui::Ui;
-use crate::session;
+use crate::session::{self, local_server};
+use crate::settings::Settings;
 
 /// What toygres can do without: psql for everything but `toygres psql`, the archives where
 /// PostgreSQL is at hand (and where it isn't, that is a finding of its own).
@@ -29,20 +28,20 @@ struct Finding {
 
 /// The platform that a create without a word about it takes.
 fn platform(settings: &Settings) -> PlatformName {
-    settings.platform.or(settings.platforms.first().copied()).unwrap_or_default()
+    settings.platform.or(settings.server.platforms.first().copied()).unwrap_or_default()
 }
 
 /// What there is of a cluster, where someone means one: by the platform, a context, or a kubeconfig.
 async fn cluster(settings: &Settings) -> Vec<Diagnosis> {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_meant = platform(settings) == PlatformName::Kubernetes
-        || settings.kubernetes.cluster.context.is_some()
+        || settings.server.kubernetes.cluster.context.is_some()
         || is_set("KUBECONFIG")
         || is_set("KUBERNETES_SERVICE_HOST");
-    if !is_meant || !settings.platforms.contains(&PlatformName::Kubernetes) {
+    if !is_meant || !settings.server.platforms.contains(&PlatformName::Kubernetes) {
         return Vec::new();
     }
-    kubernetes::diagnose(&settings.kubernetes, &settings.namespace_or_default()).await
+    kubernetes::diagnose(&settings.server.kubernetes, &settings.namespace_or_default()).await
 }
 
 pub async fn run(settings: &Settings, ui: &Ui) -> Outcome {
@@ -50,7 +49,7 @@ pub async fn run(settings: &Settings, ui: &Ui) -> Outcome {
     if ui.live {
         progress.busy("looking at this machine and the cluster");
     }
-    let local = settings.local_config();
+    let local = settings.server.local_config();
     let (server, machine, cluster) = tokio::join!(server(settings), local::diagnose(&local), cluster(settings));
     progress.clear();
     let needs_cluster = platform(settings) == PlatformName::Kubernetes;

@@ -1,31 +1,46 @@
 //! `toygres server start|stop|status|run`.
 
 pub mod doctor;
-pub mod local_server;
-mod process;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use clap::Subcommand;
 use serde::Serialize;
 use toygres_client::{InstanceQuery, PageRequest};
-use toygres_server::settings::{ServerRecord, Settings};
+use toygres_server::settings::ServerRecord;
 
-use crate::args::ServerCommand;
 use crate::error::{CliError, Outcome};
 use crate::output::display::{self, age, moment};
 use crate::output::ui::Ui;
-use crate::session;
-use process::ServerProcess;
+use crate::session::process::ServerProcess;
+use crate::session::{self, local_server};
+use crate::settings::Settings;
 
 /// A clean shutdown of the server and its database takes a moment; this long, something hangs.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
 
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    /// Start the server in the background, unless it runs already
+    Start,
+    /// Stop the server; instances keep running
+    Stop,
+    /// Tell whether the server runs, and where; exit status 1 if it doesn't
+    Status,
+    /// Run the server in the foreground, until Ctrl-C or SIGTERM
+    Run {
+        /// Tell the process that started it, by lines of JSON on standard output, how it goes.
+        #[arg(long, hide = true)]
+        background: bool,
+    },
+}
+
 pub async fn run(command: ServerCommand, settings: Settings, ui: &Ui) -> Outcome {
     match command {
         ServerCommand::Run { background } => {
-            toygres_server::server::run(settings, background).await?;
+            toygres_server::server::run(settings.server, background).await?;
             Ok(ExitCode::SUCCESS)
         }
         ServerCommand::Start => start(&settings, ui).await,
@@ -55,14 +70,14 @@ async fn start(settings: &Settings, ui: &Ui) -> Outcome {
 }
 
 async fn stop(settings: &Settings, ui: &Ui) -> Outcome {
-    let path = settings.state().server_record_path();
-    let record = settings.state().server_record().map_err(|error| local_server::unreadable(&path, &error))?;
+    let path = settings.server.state().server_record_path();
+    let record = settings.server.state().server_record().map_err(|error| local_server::unreadable(&path, &error))?;
     let process = match &record {
         Some(record) => ServerProcess::find(record.pid, is_this_directorys(settings, record).await),
         None => None,
     };
     let Some(process) = process else {
-        ui.note(format_args!("no toygres server runs on {}", settings.state_dir.display()));
+        ui.note(format_args!("no toygres server runs on {}", settings.server.state_dir.display()));
         return Ok(ExitCode::SUCCESS);
     };
     process.terminate().map_err(|error| {
@@ -75,7 +90,7 @@ async fn stop(settings: &Settings, ui: &Ui) -> Outcome {
             process.pid(),
             SHUTDOWN_LIMIT.as_secs()
         ))
-        .hint(format!("its log: {}", settings.state().log_path().display()))
+        .hint(format!("its log: {}", settings.server.state().log_path().display()))
         .hint(format!("`kill -9 {}` loses nothing: the next server finishes what this one was doing", process.pid())));
     }
     ui.print("the toygres server is stopped")?;
@@ -128,8 +143,8 @@ async fn look(settings: &Settings) -> Result<Status, CliError> {
         pid: server.as_ref().map(|server| server.pid),
         started_at: server.as_ref().map(|server| server.started_at),
         version: server.map(|server| server.version),
-        state_dir: settings.state_dir.display().to_string(),
-        log: settings.state().log_path().display().to_string(),
+        state_dir: settings.server.state_dir.display().to_string(),
+        log: settings.server.state().log_path().display().to_string(),
     })
 }
 

@@ -3,8 +3,10 @@
 pub mod auth;
 mod events;
 pub mod http;
+mod idempotency;
 pub mod instances;
 mod namespaces;
+pub mod observations;
 mod operations;
 pub mod state;
 mod versions;
@@ -23,11 +25,11 @@ use toygres_client::resources::{Health, KUBE_CONTEXT};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::server::clock::ClockError;
+use crate::workers::clock::ClockError;
 use auth::caller;
 use http::limits::{self, Limits};
 use http::problem::{ApiError, Problems};
-use http::{conventions, envelope, idempotency, openapi, traffic};
+use http::{conventions, envelope, openapi, traffic};
 use state::{AppState, Shared};
 
 /// How long the metadata store may take to answer before the server counts as not ready.
@@ -82,7 +84,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .layer(TraceLayer::new_for_http().make_span_with(envelope::span))
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(middleware::from_fn(envelope::check_request_id))
-        .layer(middleware::from_fn_with_state(state.clone(), traffic::count))
+        .layer(middleware::from_fn_with_state(state.traffic.clone(), traffic::count))
         .with_state(state)
 }
 

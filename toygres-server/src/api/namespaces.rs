@@ -8,8 +8,9 @@ use toygres_models::Namespace;
 use toygres_models::store::{NamespaceRecord, Quota};
 
 use crate::api::auth::caller::Caller;
+use crate::api::http::body::Body;
 use crate::api::http::problem::{ApiError, Problems};
-use crate::api::http::request::{Body, IfMatch, PageParameters, Parameters, Segment, page_limit, revision_etag};
+use crate::api::http::request::{IfMatch, PageParameters, Parameters, Segment, page_limit, revision_etag};
 use crate::api::state::Shared;
 
 /// List namespaces

@@ -12,10 +12,10 @@ use toygres_models::Store;
 use toygres_models::store::Changes;
 
 use crate::api::http::traffic::Traffic;
-use crate::api::instances::observations::Observations;
-use crate::server::clock::Clock;
-use crate::server::event_feed::EventFeed;
-use crate::server::workflows::Workflows;
+use crate::api::observations::Observations;
+use crate::workers::clock::Clock;
+use crate::workers::event_feed::EventFeed;
+use crate::workers::workflows::Workflows;
 
 /// What the handlers work with.
 pub struct AppState {
@@ -45,7 +45,7 @@ pub struct AppState {
     /// Cancelled when the server stops: who waits is answered at once.
     pub stopping: CancellationToken,
     /// What requests come.
-    pub traffic: Traffic,
+    pub traffic: Arc<Traffic>,
 }
 
 /// The state as handlers take it.

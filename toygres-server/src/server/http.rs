@@ -23,7 +23,7 @@ use tower::Layer;
 use tracing::{debug, info, warn};
 
 use super::tls::Tls;
-use crate::settings::{DEFAULT_LISTEN, Settings};
+use crate::settings::{DEFAULT_LISTEN, ServerSettings};
 
 /// Connections at once. More wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
@@ -40,7 +40,7 @@ const UNREAD_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// If the port can't be had, or others could read what goes over the wire.
-pub async fn bind(settings: &Settings) -> anyhow::Result<TcpListener> {
+pub async fn bind(settings: &ServerSettings) -> anyhow::Result<TcpListener> {
     let wanted = settings.listen.unwrap_or(DEFAULT_LISTEN);
     if !wanted.ip().is_loopback() && settings.tls.is_none() && !settings.allow_plaintext {
         bail!(
@@ -76,7 +76,7 @@ pub async fn bind(settings: &Settings) -> anyhow::Result<TcpListener> {
 ///
 /// # Errors
 /// If the listener has no address.
-pub fn url(listener: &TcpListener, settings: &Settings) -> anyhow::Result<String> {
+pub fn url(listener: &TcpListener, settings: &ServerSettings) -> anyhow::Result<String> {
     let mut address = listener.local_addr()?;
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) });

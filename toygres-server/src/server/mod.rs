@@ -1,18 +1,10 @@
 //! The server: started, run until it is told to stop, stopped so that nothing is lost.
 
-pub mod clock;
-pub mod event_feed;
-mod housekeeping;
 mod http;
 mod log;
-mod orphans;
-mod platform_events;
-mod ports;
 mod start;
 mod state_files;
 mod tls;
-pub mod waking_provider;
-pub mod workflows;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -27,7 +19,7 @@ use tracing::info;
 use crate::api;
 use crate::api::http::limits::ANSWER_LIMIT;
 use crate::api::state::AppState;
-use crate::settings::{ServerRecord, Settings, StartLine};
+use crate::settings::{ServerRecord, ServerSettings, StartLine};
 use http::HttpServer;
 use state_files::Taken;
 use tls::Tls;
@@ -47,7 +39,7 @@ const REQUEST_LIMIT: Duration = ANSWER_LIMIT.saturating_add(Duration::from_secs(
 /// # Errors
 /// If it can't start; nothing is left behind but what can be used by the next start. Another
 /// server on the same state directory is an error too.
-pub async fn run(settings: Settings, background: bool) -> anyhow::Result<()> {
+pub async fn run(settings: ServerSettings, background: bool) -> anyhow::Result<()> {
     let announce = Announcer { background };
     let result = serve(&settings, &announce).await;
     if let Err(error) = &result {
@@ -79,7 +71,7 @@ impl Announcer {
     }
 }
 
-async fn serve(settings: &Settings, announce: &Announcer) -> anyhow::Result<()> {
+async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Result<()> {
     // Signals are caught from the start: one that comes meanwhile stops the server in good order.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

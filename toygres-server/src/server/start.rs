@@ -24,17 +24,18 @@ use toygres_models::store::Subject;
 use toygres_models::{PlatformName, StorageSize, Store};
 use toygres_orchestrations::registry::create_orchestration_registry;
 
-use super::clock::Clock;
-use super::event_feed::EventFeed;
-use super::platform_events::Recorders;
-use super::ports::StorePorts;
-use super::waking_provider::WakingProvider;
-use super::workflows::Workflows;
-use super::{ControlPlane, housekeeping, orphans, state_files};
+use super::{ControlPlane, state_files};
 use crate::api::http::traffic::Traffic;
-use crate::api::instances::observations::Observations;
+use crate::api::observations::Observations;
 use crate::api::state::AppState;
-use crate::settings::Settings;
+use crate::settings::ServerSettings;
+use crate::workers::clock::Clock;
+use crate::workers::event_feed::EventFeed;
+use crate::workers::platform_events::Recorders;
+use crate::workers::ports::StorePorts;
+use crate::workers::waking_provider::WakingProvider;
+use crate::workers::workflows::Workflows;
+use crate::workers::{housekeeping, orphans};
 
 /// The schema of the workflow engine's tables.
 const WORKFLOW_SCHEMA: &str = "duroxide";
@@ -57,7 +58,7 @@ pub struct Parts {
 }
 
 /// Starts everything but HTTP. If that fails, the control database that it started is stopped.
-pub async fn start(settings: &Settings, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
+pub async fn start(settings: &ServerSettings, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
     let host = match settings.platforms.contains(&PlatformName::Local) {
         true => Some(LocalHost::open(settings.local_config()).await?),
         false => None,
@@ -70,7 +71,7 @@ pub async fn start(settings: &Settings, say: impl Fn(&str)) -> anyhow::Result<Co
     started
 }
 
-async fn start_on(host: Option<Arc<LocalHost>>, settings: &Settings, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
+async fn start_on(host: Option<Arc<LocalHost>>, settings: &ServerSettings, say: impl Fn(&str)) -> anyhow::Result<ControlPlane> {
     // Opened now where the server's own things are in the cluster, later otherwise.
     let is_needed = settings.kubernetes.own_secret.is_some() || (host.is_none() && settings.database_url.is_none());
     let cluster = match is_needed {
@@ -149,8 +150,8 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &Settings, say: impl F
         feed,
         creating: Semaphore::new(STORE_CONNECTIONS as usize / 2),
         token,
+        traffic: Arc::new(Traffic::new(stopping.clone())),
         stopping: stopping.clone(),
-        traffic: Traffic::default(),
         kube_context: settings.kubernetes.cluster.context.clone(),
     });
     Ok(ControlPlane { state, ca, stopping, parts })
@@ -178,7 +179,7 @@ async fn stop_own_database(host: Option<&LocalHost>) {
 
 /// Serves this machine: keeps its instances running, keeps data directories ready and writes down what happens.
 async fn serve_local(
-    settings: &Settings,
+    settings: &ServerSettings,
     host: &Arc<LocalHost>,
     store: &Store,
     recorders: &Recorders,
@@ -199,7 +200,7 @@ async fn serve_local(
 /// Serves Kubernetes too. What happens there is written down from when it is opened.
 fn serve_kubernetes(
     platforms: Platforms,
-    settings: &Settings,
+    settings: &ServerSettings,
     cluster: Option<Arc<KubernetesPlatform>>,
     store: &Store,
     recorders: &Recorders,

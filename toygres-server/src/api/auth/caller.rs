@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 use toygres_models::store::{Requested, TokenCheck};
 use toygres_models::{BearerToken, Namespace, Role, Store};
 
-use crate::api::http::idempotency::IdempotencyKey;
+use crate::api::http::idempotency_key::IdempotencyKey;
 use crate::api::http::limits::asks_to_wait;
 use crate::api::http::problem::ApiError;
 use crate::api::state::Shared;

@@ -12,9 +12,10 @@ use toygres_models::store::{NewToken, Token};
 use toygres_models::{Invalid, Namespace, TokenName};
 
 use super::caller::Caller;
-use crate::api::http::idempotency::without_secret;
+use crate::api::http::body::Body;
+use crate::api::http::idempotency_key::without_secret;
 use crate::api::http::problem::{ApiError, Problems};
-use crate::api::http::request::{Body, PageParameters, Parameters, Segment, page_limit};
+use crate::api::http::request::{PageParameters, Parameters, Segment, page_limit};
 use crate::api::state::Shared;
 
 /// Ten years.

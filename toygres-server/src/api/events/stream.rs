@@ -19,7 +19,7 @@ use toygres_models::store::EventFilter;
 
 use crate::api::http::problem::ApiError;
 use crate::api::state::AppState;
-use crate::server::event_feed::Told;
+use crate::workers::event_feed::Told;
 
 /// A stream that has nothing to tell says so this often: its client knows that it lives.
 const SILENCE: Duration = Duration::from_secs(15);

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -16,10 +16,6 @@ use tokio::time::timeout;
 use super::problem::{ApiError, OUTCOME_UNKNOWN};
 use super::request::wants_stream;
 
-/// Largest body: a create with a password of the greatest length fits many times.
-const MAX_BODY_BYTES: usize = 64 * 1024;
-/// How long a body may take to arrive.
-const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// How long an answer may take, of a request that doesn't ask to wait. The program's own client gives up
 /// later.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(25);
@@ -87,24 +83,6 @@ fn asks(name: &str, value: &str) -> bool {
         "follow" => value != "false",
         "wait" => value.trim_end_matches('s').bytes().any(|digit| digit != b'0'),
         _ => false,
-    }
-}
-
-/// A request's whole body.
-///
-/// # Errors
-/// If it is larger or slower than a body may be.
-pub async fn read_body(body: Body) -> Result<Bytes, ApiError> {
-    let too_large = || ApiError::too_large("the body is larger than 64 KiB; nothing was changed");
-    // One that says how long it is needn't be read for that.
-    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
-        return Err(too_large());
-    }
-    match timeout(BODY_LIMIT, Limited::new(body, MAX_BODY_BYTES).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(ApiError::invalid("the body could not be read; nothing was changed")),
-        Err(_) => Err(ApiError::timed_out("the body took too long to arrive; nothing was changed")),
     }
 }
 

@@ -1,14 +1,10 @@
 //! The API's own description: an OpenAPI 3.1 document made from the handlers, and a page to browse it.
 
-use std::sync::Arc;
-
 use axum::Router;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi};
 use utoipa::{Modify, OpenApi as _};
 use utoipa_swagger_ui::{Config, SwaggerUi};
-
-use crate::api::state::AppState;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -44,7 +40,7 @@ pub fn frame() -> OpenApi {
 }
 
 /// `/openapi.json`, and `/docs` to browse it. Nothing of it comes from elsewhere.
-pub fn pages(document: OpenApi) -> Router<Arc<AppState>> {
+pub fn pages<S: Clone + Send + Sync + 'static>(document: OpenApi) -> Router<S> {
     let config = Config::new(["/openapi.json"])
         .try_it_out_enabled(true)
         .persist_authorization(false)

@@ -1,7 +1,7 @@
 //! What requests bring: checked here, before a handler sees it.
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
 use chrono::{DateTime, Datelike, Utc};
@@ -12,7 +12,6 @@ use toygres_models::store::Instance;
 use toygres_models::{InstanceKey, Namespace};
 use utoipa::IntoParams;
 
-use super::limits::read_body;
 use super::problem::ApiError;
 
 /// A page's length unless another is asked for.
@@ -75,60 +74,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
             .map_err(|rejection: PathRejection| ApiError::invalid(rejection.body_text()))?;
         Ok(Self(segment))
     }
-}
-
-/// A JSON body. The error names the field and never repeats what stood there: it may be a password.
-pub struct Body<T>(pub T);
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        if !is_json(request.headers()) {
-            return Err(ApiError::unsupported_media_type(
-                "the body has to be JSON: send the header Content-Type: application/json",
-            )
-            .field("content-type"));
-        }
-        let bytes = read_body(request.into_body()).await?;
-        // Of an array serde would take the fields in their order.
-        if bytes.trim_ascii_start().first() != Some(&b'{') {
-            return Err(ApiError::invalid("the body has to be a JSON object"));
-        }
-        let deserializer = &mut serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut *deserializer).map_err(|error| {
-            let path = error.path().to_string();
-            let inner = error.into_inner();
-            let text = inner.to_string();
-            let unknown = unknown_field(&text);
-            let refused = ApiError::invalid(match inner.classify() {
-                // Both texts hold names of fields, not their values.
-                serde_json::error::Category::Data if text.starts_with("missing field") || text.starts_with("unknown field") => {
-                    text
-                }
-                serde_json::error::Category::Data => format!("{path}: has the wrong type or is out of range"),
-                _ => format!("the body is not JSON (line {}, column {})", inner.line(), inner.column()),
-            });
-            match unknown {
-                Some(field) => refused.field(&field),
-                None if path == "." => refused,
-                None => refused.field(&path),
-            }
-        })?;
-        deserializer.end().map_err(|_| ApiError::invalid("the body has more than one JSON value"))?;
-        Ok(Self(value))
-    }
-}
-
-/// The field that serde's "unknown field" or "missing field" is about.
-fn unknown_field(text: &str) -> Option<String> {
-    let rest = text.strip_prefix("unknown field `").or_else(|| text.strip_prefix("missing field `"))?;
-    Some(rest.split('`').next()?.to_owned())
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
 }
 
 /// The revision that `If-Match` asks for: the ETag of an earlier answer; `*` asks for none.

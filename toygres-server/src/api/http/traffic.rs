@@ -1,5 +1,6 @@
 //! Requests, counted: so that a server that is told to stop does so when none come any more.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -7,16 +8,22 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
-
-use crate::api::state::Shared;
+use tokio_util::sync::CancellationToken;
 
 /// The requests that have come so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Traffic {
     begun: AtomicU64,
+    stopping: CancellationToken,
 }
 
 impl Traffic {
+    /// None have come; the server stops when the token is cancelled.
+    #[must_use]
+    pub fn new(stopping: CancellationToken) -> Self {
+        Self { begun: AtomicU64::new(0), stopping }
+    }
+
     /// Returns when no request has come for `length`.
     pub async fn pause(&self, length: Duration) {
         loop {
@@ -30,13 +37,13 @@ impl Traffic {
 }
 
 /// Counts a request. Once the server stops, every answer is its connection's last.
-pub async fn count(State(state): Shared, request: Request, next: Next) -> Response {
+pub async fn count(State(traffic): State<Arc<Traffic>>, request: Request, next: Next) -> Response {
     // Who asks whether the server is ready isn't who has to be served.
     if request.uri().path().starts_with("/v1") {
-        state.traffic.begun.fetch_add(1, Ordering::Relaxed);
+        traffic.begun.fetch_add(1, Ordering::Relaxed);
     }
     let mut response = next.run(request).await;
-    if state.stopping.is_cancelled() {
+    if traffic.stopping.is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

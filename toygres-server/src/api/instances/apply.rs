@@ -15,8 +15,9 @@ use super::plan::{failed, plan, refusal, taken};
 use super::wanted::Wanted;
 use super::{accepted, begin, make, named, prepare};
 use crate::api::auth::caller::Caller;
+use crate::api::http::body::Body;
 use crate::api::http::problem::{ApiError, Problems};
-use crate::api::http::request::{Body, Expected, Parameters, Segment, etag};
+use crate::api::http::request::{Expected, Parameters, Segment, etag};
 use crate::api::state::{AppState, Shared};
 
 /// How often an instance is looked at that keeps changing meanwhile.

@@ -5,7 +5,7 @@ mod connection;
 mod explanation;
 mod logs;
 mod manifest;
-pub mod observations;
+mod observed;
 mod plan;
 mod wanted;
 
@@ -26,11 +26,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::auth::caller::Caller;
+use crate::api::http::body::Body;
 use crate::api::http::problem::{ApiError, Problems};
-use crate::api::http::request::{Body, IfMatch, InNamespace, Parameters, Segment, etag, instance_key, page_limit};
+use crate::api::http::request::{IfMatch, InNamespace, Parameters, Segment, etag, instance_key, page_limit};
 use crate::api::state::{AppState, Shared};
 use apply::{LOOKS, existing, find, keeps_changing};
-use observations::observed;
+use observed::observed;
 
 pub use wanted::Wanted;
 

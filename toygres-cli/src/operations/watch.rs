@@ -4,17 +4,17 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use toygres_client::{Client, ClientError, Submitted};
 use toygres_models::store::{Operation, Step};
 use toygres_models::{InstanceKey, OperationKind, OperationState, StepState};
 use uuid::Uuid;
 
-use super::display::between;
-use super::progress::Progress;
-use super::ui::Ui;
 use crate::error::CliError;
+use crate::output::display::between;
+use crate::output::interrupt::interrupted;
+use crate::output::progress::Progress;
+use crate::output::ui::Ui;
 use crate::session::{PATIENCE, PAUSE, Session, is_gone};
 
 /// How long the server holds a request while nothing happens.
@@ -23,15 +23,6 @@ const LONG_POLL: Duration = Duration::from_secs(20);
 const STILL: Duration = Duration::from_millis(400);
 /// How often the server on this machine is started again while an operation gets nowhere.
 const RESTARTS: usize = 5;
-
-/// Returns on Ctrl-C. From then on Ctrl-C doesn't end the program by itself.
-pub async fn interrupted() {
-    match signal(SignalKind::interrupt()) {
-        Ok(mut interrupts) => drop(interrupts.recv().await),
-        // Then Ctrl-C ends the program as it always does.
-        Err(_) => std::future::pending().await,
-    }
-}
 
 /// Sends the request that begins an operation, once.
 ///

@@ -31,11 +31,11 @@ fn parse_flags(flags: &[(&str, &str)]) -> SettingFlags {
 #[test]
 fn a_flag_wins_over_the_environment_that_over_the_file_and_that_over_the_default() {
     let (flag, variable, file) = (("--pool-size", "3"), ("TOYGRES_POOL_SIZE", "4"), "pool_size = 5");
-    assert_eq!(resolve(&[flag], &[variable], Some(file)).unwrap().pool_size, 3);
-    assert_eq!(resolve(&[], &[variable], Some(file)).unwrap().pool_size, 4);
-    assert_eq!(resolve(&[], &[], Some(file)).unwrap().pool_size, 5);
-    assert_eq!(resolve(&[], &[], None).unwrap().pool_size, DEFAULT_POOL_SIZE);
-    assert_eq!(resolve(&[], &[("TOYGRES_POOL_SIZE", "")], Some(file)).unwrap().pool_size, 5, "empty is unset");
+    assert_eq!(resolve(&[flag], &[variable], Some(file)).unwrap().server.pool_size, 3);
+    assert_eq!(resolve(&[], &[variable], Some(file)).unwrap().server.pool_size, 4);
+    assert_eq!(resolve(&[], &[], Some(file)).unwrap().server.pool_size, 5);
+    assert_eq!(resolve(&[], &[], None).unwrap().server.pool_size, DEFAULT_POOL_SIZE);
+    assert_eq!(resolve(&[], &[("TOYGRES_POOL_SIZE", "")], Some(file)).unwrap().server.pool_size, 5, "empty is unset");
 }
 
 #[test]
@@ -63,13 +63,16 @@ fn every_setting_is_a_flag_a_variable_and_a_key() {
 
     for settings in [resolve(&flags, &[], None), resolve(&[], &variables, None), resolve(&[], &[], Some(&file))] {
         let settings = settings.unwrap();
-        assert_eq!((settings.state_dir.as_path(), settings.cache_dir.as_path()), (Path::new("/s"), Path::new("/c")));
-        assert_eq!(settings.database_url.as_ref().unwrap().expose_secret(), "postgresql://u:hunter2@h/d");
-        assert_eq!(settings.listen.unwrap().port(), 9);
+        assert_eq!(
+            (settings.server.state_dir.as_path(), settings.server.cache_dir.as_path()),
+            (Path::new("/s"), Path::new("/c"))
+        );
+        assert_eq!(settings.server.database_url.as_ref().unwrap().expose_secret(), "postgresql://u:hunter2@h/d");
+        assert_eq!(settings.server.listen.unwrap().port(), 9);
         assert_eq!(settings.url.as_ref().unwrap().as_str(), "http://h:1/");
         assert_eq!(settings.token.as_ref().unwrap().expose_secret(), "hunter2");
-        assert_eq!((settings.port_range.clone(), settings.pool_size), (2000..=3000, 7));
-        assert_eq!(settings.run_as_user.as_deref(), Some("pg"));
+        assert_eq!((settings.server.port_range.clone(), settings.server.pool_size), (2000..=3000, 7));
+        assert_eq!(settings.server.run_as_user.as_deref(), Some("pg"));
         assert_eq!(settings.namespace_or_default().as_str(), "team");
         assert_eq!((settings.output, settings.quiet), (OutputFormat::Yaml, true));
         assert!(!format!("{settings:?}").contains("hunter2"));
@@ -90,8 +93,8 @@ fn another_process_gets_the_same_server_settings_through_the_environment() {
         false,
     )
     .unwrap();
-    assert_eq!(format!("{:?}", Settings { config_file: None, ..first }), format!("{again:?}"));
-    assert!(again.token.is_some());
+    assert_eq!(format!("{:?}", first.server), format!("{:?}", again.server));
+    assert!(again.server.token.is_some());
 }
 
 #[test]
@@ -136,16 +139,16 @@ fn folders_default_to_the_systems_for_root_and_to_the_users_own_otherwise() {
     let flags = SettingFlags::default();
     let home = |name: &str| (name == "HOME").then(|| "/home/me".into());
     let mine = Settings::resolve_with(&flags, &home, false).unwrap();
-    assert_eq!(mine.state_dir, Path::new("/home/me/.local/state/toygres"));
-    assert_eq!(mine.cache_dir, Path::new("/home/me/.cache/toygres"));
+    assert_eq!(mine.server.state_dir, Path::new("/home/me/.local/state/toygres"));
+    assert_eq!(mine.server.cache_dir, Path::new("/home/me/.cache/toygres"));
     let xdg = |name: &str| match name {
         "XDG_STATE_HOME" => Some("/x".into()),
         "XDG_CACHE_HOME" => Some("not/absolute".into()),
         _ => home(name),
     };
     let mine = Settings::resolve_with(&flags, &xdg, false).unwrap();
-    assert_eq!(mine.state_dir, Path::new("/x/toygres"));
-    assert_eq!(mine.cache_dir, Path::new("/home/me/.cache/toygres"), "a relative XDG folder is ignored");
+    assert_eq!(mine.server.state_dir, Path::new("/x/toygres"));
+    assert_eq!(mine.server.cache_dir, Path::new("/home/me/.cache/toygres"), "a relative XDG folder is ignored");
     let folders = Folders { environment: &home, is_root: true };
     assert_eq!(folders.default(DefaultFolder::State).unwrap(), Path::new("/var/lib/toygres"));
     assert_eq!(folders.default(DefaultFolder::Cache).unwrap(), Path::new("/var/cache/toygres"));
@@ -155,8 +158,8 @@ fn folders_default_to_the_systems_for_root_and_to_the_users_own_otherwise() {
 #[test]
 fn a_path_in_the_config_file_starts_at_home_or_at_the_files_folder() {
     let settings = resolve(&[], &[], Some("state_dir = '~/mine'\ncache_dir = 'cache'")).unwrap();
-    assert!(settings.state_dir.is_absolute() && settings.state_dir.ends_with("mine"));
-    assert!(settings.cache_dir.ends_with(".config/toygres/cache"));
+    assert!(settings.server.state_dir.is_absolute() && settings.server.state_dir.ends_with("mine"));
+    assert!(settings.server.cache_dir.ends_with(".config/toygres/cache"));
 }
 
 #[test]

@@ -1,37 +1,18 @@
 //! How the server's API is served over TLS.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
-use std::path::PathBuf;
+
+use toygres_server::settings::{TlsSettings, is_server_name};
 
 use super::source::{Sources, Value};
 use super::{Folders, SettingsError, parse_bool};
 
-/// Where the API's certificate comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TlsSettings {
-    /// toygres's own CA signs it.
-    Own {
-        /// Names and addresses for it besides those that the server knows by itself.
-        names: Vec<String>,
-    },
-    /// From files, which may be replaced while the server runs.
-    Given {
-        /// The certificate and behind it its issuers', in PEM. Absolute.
-        certificate: PathBuf,
-        /// Its private key, in PEM. Absolute.
-        key: PathBuf,
-    },
-}
-
-impl TlsSettings {
-    /// The settings that give another process the same.
-    pub(super) fn to_texts(&self) -> Vec<(&'static str, OsString)> {
-        match self {
-            Self::Own { names } if names.is_empty() => vec![("tls", "true".into())],
-            Self::Own { names } => vec![("tls", "true".into()), ("tls_names", names.join(",").into())],
-            Self::Given { certificate, key } => vec![("tls_certificate", certificate.into()), ("tls_key", key.into())],
-        }
+/// The settings that give another process the same.
+pub(super) fn to_texts(settings: &TlsSettings) -> Vec<(&'static str, OsString)> {
+    match settings {
+        TlsSettings::Own { names } if names.is_empty() => vec![("tls", "true".into())],
+        TlsSettings::Own { names } => vec![("tls", "true".into()), ("tls_names", names.join(",").into())],
+        TlsSettings::Given { certificate, key } => vec![("tls_certificate", certificate.into()), ("tls_key", key.into())],
     }
 }
 
@@ -63,14 +44,4 @@ fn parse_names(value: &Value) -> Result<Vec<String>, SettingsError> {
             None => Ok(names),
         }
     })
-}
-
-/// Whether a certificate can be for it: an address, a DNS name, or one with a wildcard before it.
-pub(crate) fn is_server_name(name: &str) -> bool {
-    let plain = |label: &str| {
-        let inner = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-        inner && !label.is_empty() && label.len() <= 63 && !label.starts_with('-') && !label.ends_with('-')
-    };
-    let dns = name.strip_prefix("*.").unwrap_or(name);
-    name.parse::<IpAddr>().is_ok() || (name.len() <= 253 && dns.split('.').all(plain))
 }

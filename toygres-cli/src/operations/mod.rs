@@ -1,5 +1,8 @@
 //! `toygres operations`, with what can be done about one.
 
+pub mod board;
+pub mod watch;
+
 use std::process::ExitCode;
 
 use chrono::Utc;
@@ -10,12 +13,11 @@ use toygres_models::store::{Operation, Step};
 use toygres_models::{InstanceName, OperationKind, OperationState, StepState};
 use uuid::Uuid;
 
-use crate::args::instance_name;
 use crate::error::{CliError, Outcome};
 use crate::output::display::{self, age, between, moment, seconds};
 use crate::output::ui::{Style, Ui};
-use crate::output::watch;
 use crate::session::Session;
+use crate::values::instance_name;
 
 #[derive(Debug, Args)]
 #[command(

@@ -11,9 +11,8 @@ use std::str::FromStr;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use toygres_server::private_file::{self, Unsafe};
 use url::Url;
-
-use crate::private_file::{self, Unsafe};
 
 /// The context that always is: the server on this machine.
 pub const LOCAL: &str = "local";

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -22,9 +22,10 @@ use toygres_client::resources::IDEMPOTENCY_KEY;
 use toygres_models::store::{Hold, KeptAnswer, Reservation};
 use tracing::Instrument;
 
-use super::limits::read_body;
-use super::problem::ApiError;
 use crate::api::auth::caller::Caller;
+use crate::api::http::body::read_body;
+use crate::api::http::idempotency_key::{IdempotencyKey, KeepInstead};
+use crate::api::http::problem::ApiError;
 use crate::api::instances;
 use crate::api::state::{AppState, Shared};
 
@@ -32,20 +33,10 @@ use crate::api::state::{AppState, Shared};
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Longer than any request may take; after that a killed server's request may be carried out again.
 const HOLD: Duration = Duration::from_secs(45);
-/// How long answers are kept.
-pub const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest key.
 const MAX_KEY_LENGTH: usize = 255;
 /// The headers that belong to an answer rather than to its transport.
 const KEPT_HEADERS: [HeaderName; 4] = [header::CONTENT_TYPE, header::LOCATION, header::ETAG, header::RETRY_AFTER];
-
-/// A request's key, made unique among all callers' by the token's id.
-#[derive(Debug, Clone)]
-pub struct IdempotencyKey(pub String);
-
-/// An answer that may not be kept as it is, since it holds a secret: what is kept in its place.
-#[derive(Debug, Clone)]
-struct KeepInstead(Bytes);
 
 /// Carries out a request that has a key, or gives the answer that it had.
 pub async fn once(State(state): Shared, caller: Caller, request: Request, next: Next) -> Response {
@@ -145,12 +136,5 @@ fn replay(answer: KeptAnswer) -> Response {
         }
     }
     headers.insert(REPLAYED, HeaderValue::from_static("true"));
-    response
-}
-
-/// `body` as JSON, to be kept in place of an answer with a secret.
-pub fn without_secret<T: serde::Serialize>(mut response: Response, body: &T) -> Response {
-    let kept = serde_json::to_vec(body).unwrap_or_default();
-    response.extensions_mut().insert(KeepInstead(kept.into()));
     response
 }

@@ -1,6 +1,9 @@
 //! A command's connection to a server: the one that was named, or the one on this machine, which
 //! is started where there is none.
 
+pub mod local_server;
+pub mod process;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,13 +13,14 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 use toygres_client::{Client, ClientError};
 use toygres_models::{InstanceKey, InstanceName};
-use toygres_server::settings::{ServerRecord, Settings};
+use toygres_server::settings::ServerRecord;
 use url::{Host, Url};
 use uuid::Uuid;
 
 use crate::error::CliError;
 use crate::output::ui::Ui;
-use crate::server::local_server::{self, Found};
+use crate::settings::Settings;
+use local_server::Found;
 
 /// How often a request is sent again after the server on this machine was started anew.
 const RESTARTS: usize = 2;
@@ -121,7 +125,7 @@ impl<'a> Session<'a> {
         match (self.is_local(), gone || slow) {
             (false, true) => explained
                 .hint("the address comes from --url, TOYGRES_URL, the config file or the context (`toygres context list`)"),
-            (true, true) => explained.hint(format!("its log: {}", self.settings.state().log_path().display())),
+            (true, true) => explained.hint(format!("its log: {}", self.settings.server.state().log_path().display())),
             (_, false) => explained,
         }
     }
@@ -151,7 +155,7 @@ async fn local(settings: &Settings, ui: &Ui) -> Result<Client, CliError> {
 /// A client of the server on this machine.
 fn client_of(url: &str, settings: &Settings) -> Result<Client, CliError> {
     let client = local_server::client(settings, url, token(settings)?.as_ref())?;
-    match &settings.kubernetes.cluster.context {
+    match &settings.server.kubernetes.cluster.context {
         Some(context) => Ok(client.with_kube_context(context)?),
         None => Ok(client),
     }
@@ -223,7 +227,11 @@ fn token_for(settings: &Settings, url: &Url) -> Result<Option<SecretString>, Cli
 pub fn token(settings: &Settings) -> Result<Option<SecretString>, CliError> {
     match &settings.token {
         Some(token) => Ok(Some(token.clone())),
-        None => settings.state().token().map_err(|error| local_server::unreadable(&settings.state().token_path(), &error)),
+        None => settings
+            .server
+            .state()
+            .token()
+            .map_err(|error| local_server::unreadable(&settings.server.state().token_path(), &error)),
     }
 }
 

@@ -8,10 +8,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
 use toygres_models::StepState;
 use toygres_models::store::Operation;
 
-use super::progress::{TICK, style};
-use super::ui::Ui;
 use super::watch;
 use crate::error::CliError;
+use crate::output::progress::{TICK, style};
+use crate::output::ui::{self, Ui};
 
 /// The lines of all.
 pub struct Board<'a> {
@@ -43,7 +43,7 @@ impl<'a> Board<'a> {
 
     /// Prints an error above the lines.
     pub fn print_error(&self, error: &CliError) {
-        self.lines.suspend(|| super::ui::print_error(error));
+        self.lines.suspend(|| ui::print_error(error));
     }
 
     /// Takes all lines away.

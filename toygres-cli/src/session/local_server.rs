@@ -13,14 +13,15 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{Instant, sleep, timeout};
 use toygres_client::{Client, ClientError};
-use toygres_server::settings::{ServerRecord, Settings, StartLine};
+use toygres_server::settings::{ServerRecord, StartLine};
 use url::Url;
 
 use super::process;
 use crate::error::CliError;
+use crate::output::interrupt::interrupted;
 use crate::output::progress::Progress;
 use crate::output::ui::Ui;
-use crate::output::watch::interrupted;
+use crate::settings::Settings;
 
 /// How long a server that is being started may say nothing. A download tells how far it is.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -69,8 +70,8 @@ pub async fn find(settings: &Settings) -> Result<Option<ServerRecord>, CliError>
 
 /// The server that left its record and whose process is there.
 pub fn running(settings: &Settings) -> Result<Option<ServerRecord>, CliError> {
-    let path = settings.state().server_record_path();
-    let record = settings.state().server_record().map_err(|error| unreadable(&path, &error))?;
+    let path = settings.server.state().server_record_path();
+    let record = settings.server.state().server_record().map_err(|error| unreadable(&path, &error))?;
     Ok(record.filter(|record| process::is_server(record.pid)))
 }
 
@@ -92,7 +93,7 @@ pub fn client(settings: &Settings, url: &str, token: Option<&SecretString>) -> R
     if url.scheme() != "https" {
         return Ok(Client::new(&url, token)?);
     }
-    let path = settings.state().ca_certificate_path();
+    let path = settings.server.state().ca_certificate_path();
     let ca_certificate = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, &error))?;
     Ok(Client::trusting(&url, token, Some(&ca_certificate))?)
 }
@@ -117,7 +118,7 @@ pub fn unreadable(path: &Path, error: &io::Error) -> CliError {
 /// is just starting one, that one is waited for. Returns its address.
 pub async fn start(settings: &Settings, ui: &Ui) -> Result<String, CliError> {
     let stderr = prepare_state_dir(settings)?;
-    let log = settings.state().log_path();
+    let log = settings.server.state().log_path();
     ui.note(format_args!("starting the toygres server in the background (log: {})", log.display()));
     let mut progress = Progress::begin(ui);
     let outcome = tokio::select! {
@@ -151,7 +152,7 @@ async fn bring_up(settings: &Settings, stderr: File, progress: &mut Progress<'_>
         if Instant::now() > deadline {
             return Err(CliError::failed(format!(
                 "another toygres server holds the state directory {} and did not become reachable within {} s",
-                settings.state_dir.display(),
+                settings.server.state_dir.display(),
                 OTHERS_LIMIT.as_secs()
             ))
             .hint(log_hint(settings)));
@@ -210,7 +211,7 @@ fn spawn(settings: &Settings, stderr: File) -> Result<Child, CliError> {
         .env_remove("TOYGRES_URL")
         .envs(settings.to_environment())
         // So that it keeps no folder busy that somebody wants to unmount or remove.
-        .current_dir(&settings.state_dir)
+        .current_dir(&settings.server.state_dir)
         // Ctrl-C goes to the terminal's foreground group: this program, not the server.
         .process_group(0)
         .stdin(Stdio::null())
@@ -222,7 +223,7 @@ fn spawn(settings: &Settings, stderr: File) -> Result<Child, CliError> {
 
 /// Makes the state directory if need be, and opens the file that catches a crash's last words.
 fn prepare_state_dir(settings: &Settings) -> Result<File, CliError> {
-    let dir = &settings.state_dir;
+    let dir = &settings.server.state_dir;
     let refuse = |what: &str, error: &io::Error| {
         CliError::failed(format!("the state directory {} {what}: {error}", dir.display()))
             .hint("choose another one with --state-dir or TOYGRES_STATE_DIR")
@@ -240,18 +241,18 @@ fn prepare_state_dir(settings: &Settings) -> Result<File, CliError> {
         ))
         .hint("run toygres as that user, or choose another directory with --state-dir or TOYGRES_STATE_DIR"));
     }
-    let open = OpenOptions::new().create(true).append(true).mode(0o600).open(settings.state().stderr_path());
+    let open = OpenOptions::new().create(true).append(true).mode(0o600).open(settings.server.state().stderr_path());
     let file = open.map_err(|error| refuse("can't be written to", &error))?;
     file.set_len(0).map_err(|error| refuse("can't be written to", &error))?;
     Ok(file)
 }
 
 fn log_hint(settings: &Settings) -> String {
-    format!("its log: {}", settings.state().log_path().display())
+    format!("its log: {}", settings.server.state().log_path().display())
 }
 
 fn ended(settings: &Settings, message: String) -> CliError {
-    let words = std::fs::read_to_string(settings.state().stderr_path()).unwrap_or_default();
+    let words = std::fs::read_to_string(settings.server.state().stderr_path()).unwrap_or_default();
     let lines: Vec<_> = words.lines().filter(|line| !line.trim().is_empty()).map(ToOwned::to_owned).collect();
     let tail = lines.len().saturating_sub(EVIDENCE_LINES);
     CliError::failed(message).evidence(lines.into_iter().skip(tail)).hint(log_hint(settings))
@@ -276,7 +277,7 @@ mod tests {
             version: toygres_server::VERSION.into(),
             started_at: chrono::Utc::now(),
         };
-        std::fs::write(settings.state().server_record_path(), serde_json::to_string(&record).unwrap()).unwrap();
+        std::fs::write(settings.server.state().server_record_path(), serde_json::to_string(&record).unwrap()).unwrap();
         assert!(find(&settings).await.unwrap().is_none());
         let asked = timeout(Duration::from_millis(50), stranger.accept()).await;
         assert!(asked.is_err(), "the stranger was asked");
@@ -286,7 +287,7 @@ mod tests {
     async fn half_a_record_is_none() {
         let state_dir = tempfile::tempdir().unwrap();
         let settings = settings(state_dir.path());
-        std::fs::write(settings.state().server_record_path(), "{\"pid\":").unwrap();
+        std::fs::write(settings.server.state().server_record_path(), "{\"pid\":").unwrap();
         assert!(find(&settings).await.unwrap().is_none());
     }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use toygres_models::Store;
 
 use super::workflows::{WorkflowError, Workflows};
-use crate::api::http::idempotency::KEPT_FOR;
 
 /// How often it is looked.
 const PERIOD: Duration = Duration::from_secs(10 * 60);
@@ -15,6 +14,8 @@ const PERIOD: Duration = Duration::from_secs(10 * 60);
 const BATCH: i64 = 500;
 /// An operation takes its workflow's history with it, row by row.
 const OPERATIONS_AT_ONCE: i64 = 50;
+/// How long the answers to requests are kept for their repeats.
+const ANSWERS_KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Between two goes, so that it never keeps the database from its work.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -32,7 +33,7 @@ pub async fn keep_forgetting(store: Store, workflows: Arc<Workflows>, kept_for: 
 
 /// Goes on until nothing old is left. How much there was.
 async fn forget(store: &Store, workflows: &Workflows, kept_for: Duration) -> Result<u64, WorkflowError> {
-    let mut forgotten = store.forget_answers(KEPT_FOR).await?;
+    let mut forgotten = store.forget_answers(ANSWERS_KEPT_FOR).await?;
     loop {
         match forget_some(store, workflows, kept_for).await? {
             0 => return Ok(forgotten),
