@@ -250,10 +250,10 @@ async fn the_command_line_cancels_retries_and_says_how() {
     let watching = watching.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
     wait_blocked(&control, "ports").await.unwrap();
     let asked = toygres.ok(&["operations", "cancel", &id, "--no-wait"]).await.unwrap();
-    assert!(asked.stdout.contains("second is being put back"), "{asked}");
+    assert!(asked.stdout.contains("second is being reverted"), "{asked}");
     ports.rollback().await.unwrap();
     let cancelled = toygres.ok(&["operations", "cancel", &id]).await.unwrap();
-    assert!(cancelled.stdout.contains("nothing of it is left"), "{cancelled}");
+    assert!(cancelled.stdout.contains("what was made of it is removed"), "{cancelled}");
     let watched = watching.wait_with_output().await.unwrap();
     let words = String::from_utf8_lossy(&watched.stderr);
     assert!(watched.status.code() == Some(1) && words.contains("cancelled by root"), "{words}");

@@ -19,7 +19,7 @@ async fn a_port_that_a_stranger_has_is_not_taken() {
     let instance = toygres.json(&["get", "demo"]).await.unwrap();
     assert_eq!((&instance["state"], &instance["status"]["failure"]["step"]), (&"failed".into(), &"deploy-postgres".into()), "{instance}");
     let again = toygres.fails(1, &["create", "demo"]).await.unwrap();
-    assert!(again.stderr.contains("toygres delete"), "{again}");
+    assert!(again.stderr.contains("toygres start demo"), "{again}");
     toygres.ok(&["delete", "demo", "--yes"]).await.unwrap();
     toygres.expect_nothing_of("demo").await.unwrap();
     drop(stranger);

@@ -51,7 +51,7 @@ async fn a_pod_that_can_not_come_up_fails_in_seconds_with_the_clusters_words() {
     let logs = cluster.ok(&["logs", "memory"]).await.unwrap();
     assert!(logs.stdout.contains("bootstrap"), "{logs}");
     let again = cluster.fails(1, &["create", "room", "--platform", "kubernetes"]).await.unwrap();
-    assert!(again.stderr.contains("toygres delete"), "{again}");
+    assert!(again.stderr.contains("toygres start room") && !again.stderr.contains("toygres delete"), "{again}");
     for name in cases.keys() {
         cluster.delete(name).await.unwrap();
     }
