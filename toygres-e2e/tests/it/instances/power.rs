@@ -52,8 +52,9 @@ async fn expect_42(api: &Api, name: &str) -> Result<()> {
 
 /// How often the instance's server was started.
 fn starts(toygres: &Toygres, name: &str) -> usize {
-    let log = std::fs::read_to_string(toygres.instance_dir(name).join("postgres.log")).unwrap_or_default();
-    log.matches("database system is ready to accept connections").count()
+    let logs = std::fs::read_dir(toygres.instance_dir(name).join("log")).into_iter().flatten().flatten();
+    let ready = |log: &str| log.matches("database system is ready to accept connections").count();
+    logs.map(|log| ready(&String::from_utf8_lossy(&std::fs::read(log.path()).unwrap_or_default()))).sum()
 }
 
 /// Stopped, on record and on the machine.
