@@ -17,7 +17,11 @@ async fn a_port_that_a_stranger_has_is_not_taken() {
     let run = toygres.fails(1, &["create", "demo"]).await.unwrap();
     assert!(run.stderr.contains(&port.to_string()) && run.stderr.contains("--port-range"), "{run}");
     let instance = toygres.json(&["get", "demo"]).await.unwrap();
-    assert_eq!((&instance["state"], &instance["status"]["failure"]["step"]), (&"failed".into(), &"deploy-postgres".into()), "{instance}");
+    assert_eq!(
+        (&instance["state"], &instance["status"]["failure"]["step"]),
+        (&"failed".into(), &"deploy-postgres".into()),
+        "{instance}"
+    );
     let again = toygres.fails(1, &["create", "demo"]).await.unwrap();
     assert!(again.stderr.contains("toygres start demo"), "{again}");
     toygres.ok(&["delete", "demo", "--yes"]).await.unwrap();

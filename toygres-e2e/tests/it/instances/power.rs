@@ -195,7 +195,9 @@ async fn a_control_plane_that_restarts_leaves_a_stopped_instance_stopped() {
         toygres.ok(&["server", "start"]).await.unwrap();
         let api = toygres.api().unwrap();
         // Once the other one is started again, this one would be, too.
-        eventually("the other one to be healthy", SOON, async || expect_running(&toygres, &api, "runs").await.map(Some)).await.unwrap();
+        eventually("the other one to be healthy", SOON, async || expect_running(&toygres, &api, "runs").await.map(Some))
+            .await
+            .unwrap();
         expect_stopped(&toygres, &api, "rests").await.unwrap();
     }
     let api = toygres.api().unwrap();
@@ -403,8 +405,10 @@ async fn a_restart_is_cancelled_until_it_has_begun() {
     queue.rollback().await.unwrap();
     assert_eq!(request.await.unwrap().unwrap(), pending);
     eventually("its workflow to end", SOON, async || {
-        let (status,): (String,) =
-            sqlx::query_as("SELECT status FROM duroxide.executions WHERE instance_id = $1").bind(&pending).fetch_one(&control).await?;
+        let (status,): (String,) = sqlx::query_as("SELECT status FROM duroxide.executions WHERE instance_id = $1")
+            .bind(&pending)
+            .fetch_one(&control)
+            .await?;
         Ok((status != "Running").then_some(()))
     })
     .await
@@ -472,7 +476,9 @@ async fn what_was_seen_never_makes_if_match_fail() {
     let control = toygres.control().await.unwrap();
     let health = async || {
         let (health,): (Option<String>,) =
-            sqlx::query_as("SELECT status ->> 'health_status' FROM toygres.instances WHERE name = 'demo'").fetch_one(&control).await?;
+            sqlx::query_as("SELECT status ->> 'health_status' FROM toygres.instances WHERE name = 'demo'")
+                .fetch_one(&control)
+                .await?;
         anyhow::Ok(health.unwrap_or_default())
     };
     // Its health changes, and back.
@@ -488,7 +494,8 @@ async fn what_was_seen_never_makes_if_match_fail() {
     .await
     .unwrap();
     // A new address, as a server writes down what it has found.
-    let moved = "UPDATE toygres.instances SET status = jsonb_set(status, '{ip_connection_string}', '\"postgresql://elsewhere/\"')";
+    let moved =
+        "UPDATE toygres.instances SET status = jsonb_set(status, '{ip_connection_string}', '\"postgresql://elsewhere/\"')";
     sqlx::query(moved).execute(&control).await.unwrap();
     let restart = begin_restart(&api, "demo").await.unwrap();
     api.wait_success(&restart).await.unwrap();
@@ -506,9 +513,8 @@ async fn a_dry_run_says_what_a_stop_does() {
     let toygres = Toygres::new().unwrap();
     let api = toygres.serve().await.unwrap();
     api.create("demo").await.unwrap();
-    let plan = async |to: &str| {
-        api.put("/v1/instances/demo?dry_run=true", &power("demo", to), &[]).await.unwrap().expect(200).unwrap()
-    };
+    let plan =
+        async |to: &str| api.put("/v1/instances/demo?dry_run=true", &power("demo", to), &[]).await.unwrap().expect(200).unwrap();
     let stop = plan("stopped").await;
     assert_eq!((text(&stop, "action"), &stop["generation"]), ("update", &json!(1)), "{stop:#}");
     let expected = json!([

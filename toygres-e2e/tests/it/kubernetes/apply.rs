@@ -26,7 +26,8 @@ async fn one_file_for_both_platforms_and_public_and_private_again() {
 
     let uid = cluster.namespace.uid("pod/pod-0").await.unwrap();
     let instance = cluster.json(&["get", "pod"]).await.unwrap();
-    for (public, service, source) in [(true, "LoadBalancer", None), (false, "ClusterIP", Some(&instance["status"]["ip_connection_string"]))]
+    for (public, service, source) in
+        [(true, "LoadBalancer", None), (false, "ClusterIP", Some(&instance["status"]["ip_connection_string"]))]
     {
         let text = format!("name: pod\nnamespace: {namespace}\nuse_load_balancer: {public}\n");
         let changed = apply(&text).await;

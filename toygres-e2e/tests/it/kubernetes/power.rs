@@ -171,7 +171,8 @@ async fn what_somebody_deletes_around_the_data_is_put_back_and_no_delete_is_advi
         assert!(!why.stdout.contains("toygres delete"), "it advises to delete intact data: {why}");
         match way {
             "apply" => {
-                let dry = cluster.run_with_input(&["apply", "-f", "-", "--dry-run", "-o", "json"], document.as_bytes()).await.unwrap();
+                let dry =
+                    cluster.run_with_input(&["apply", "-f", "-", "--dry-run", "-o", "json"], document.as_bytes()).await.unwrap();
                 let plans: Value = dry.expect_code(0).unwrap().json().unwrap();
                 assert_eq!((&plans[0]["action"], &plans[0]["changes"]), (&json!("update"), &json!([])), "{plans:#}");
                 let applied = cluster.run_with_input(&["apply", "-f", "-"], document.as_bytes()).await.unwrap();

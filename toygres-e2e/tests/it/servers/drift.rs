@@ -144,7 +144,8 @@ async fn killed_after_the_request_is_on_record_and_before_the_answer() {
     held.rollback().await.unwrap();
     toygres.ok(&["server", "start"]).await.unwrap();
     let api = toygres.api().unwrap();
-    let repeat = async || api.with_idempotency_key("the-key").send(Method::POST, "/v1/instances", Some(body.clone())).await.unwrap();
+    let repeat =
+        async || api.with_idempotency_key("the-key").send(Method::POST, "/v1/instances", Some(body.clone())).await.unwrap();
     let again = repeat().await;
     assert_eq!(again.headers["idempotency-replayed"], "true");
     let again = again.expect(202).unwrap();

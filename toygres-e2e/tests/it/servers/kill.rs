@@ -239,9 +239,11 @@ async fn when_all_processes_die_at_once_everything_comes_back() {
     let mut session = eventually("the old instance to answer", SOON, async || api.log_in("old").await.map(Some)).await.unwrap();
     let (answer,): (i32,) = sqlx::query_as("SELECT answer FROM kept").fetch_one(&mut session).await.unwrap();
     assert_eq!(answer, 42);
-    eventually("it to be healthy", SOON, async || Ok((api.instance("old").await?["status"]["health_status"] == "healthy").then_some(())))
-        .await
-        .unwrap();
+    eventually("it to be healthy", SOON, async || {
+        Ok((api.instance("old").await?["status"]["health_status"] == "healthy").then_some(()))
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

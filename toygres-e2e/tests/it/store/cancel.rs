@@ -160,7 +160,10 @@ async fn a_delete_can_be_called_off_until_a_step_of_it_begins() {
     let delete = begin_delete(store, "demo").await;
     store.begin_step(delete.id, "delete-postgres").await.unwrap();
     let refused = store.cancel_operation(delete.id, &alice()).await.unwrap_err();
-    assert!(matches!(&refused, StoreError::PointOfNoReturn(words) if words.contains("has begun and can't be taken back")), "{refused:?}");
+    assert!(
+        matches!(&refused, StoreError::PointOfNoReturn(words) if words.contains("has begun and can't be taken back")),
+        "{refused:?}"
+    );
     assert_eq!(states(store, &delete).await, (OperationState::Running, InstanceState::Deleting));
 }
 

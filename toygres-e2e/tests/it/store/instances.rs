@@ -70,8 +70,7 @@ async fn a_live_name_is_unique_in_its_namespace_and_free_after_its_deletion() {
         panic!("made twice")
     };
     assert_eq!((instance.id, operation.id), (first.instance_id, first.id));
-    let OperationRequested::New(delete) =
-        request_delete(store, &key("default", "demo"), &Requested::by("test")).await.unwrap()
+    let OperationRequested::New(delete) = request_delete(store, &key("default", "demo"), &Requested::by("test")).await.unwrap()
     else {
         panic!("not new")
     };
@@ -212,8 +211,7 @@ async fn a_create_that_a_delete_overtook_ends_failed_and_leaves_the_instance_to_
             panic!("not new")
         };
         store.begin_step(create.id, "deploy-postgres").await.unwrap();
-        let OperationRequested::New(delete) =
-            request_delete(store, &key("default", name), &Requested::by("test")).await.unwrap()
+        let OperationRequested::New(delete) = request_delete(store, &key("default", name), &Requested::by("test")).await.unwrap()
         else {
             panic!("not new")
         };
@@ -250,8 +248,7 @@ async fn a_failed_delete_can_be_asked_for_again() {
     };
     store.update_metadata(&to_state(&first, InstanceState::Failed)).await.unwrap();
     assert!(store.operation(first.id).await.unwrap().unwrap().error.is_some(), "it failed and doesn't say why");
-    let OperationRequested::New(second) =
-        request_delete(store, &key("default", "demo"), &Requested::by("test")).await.unwrap()
+    let OperationRequested::New(second) = request_delete(store, &key("default", "demo"), &Requested::by("test")).await.unwrap()
     else {
         panic!("not new")
     };

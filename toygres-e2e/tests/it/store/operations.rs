@@ -251,9 +251,8 @@ async fn a_request_is_found_again_by_its_key_whatever_became_of_its_operation() 
     let (found, digest) = store.operation_by_idempotency_key("one").await.unwrap().unwrap();
     assert_eq!((found.id, found.state, digest.as_slice()), (create.id, OperationState::Succeeded, &[1; 32][..]));
     // A key names one operation, also of requests that come at once: of the second one nothing is written.
-    let delete = store
-        .request_operation(&key("default", "demo"), OperationKind::DELETE, json!({}), None, &requested("one", 2))
-        .await;
+    let delete =
+        store.request_operation(&key("default", "demo"), OperationKind::DELETE, json!({}), None, &requested("one", 2)).await;
     assert!(delete.is_err(), "{delete:?}");
     assert_eq!(store.instance(&key("default", "demo")).await.unwrap().state, InstanceState::Running);
     // Whoever joins an operation begins none.

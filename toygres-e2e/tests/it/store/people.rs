@@ -212,9 +212,7 @@ async fn a_quota_below_the_use_stops_only_what_is_new() {
     assert!(matches!(store.create_instance(&numbered(0), nothing_to_do).await, Ok(Created::Existing(..))));
     for number in 0..2 {
         let key = key("team", &format!("i{number}"));
-        let OperationRequested::New(delete) = request_delete(store, &key, &by("test")).await.unwrap() else {
-            panic!("not new")
-        };
+        let OperationRequested::New(delete) = request_delete(store, &key, &by("test")).await.unwrap() else { panic!("not new") };
         assert!(
             matches!(store.create_instance(&numbered(3), nothing_to_do).await, Err(StoreError::QuotaExceeded(_))),
             "too early"
