@@ -19,13 +19,13 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::sync::{Barrier, mpsc};
 use tokio::task::JoinSet;
 use toygres_activities::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform};
-use toygres_activities::platform::{InstanceSpec, Platform};
+use toygres_activities::platform::{Deployment, Platform};
 use toygres_e2e::measure::{self, Measure, Pair, calm, median, note};
 use toygres_e2e::place::temporary_folder_on_disk;
 use toygres_e2e::store_database::{database, key, new_instance, to_state};
 use toygres_e2e::{Api, Toygres, api, process};
-use toygres_models::InstanceState;
 use toygres_models::store::{Created, Instance};
+use toygres_models::{InstanceSpec, InstanceState, PlatformName};
 
 const CONNECTIONS: usize = 64;
 const LOAD: Duration = Duration::from_secs(8);
@@ -161,13 +161,12 @@ fn authorization(toygres: &Toygres) -> Result<String> {
 /// Records of instances that aren't there: a list doesn't look.
 async fn fill(control: &PgPool) -> Result<()> {
     sqlx::query(
-        "INSERT INTO toygres.instances (id, namespace, name, platform, postgres_version, storage_size_gb, state,
-            ip_connection_string, labels)
-         SELECT gen_random_uuid(), 'default', 'bench-' || to_char(n, 'FM00000'), 'local', '17.4', 10, 'running',
-            'postgresql://postgres@127.0.0.1:20001/postgres?sslmode=verify-full', '{\"team\": \"a\"}'
-         FROM generate_series(1, $1) n",
+        "INSERT INTO toygres.instances (id, namespace, name, spec, generation, state, status)
+         SELECT gen_random_uuid(), 'default', 'bench-' || to_char(n, 'FM00000'), $2, 1, 'running', $3 FROM generate_series(1, $1) n",
     )
     .bind(INSTANCES)
+    .bind(json!({ "platform": "local", "postgres_version": "17.4", "labels": { "team": "a" } }))
+    .bind(json!({ "ip_connection_string": "postgresql://postgres@127.0.0.1:20001/postgres?sslmode=verify-full" }))
     .execute(control)
     .await?;
     sqlx::query("ANALYZE toygres.instances").execute(control).await?;
@@ -228,18 +227,14 @@ async fn by_hand() -> Result<Duration> {
         let Created::New(operation) = store.create_instance(&new, async || Ok(())).await? else {
             anyhow::bail!("it is there already");
         };
-        let spec = InstanceSpec {
+        let deployment = Deployment {
             key: new.key.clone(),
-            postgres_version: version,
-            storage_size: new.storage_size,
+            instance_id: Some(operation.instance_id),
+            spec: InstanceSpec::new(PlatformName::Local, version),
             password: "by-hand".into(),
-            use_load_balancer: false,
-            dns_label: None,
-            cpu: None,
-            memory: None,
-            storage_class: None,
+            data_exists: false,
         };
-        platform.ensure(&spec).await?;
+        platform.ensure(&deployment).await?;
         platform.wait_ready(&new.key, Duration::from_secs(60)).await?;
         let endpoint = platform.endpoint(&new.key).await?;
         let uri = endpoint.uri.with_secret(&"by-hand".into());

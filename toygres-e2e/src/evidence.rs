@@ -26,8 +26,8 @@ pub fn gather(state_dir: &Path) -> String {
         }
     }
     for query in [
-        "SELECT name, state, health_status, failure FROM toygres.instances ORDER BY created_at DESC LIMIT 20",
-        "SELECT o.kind, o.instance_name, o.state, s.name, s.state, s.attempts, s.error FROM toygres.operations o \
+        "SELECT name, state, spec, generation, observed_generation, status FROM toygres.instances ORDER BY created_at DESC LIMIT 20",
+        "SELECT o.kind, o.summary, o.reverting, o.instance_name, o.state, s.name, s.state, s.attempts, s.error FROM toygres.operations o \
          LEFT JOIN toygres.operation_steps s ON s.operation_id = o.id ORDER BY o.created_at DESC, s.position LIMIT 60",
         "SELECT created_at, instance_name, kind, message FROM toygres.events ORDER BY id DESC LIMIT 30",
     ] {

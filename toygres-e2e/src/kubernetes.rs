@@ -352,7 +352,7 @@ impl Cluster {
     /// Says what is wrong with it.
     pub async fn expect_made(&self, name: &str) -> Result<()> {
         let instance = self.json(&["get", name]).await?;
-        ensure!(instance["state"] == "running" && instance["health_status"] == "healthy", "{instance:#}");
+        ensure!(instance["state"] == "running" && instance["status"]["health_status"] == "healthy", "{instance:#}");
         ensure!(self.sql(name, "select 40 + 2").await? == "42", "no answer of {name}");
         let events = self.json(&["events", name]).await?;
         let made = events.as_array().into_iter().flatten().filter(|event| event["kind"] == "instance_running").count();
@@ -367,7 +367,7 @@ impl Cluster {
     pub async fn reason(&self, name: &str) -> Result<String> {
         let instance = self.json(&["get", name]).await?;
         ensure!(instance["state"] == "failed", "{name} hasn't failed: {instance:#}");
-        let Some(message) = instance["failure"]["message"].as_str() else { bail!("it doesn't say why: {instance:#}") };
+        let Some(message) = instance["status"]["failure"]["message"].as_str() else { bail!("it doesn't say why: {instance:#}") };
         crate::run::humane(message)?;
         Ok(self.ok(&["get", name]).await?.stdout)
     }

@@ -4,12 +4,13 @@
 use std::sync::{Arc, Weak};
 
 use anyhow::Result;
+use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::types::Uuid;
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::Mutex;
-use toygres_models::store::{MetadataUpdate, NewInstance, Operation, Requested};
-use toygres_models::{InstanceKey, InstanceSpec, InstanceState, PlatformName, Store};
+use toygres_models::store::{ChangeRequested, MetadataUpdate, NewInstance, Operation, OperationRequested, Requested, StoreError};
+use toygres_models::{InstanceKey, InstanceSpec, InstanceState, OperationKind, PlatformName, Store};
 
 use crate::by_hand::{Programs, Server};
 use crate::place::{required_or_skip, temporary_folder};
@@ -103,6 +104,32 @@ pub fn new_instance(namespace: &str, name: &str) -> NewInstance {
         spec: InstanceSpec::new(PlatformName::Local, "15.1".parse().unwrap()),
         requested: Requested { cause: "a test".into(), ..Requested::by("test") },
     }
+}
+
+/// Asks for an instance's deletion.
+///
+/// # Errors
+/// As [`Store::request_operation`].
+pub async fn request_delete(store: &Store, key: &InstanceKey, requested: &Requested) -> Result<OperationRequested, StoreError> {
+    store.request_operation(key, OperationKind::DELETE, json!({}), None, requested).await
+}
+
+/// Asks for a change of these fields of an instance's spec.
+///
+/// # Errors
+/// As [`Store::change_instance`].
+///
+/// # Panics
+/// If the fields aren't legal.
+#[expect(clippy::unwrap_used, reason = "the fields are the tests' own")]
+pub async fn request_change(
+    store: &Store,
+    key: &InstanceKey,
+    fields: &Value,
+    requested: &Requested,
+) -> Result<ChangeRequested, StoreError> {
+    let spec = store.instance(key).await?.spec.with(fields.as_object().unwrap()).unwrap();
+    store.change_instance(key, None, &spec, false, requested).await
 }
 
 /// What is known of an instance that nobody asked for.

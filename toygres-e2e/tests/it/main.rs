@@ -20,11 +20,13 @@ mod cli {
 
 /// Instances on this machine.
 mod instances {
+    mod adopt;
     mod apply;
     mod bad_days;
     mod bad_places;
     mod first_use;
     mod logs;
+    mod power;
     mod secrets;
     mod versions;
     mod why;
@@ -39,6 +41,7 @@ mod kubernetes {
     mod kill;
     mod logs;
     mod operations;
+    mod power;
     mod secrets;
     mod why;
 }

@@ -140,7 +140,7 @@ async fn a_cancel_that_comes_too_late_says_how_it_ended_or_that_there_is_no_way_
     wait_blocked(&control, "ports").await.unwrap();
     let refused = api.post(&format!("/v1/operations/{delete}/cancel")).await.unwrap();
     let detail = refused.expect_problem(409).unwrap();
-    assert!(detail.contains("has begun to remove it and can't be taken back"), "{detail}");
+    assert!(detail.contains("has begun and can't be taken back"), "{detail}");
     assert_eq!(refused.json().unwrap()["type"], "urn:toygres:problem:point_of_no_return");
     let by_hand = toygres.fails(1, &["operations", "cancel", &delete]).await.unwrap();
     assert!(by_hand.stderr.contains("can't be taken back"), "{by_hand}");
@@ -251,10 +251,10 @@ async fn the_command_line_cancels_retries_and_says_how() {
     let watching = watching.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
     wait_blocked(&control, "ports").await.unwrap();
     let asked = toygres.ok(&["operations", "cancel", &id, "--no-wait"]).await.unwrap();
-    assert!(asked.stdout.contains("second is being put back"), "{asked}");
+    assert!(asked.stdout.contains("second is being reverted"), "{asked}");
     ports.rollback().await.unwrap();
     let cancelled = toygres.ok(&["operations", "cancel", &id]).await.unwrap();
-    assert!(cancelled.stdout.contains("nothing of it is left"), "{cancelled}");
+    assert!(cancelled.stdout.contains("what was made of it is removed"), "{cancelled}");
     let watched = watching.wait_with_output().await.unwrap();
     let words = String::from_utf8_lossy(&watched.stderr);
     assert!(watched.status.code() == Some(1) && words.contains("cancelled by root"), "{words}");
@@ -365,9 +365,13 @@ async fn a_cancelled_change_is_put_back_and_a_delete_overtakes_one() {
         let ended = api.wait(&update).await.unwrap();
         assert_eq!(text(&ended, "state"), "cancelled", "{step}: {ended:#}");
         let after = api.instance(name).await.unwrap();
-        for field in ["state", "use_load_balancer", "dns_label", "ip_connection_string", "dns_connection_string"] {
+        for field in ["state", "spec"] {
             assert_eq!(before[field], after[field], "{step}: {field}");
         }
+        for field in ["ip_connection_string", "dns_connection_string"] {
+            assert_eq!(before["status"][field], after["status"][field], "{step}: {field}");
+        }
+        assert_eq!(after["generation"], after["observed_generation"], "{step}: {after:#}");
         // Of the first no step had begun: it was over at once.
         let told = kinds_of_events(&api, name).await;
         let asked = if step == "deploy-postgres" { &[][..] } else { &["cancel_requested"] };
@@ -389,13 +393,17 @@ async fn a_cancelled_change_is_put_back_and_a_delete_overtakes_one() {
 /// machine nothing can be made public, so the API wouldn't write it.)
 async fn begin_update(control: &sqlx::PgPool, name: &str) -> Result<String> {
     let (id,): (sqlx::types::Uuid,) = sqlx::query_as(
-        "WITH changed AS (UPDATE toygres.instances SET use_load_balancer = true, dns_label = 'demo'
-            WHERE name = $1 AND state <> 'deleted' RETURNING id)
-         INSERT INTO toygres.operations (id, kind, instance_id, namespace, instance_name, cause, previous)
-         SELECT gen_random_uuid(), 'update', id, 'default', $1, 'a test', $2 FROM changed RETURNING id",
+        "WITH before AS (SELECT * FROM toygres.instances WHERE name = $1 AND state <> 'deleted'),
+            changed AS (UPDATE toygres.instances i SET spec = i.spec || $2, generation = i.generation + 1
+                FROM before WHERE i.id = before.id RETURNING i.*)
+         INSERT INTO toygres.operations (id, kind, instance_id, namespace, instance_name, cause, place, summary, spec_before, spec,
+            generation, state_before)
+         SELECT gen_random_uuid(), 'update', changed.id, 'default', $1, 'a test', changed.cluster_id, 'a test', before.spec,
+            changed.spec, changed.generation, changed.state
+         FROM changed, before RETURNING id",
     )
     .bind(name)
-    .bind(json!({ "use_load_balancer": false, "dns_label": null }))
+    .bind(json!({ "use_load_balancer": true, "dns_label": "demo" }))
     .fetch_one(control)
     .await?;
     Ok(id.to_string())

@@ -119,7 +119,7 @@ async fn what_can_change_changes_and_what_cannot_stops_all_before_it_starts() {
         assert!(refused.stderr.contains(told), "no word of {told:?}: {refused}");
     }
     assert!(refused.stderr.contains("nothing was changed") && !refused.text().contains("other\n"), "{refused}");
-    assert_eq!(toygres.json(&["get", "a"]).await.unwrap()["revision"], before["revision"]);
+    assert_eq!(toygres.json(&["get", "a"]).await.unwrap()["generation"], before["generation"]);
     toygres.fails(1, &["get", "fresh"]).await.unwrap();
     let diff = toygres.run(&["diff", "-f", &file]).await.unwrap().expect_code(1).unwrap();
     println!("{diff}");
@@ -138,8 +138,8 @@ async fn what_can_change_changes_and_what_cannot_stops_all_before_it_starts() {
     );
     assert!(lines.iter().any(|line| line.starts_with("default/fresh created (")), "{applied}");
     let after = toygres.json(&["get", "a"]).await.unwrap();
-    assert_eq!(after["labels"], json!({ "team": "b" }));
-    assert_eq!((&after["id"], &after["storage_size_gb"]), (&before["id"], &before["storage_size_gb"]));
+    assert_eq!(after["spec"]["labels"], json!({ "team": "b" }));
+    assert_eq!((&after["id"], &after["spec"]["storage_size_gb"]), (&before["id"], &before["spec"]["storage_size_gb"]));
     let events = toygres.json(&["events", "a"]).await.unwrap();
     let updated = events.as_array().unwrap().iter().find(|event| event["kind"] == "instance_updated").unwrap();
     assert!(updated["message"].as_str().unwrap().contains("team"), "{events}");
@@ -207,6 +207,7 @@ async fn put_makes_changes_and_refuses_as_its_conditions_say() {
     let api = toygres.serve().await.unwrap();
     let put = async |document: Value, headers: &[(&str, &str)]| api.put("/v1/instances/a", &document, headers).await.unwrap();
     let label = |team: &str| json!({ "name": "a", "labels": { "team": team } });
+    let power = |power: &str| json!({ "name": "a", "power": power });
 
     put(label("a"), &[("if-match", "*")]).await.expect_problem(412).unwrap();
     put(label("a"), &[("if-match", "\"1\"")]).await.expect_problem(412).unwrap();
@@ -224,8 +225,8 @@ async fn put_makes_changes_and_refuses_as_its_conditions_say() {
     let begun = put(label("a"), &[("if-none-match", "*")]).await.expect(202).unwrap();
     wait_held_up(&control, 1).await.unwrap();
     assert_eq!(put(label("a"), &[]).await.expect(202).unwrap()["id"], begun["id"]);
-    let early = put(label("b"), &[]).await.expect_problem(409).unwrap();
-    assert!(early.contains("being created"), "{early}");
+    let early = put(power("stopped"), &[]).await.expect_problem(409).unwrap();
+    assert!(early.contains("has the create operation") && early.contains("wait for its end"), "{early}");
     let_go(&control).await.unwrap();
     api.wait_success(begun["id"].as_str().unwrap()).await.unwrap();
     put(label("a"), &[("if-none-match", "*")]).await.expect_problem(412).unwrap();
@@ -235,12 +236,12 @@ async fn put_makes_changes_and_refuses_as_its_conditions_say() {
     seen.expect(200).unwrap();
     let etag = seen.headers["etag"].to_str().unwrap().to_owned();
     let first = put(label("b"), &[("if-match", &etag)]).await;
-    assert_eq!(first.expect(200).unwrap()["labels"], json!({ "team": "b" }));
+    assert_eq!(first.expect(200).unwrap()["spec"]["labels"], json!({ "team": "b" }));
     assert_ne!(first.headers["etag"].to_str().unwrap(), etag);
     put(label("c"), &[("if-match", &etag)]).await.expect_problem(412).unwrap();
     // What is made already needs no change: a repeat, say, whose first answer was lost.
     put(label("b"), &[("if-match", &etag)]).await.expect(200).unwrap();
-    assert_eq!(api.instance("a").await.unwrap()["labels"], json!({ "team": "b" }));
+    assert_eq!(api.instance("a").await.unwrap()["spec"]["labels"], json!({ "team": "b" }));
 
     // Every field that can't be changed is named, and nothing is changed.
     let much = json!({ "name": "a", "labels": { "team": "d" }, "platform": "kubernetes", "storage_size_gb": 99, "cpu": "2",
@@ -251,20 +252,28 @@ async fn put_makes_changes_and_refuses_as_its_conditions_say() {
         assert!(detail.contains(field), "{field} isn't named: {detail}");
     }
     assert!(!detail.contains("hunter2"), "{detail}");
-    assert_eq!(api.instance("a").await.unwrap()["labels"], json!({ "team": "b" }));
+    assert_eq!(api.instance("a").await.unwrap()["spec"]["labels"], json!({ "team": "b" }));
     let public = put(json!({ "name": "a", "use_load_balancer": true }), &[]).await;
     assert!(public.expect_problem(422).unwrap().contains("load balancer"));
 
-    // The same request again, by its key: one change, the same answer.
-    let keyed = put(label("e"), &[("idempotency-key", "k1")]).await;
-    let again = put(label("e"), &[("idempotency-key", "k1")]).await;
-    assert_eq!(
-        (keyed.expect(200).unwrap(), again.headers["idempotency-replayed"].to_str().unwrap()),
-        (again.expect(200).unwrap(), "true")
-    );
-    put(label("f"), &[("idempotency-key", "k1")]).await.expect_problem(422).unwrap();
+    // The same request again, by its key: one operation, also after that has ended.
+    let keyed = put(power("stopped"), &[("idempotency-key", "k1")]).await.expect(202).unwrap();
+    for _ in 0..2 {
+        let again = put(power("stopped"), &[("idempotency-key", "k1")]).await;
+        assert_eq!(again.headers["idempotency-replayed"], "true");
+        assert_eq!(again.headers["location"], *format!("/v1/operations/{}", keyed["id"].as_str().unwrap()));
+        assert_eq!(again.expect(202).unwrap()["id"], keyed["id"]);
+        api.wait_success(keyed["id"].as_str().unwrap()).await.unwrap();
+    }
+    put(power("running"), &[("idempotency-key", "k1")]).await.expect_problem(422).unwrap();
+    // What begins no operation leads to the same state when it is carried out again.
+    let keyed = put(label("e"), &[("idempotency-key", "k2")]).await;
+    let again = put(label("e"), &[("idempotency-key", "k2")]).await;
+    assert_eq!(keyed.expect(200).unwrap()["generation"], again.expect(200).unwrap()["generation"]);
+    let started = put(power("running"), &[]).await.expect(202).unwrap();
+    api.wait_success(started["id"].as_str().unwrap()).await.unwrap();
 
-    // One that is going away, or failed, is let be.
+    // One that is going away is let be.
     hold_up(&control, "a", "delete-postgres", Moment::Begin).await.unwrap();
     let delete = api.begin_delete("a").await.unwrap();
     wait_held_up(&control, 1).await.unwrap();
@@ -275,8 +284,8 @@ async fn put_makes_changes_and_refuses_as_its_conditions_say() {
     // Another instance of that name is never taken for the one that was there.
     api.create("a").await.unwrap();
     put(label("b"), &[("if-match", &etag)]).await.expect_problem(412).unwrap();
-    let revision = api.instance("a").await.unwrap()["revision"].as_i64().unwrap();
-    for old in 1..revision - 1 {
+    let generation = api.instance("a").await.unwrap()["generation"].as_i64().unwrap();
+    for old in 1..generation {
         put(label("b"), &[("if-match", &format!("\"{old}\""))]).await.expect_problem(412).unwrap();
     }
 }
@@ -345,11 +354,15 @@ async fn one_that_fails_does_not_hold_up_the_other() {
     assert!(both.stdout.starts_with(&format!("default/{good} created (")) && both.stdout.lines().count() == 1, "{both}");
     let told = both.stderr.contains(&format!("{bad} could not be created: deploy-postgres: ")) && both.stderr.contains("port");
     assert!(told && both.stderr.contains("1 of 2 could not be applied"), "{both}");
-    // Again: one is there and failed, so nothing starts.
-    let again = format!("name: {bad}\n---\nname: c\n");
-    let again = toygres.run_with_input(&["apply", "-f", "-"], again.as_bytes()).await.unwrap().expect_code(1).unwrap();
-    assert!(again.stderr.contains(&format!("default/{bad} is there, and failed")), "{again}");
-    toygres.fails(1, &["get", "c"]).await.unwrap();
+    // Again: what failed is tried again, and works once there is a port for it.
+    let again = format!("name: {bad}\n");
+    let refused = toygres.run_with_input(&["apply", "-f", "-"], again.as_bytes()).await.unwrap().expect_code(1).unwrap();
+    assert!(refused.stderr.contains("port"), "{refused}");
+    assert_eq!(toygres.json(&["get", bad]).await.unwrap()["state"], "failed");
+    toygres.ok(&["delete", good, "--yes"]).await.unwrap();
+    let again = toygres.run_with_input(&["apply", "-f", "-"], again.as_bytes()).await.unwrap().expect_code(0).unwrap();
+    assert!(again.stdout.starts_with(&format!("default/{bad} changed (")), "{again}");
+    toygres.api().unwrap().log_in(bad).await.unwrap();
 }
 
 #[tokio::test]

@@ -10,8 +10,8 @@ use toygres_e2e::{Toygres, eventually, process, wait_until};
 /// An instance's health and state, as one sees them.
 async fn seen(toygres: &Toygres, name: &str) -> Result<(String, String)> {
     let instance = toygres.json(&["get", name]).await?;
-    let text = |field: &str| instance[field].as_str().unwrap_or_default().to_owned();
-    Ok((text("state"), text("health_status")))
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok((text(&instance["state"]), text(&instance["status"]["health_status"])))
 }
 
 async fn wait_seen(toygres: &Toygres, name: &str, state: &str, health: &str) -> Result<()> {

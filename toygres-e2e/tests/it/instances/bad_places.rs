@@ -17,9 +17,13 @@ async fn a_port_that_a_stranger_has_is_not_taken() {
     let run = toygres.fails(1, &["create", "demo"]).await.unwrap();
     assert!(run.stderr.contains(&port.to_string()) && run.stderr.contains("--port-range"), "{run}");
     let instance = toygres.json(&["get", "demo"]).await.unwrap();
-    assert_eq!((&instance["state"], &instance["failure"]["step"]), (&"failed".into(), &"deploy-postgres".into()), "{instance}");
+    assert_eq!(
+        (&instance["state"], &instance["status"]["failure"]["step"]),
+        (&"failed".into(), &"deploy-postgres".into()),
+        "{instance}"
+    );
     let again = toygres.fails(1, &["create", "demo"]).await.unwrap();
-    assert!(again.stderr.contains("toygres delete"), "{again}");
+    assert!(again.stderr.contains("toygres start demo"), "{again}");
     toygres.ok(&["delete", "demo", "--yes"]).await.unwrap();
     toygres.expect_nothing_of("demo").await.unwrap();
     drop(stranger);
@@ -74,7 +78,7 @@ async fn an_instance_whose_port_a_stranger_took_says_so_and_comes_back_when_it_i
         Ok(told.then_some(()))
     };
     toygres_e2e::eventually("an event about the taken port", SOON, told).await.unwrap();
-    assert_eq!(toygres.json(&["get", "demo"]).await.unwrap()["health_status"], "unhealthy");
+    assert_eq!(toygres.json(&["get", "demo"]).await.unwrap()["status"]["health_status"], "unhealthy");
     drop(stranger);
     let api = toygres.api().unwrap();
     toygres_e2e::eventually("the instance to answer", SOON, async || api.log_in("demo").await.map(Some)).await.unwrap();

@@ -25,7 +25,7 @@ async fn from_an_empty_directory_to_an_instance_that_answers_and_back() {
     assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
     let instance = toygres.json(&["get", "demo"]).await.unwrap();
     assert_eq!((instance["name"].as_str(), instance["state"].as_str()), (Some("demo"), Some("running")), "{instance}");
-    assert_eq!(instance["health_status"], "healthy", "{instance}");
+    assert_eq!(instance["status"]["health_status"], "healthy", "{instance}");
     assert!(toygres.ok(&["get", "demo"]).await.unwrap().stdout.contains("not enforced"), "the storage is no limit here");
     let yaml = toygres.ok(&["get", "demo", "-o", "yaml"]).await.unwrap();
     assert!(yaml.stdout.contains("name: demo\n") && yaml.stdout.contains("storage_size_gb: 10\n"), "{yaml}");
@@ -47,7 +47,7 @@ async fn from_an_empty_directory_to_an_instance_that_answers_and_back() {
     let logs = toygres.ok(&["logs", "demo", "--tail", "5"]).await.unwrap();
     assert!(logs.stdout.lines().count() <= 5 && logs.stdout.contains("LOG:"), "{logs}");
     let versions = toygres.ok(&["versions"]).await.unwrap();
-    assert!(versions.stdout.contains(instance["postgres_version"].as_str().unwrap()), "{versions}");
+    assert!(versions.stdout.contains(instance["spec"]["postgres_version"].as_str().unwrap()), "{versions}");
 
     // Without a terminal and without --yes nothing is deleted.
     let refused = toygres.fails(2, &["delete", "demo"]).await.unwrap();

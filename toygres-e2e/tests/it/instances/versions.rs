@@ -14,7 +14,7 @@ const NEWEST: u64 = 18;
 async fn works(toygres: &Toygres, name: &str, version: &str) -> anyhow::Result<Duration> {
     let run = toygres.ok(&["create", name, "--version", version]).await?;
     let instance = toygres.json(&["get", name]).await?;
-    let full = instance["postgres_version"].as_str().unwrap_or_default();
+    let full = instance["spec"]["postgres_version"].as_str().unwrap_or_default();
     anyhow::ensure!(full == version || full.starts_with(&format!("{version}.")), "not {version}: {instance:#}");
     let mut session = toygres.api()?.log_in(name).await?;
     let (said, checksums): (String, String) =
@@ -58,7 +58,7 @@ async fn every_installed_version_works() {
     let listed = toygres.json(&["versions"]).await.unwrap();
     for major in &installed {
         let name = format!("demo-{major}");
-        let full = toygres.json(&["get", &name]).await.unwrap()["postgres_version"].clone();
+        let full = toygres.json(&["get", &name]).await.unwrap()["spec"]["postgres_version"].clone();
         let offered = listed.as_array().unwrap().iter().find(|version| version["postgres_version"] == full);
         assert_eq!(offered.map(|version| &version["at_hand"]), Some(&Value::Bool(true)), "{full} in {listed:#}");
         // A full version that is at hand can be named.

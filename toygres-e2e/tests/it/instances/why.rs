@@ -159,7 +159,7 @@ async fn a_server_that_ends_whenever_it_is_started() {
     break_file(&file, &vec![0; kept.len()]).unwrap();
     process::kill(toygres.only_postmaster("demo").await.unwrap()).await.unwrap();
     expect_cause(&toygres, "demo", "crash_loop", &[("event", "did not start"), ("postgres", "FATAL:")]).await.unwrap();
-    assert_eq!(toygres.json(&["get", "demo"]).await.unwrap()["health_status"], "unhealthy");
+    assert_eq!(toygres.json(&["get", "demo"]).await.unwrap()["status"]["health_status"], "unhealthy");
     break_file(&file, &kept).unwrap();
     expect_well(&toygres, "demo").await.unwrap();
 }

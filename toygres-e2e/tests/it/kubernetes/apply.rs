@@ -26,7 +26,8 @@ async fn one_file_for_both_platforms_and_public_and_private_again() {
 
     let uid = cluster.namespace.uid("pod/pod-0").await.unwrap();
     let instance = cluster.json(&["get", "pod"]).await.unwrap();
-    for (public, service, source) in [(true, "LoadBalancer", None), (false, "ClusterIP", Some(&instance["ip_connection_string"]))]
+    for (public, service, source) in
+        [(true, "LoadBalancer", None), (false, "ClusterIP", Some(&instance["status"]["ip_connection_string"]))]
     {
         let text = format!("name: pod\nnamespace: {namespace}\nuse_load_balancer: {public}\n");
         let changed = apply(&text).await;
@@ -36,8 +37,8 @@ async fn one_file_for_both_platforms_and_public_and_private_again() {
             services["items"].as_array().unwrap().iter().filter_map(|item| item["spec"]["type"].as_str()).collect();
         assert!(types.contains(&service) || (!public && !types.contains(&"LoadBalancer")), "{types:?}");
         let now = cluster.json(&["get", "pod"]).await.unwrap();
-        assert_eq!(now["use_load_balancer"], Value::Bool(public));
-        assert_eq!(source.is_some_and(|before| *before == now["ip_connection_string"]), !public, "{now:#}");
+        assert_eq!(now["spec"]["use_load_balancer"], Value::Bool(public));
+        assert_eq!(source.is_some_and(|before| *before == now["status"]["ip_connection_string"]), !public, "{now:#}");
         assert_eq!(cluster.sql("pod", "select 1").await.unwrap(), "1");
     }
     assert_eq!(cluster.namespace.uid("pod/pod-0").await.unwrap(), uid, "its server was started anew for that");

@@ -51,7 +51,7 @@ async fn a_pod_that_can_not_come_up_fails_in_seconds_with_the_clusters_words() {
     let logs = cluster.ok(&["logs", "memory"]).await.unwrap();
     assert!(logs.stdout.contains("bootstrap"), "{logs}");
     let again = cluster.fails(1, &["create", "room", "--platform", "kubernetes"]).await.unwrap();
-    assert!(again.stderr.contains("toygres delete"), "{again}");
+    assert!(again.stderr.contains("toygres start room") && !again.stderr.contains("toygres delete"), "{again}");
     for name in cases.keys() {
         cluster.delete(name).await.unwrap();
     }
@@ -141,7 +141,7 @@ async fn what_somebody_deletes_of_a_running_instance_is_noticed_and_its_delete_e
     for objects in ["statefulset/set", "service/service", "secret/secrets-password", "secret/secrets-tls"] {
         cluster.namespace.kubectl(&["delete", objects]).await.unwrap();
     }
-    let unhealthy = async || Ok((cluster.json(&["get", "set"]).await?["health_status"] == "unhealthy").then_some(()));
+    let unhealthy = async || Ok((cluster.json(&["get", "set"]).await?["status"]["health_status"] == "unhealthy").then_some(()));
     eventually("an instance without its StatefulSet to be unhealthy", SOON, unhealthy).await.unwrap();
     let lost = cluster.fails(1, &["connect", "service"]).await.unwrap();
     assert!(lost.stderr.contains("Service"), "not what is missing: {lost}");
@@ -172,7 +172,7 @@ async fn a_namespace_that_somebody_deletes_takes_its_instances_along() {
     assert!(reason.contains("fresh"), "{reason}");
     let fresh = cluster.fails(1, &["create", "third", "--platform", "kubernetes"]).await.unwrap();
     assert!(fresh.stderr.contains(&format!("kubectl create namespace {namespace}")), "{fresh}");
-    let unhealthy = async || Ok((cluster.json(&["get", "old"]).await?["health_status"] == "unhealthy").then_some(()));
+    let unhealthy = async || Ok((cluster.json(&["get", "old"]).await?["status"]["health_status"] == "unhealthy").then_some(()));
     eventually("an instance without its namespace to be unhealthy", SOON, unhealthy).await.unwrap();
     for name in ["old", "fresh"] {
         cluster.delete(name).await.unwrap();
@@ -212,7 +212,7 @@ async fn a_pod_that_is_killed_comes_back_with_its_data_and_is_told_once() {
         eventually("the end and the return of the server among the events", SOON, told).await.unwrap();
         assert_ne!(cluster.namespace.uid("pod/demo-0").await.unwrap(), before);
         let list = cluster.json(&["list"]).await.unwrap();
-        assert_eq!(list[0]["health_status"], "healthy", "{list:#}");
+        assert_eq!(list[0]["status"]["health_status"], "healthy", "{list:#}");
         assert_eq!(cluster.sql("demo", "select answer from kept").await.unwrap(), "42");
     }
     cluster.delete("demo").await.unwrap();

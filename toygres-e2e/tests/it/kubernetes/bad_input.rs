@@ -131,7 +131,7 @@ async fn without_a_usable_cluster_a_create_says_why_and_the_rest_goes_on() {
         assert!(doctor.stdout.contains("! cluster") && doctor.code == Some(0), "{trouble}: the cluster isn't needed: {doctor}");
         // Instances on this machine have nothing to do with it.
         let list = cluster.toygres.json(&["list"]).await.unwrap();
-        assert_eq!((list.as_array().unwrap().len(), &list[0]["health_status"]), (1, &"healthy".into()), "{list:#}");
+        assert_eq!((list.as_array().unwrap().len(), &list[0]["status"]["health_status"]), (1, &"healthy".into()), "{list:#}");
         cluster.toygres.api().unwrap().log_in("near").await.unwrap();
     }
     // An instance that is there is listed, and its deletion waits for the cluster.
@@ -141,7 +141,7 @@ async fn without_a_usable_cluster_a_create_says_why_and_the_rest_goes_on() {
     write_kubeconfig(&file, point_nowhere).await.unwrap();
     cluster.toygres.ok(&["server", "stop"]).await.unwrap();
     assert_eq!(cluster.toygres.json(&["list"]).await.unwrap().as_array().unwrap().len(), 2);
-    assert_eq!(cluster.json(&["get", "demo"]).await.unwrap()["health_status"], "unknown");
+    assert_eq!(cluster.json(&["get", "demo"]).await.unwrap()["status"]["health_status"], "unknown");
     let lost = cluster.fails(1, &["psql", "demo", "-c", "select 1"]).await.unwrap();
     assert!(lost.stderr.contains("127.0.0.1:9"), "{lost}");
     let begun = cluster.json(&["delete", "demo", "--yes", "--no-wait"]).await.unwrap();

@@ -42,7 +42,11 @@ async fn from_an_empty_directory_to_a_pod_that_answers_and_back() {
     cluster.toygres.ok(&["delete", "near", "--yes"]).await.unwrap();
 
     let instance = cluster.json(&["get", "demo"]).await.unwrap();
-    assert_eq!((&instance["platform"], &instance["health_status"]), (&"kubernetes".into(), &"healthy".into()), "{instance:#}");
+    assert_eq!(
+        (&instance["spec"]["platform"], &instance["status"]["health_status"]),
+        (&"kubernetes".into(), &"healthy".into()),
+        "{instance:#}"
+    );
     let shown = cluster.ok(&["get", "demo"]).await.unwrap().stdout;
     assert!(shown.contains("inside the cluster") && !shown.contains("not enforced"), "{shown}");
     let events = cluster.json(&["events", "demo"]).await.unwrap();
@@ -152,13 +156,17 @@ async fn a_public_instance_has_an_address_a_name_and_a_certificate_for_both() {
     assert!(run.stdout.contains(&name), "{run}");
 
     let instance = cluster.json(&["get", "open"]).await.unwrap();
-    assert_eq!((&instance["use_load_balancer"], &instance["dns_label"]), (&true.into(), &label.into()), "{instance:#}");
-    let by_name = instance["dns_connection_string"].as_str().unwrap();
+    assert_eq!(
+        (&instance["spec"]["use_load_balancer"], &instance["spec"]["dns_label"]),
+        (&true.into(), &label.into()),
+        "{instance:#}"
+    );
+    let by_name = instance["status"]["dns_connection_string"].as_str().unwrap();
     assert!(by_name.contains(&format!("@{name}:5432/")), "{instance:#}");
     let service = cluster.namespace.object("service/open").await.unwrap();
     assert_eq!(service["metadata"]["annotations"]["service.beta.kubernetes.io/azure-dns-label-name"], label, "{service:#}");
     let address = service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().unwrap().to_owned();
-    assert!(instance["ip_connection_string"].as_str().unwrap().contains(&format!("@{address}:5432/")), "{instance:#}");
+    assert!(instance["status"]["ip_connection_string"].as_str().unwrap().contains(&format!("@{address}:5432/")), "{instance:#}");
 
     // Straight to the address, with the certificate checked for it.
     let run = cluster.ok(&["connect", "open"]).await.unwrap();

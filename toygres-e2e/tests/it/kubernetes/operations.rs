@@ -88,9 +88,11 @@ async fn a_change_that_is_cancelled_leaves_the_instance_as_private_as_it_was() {
     assert_eq!(service["spec"]["type"], "ClusterIP", "{service:#}");
     assert_eq!(service["status"]["loadBalancer"]["ingress"], Value::Null, "{service:#}");
     let after = api.instance("demo").await.unwrap();
-    for field in ["state", "use_load_balancer", "ip_connection_string"] {
+    for field in ["state", "spec"] {
         assert_eq!(before[field], after[field], "{field}");
     }
+    assert_eq!(before["status"]["ip_connection_string"], after["status"]["ip_connection_string"]);
+    assert_eq!(after["generation"], after["observed_generation"], "{after:#}");
     assert_eq!(cluster.namespace.uid("pod/demo-0").await.unwrap(), pod, "its server was restarted");
     cluster.expect_made("demo").await.unwrap();
     cluster.delete("demo").await.unwrap();
@@ -100,11 +102,16 @@ async fn a_change_that_is_cancelled_leaves_the_instance_as_private_as_it_was() {
 /// An update whose row was written by a server that was killed then: the sweep begins it.
 async fn begin_update(control: &sqlx::PgPool) -> anyhow::Result<String> {
     let (id,): (sqlx::types::Uuid,) = sqlx::query_as(
-        "WITH changed AS (UPDATE toygres.instances SET use_load_balancer = true WHERE name = 'demo' RETURNING id, namespace)
-         INSERT INTO toygres.operations (id, kind, instance_id, namespace, instance_name, cause, previous)
-         SELECT gen_random_uuid(), 'update', id, namespace, 'demo', 'a test', $1 FROM changed RETURNING id",
+        "WITH before AS (SELECT * FROM toygres.instances WHERE name = 'demo' AND state <> 'deleted'),
+            changed AS (UPDATE toygres.instances i SET spec = i.spec || $1, generation = i.generation + 1
+                FROM before WHERE i.id = before.id RETURNING i.*)
+         INSERT INTO toygres.operations (id, kind, instance_id, namespace, instance_name, cause, place, summary, spec_before, spec,
+            generation, state_before)
+         SELECT gen_random_uuid(), 'update', changed.id, changed.namespace, 'demo', 'a test', changed.cluster_id, 'a test',
+            before.spec, changed.spec, changed.generation, changed.state
+         FROM changed, before RETURNING id",
     )
-    .bind(serde_json::json!({ "use_load_balancer": false, "dns_label": null }))
+    .bind(serde_json::json!({ "use_load_balancer": true }))
     .fetch_one(control)
     .await?;
     Ok(id.to_string())

@@ -126,39 +126,33 @@ async fn killed_after_the_record_of_the_end_and_before_the_workflows_own() {
     }
 }
 
-/// Holds up the answer to a request with an `Idempotency-Key`.
-const HOLD_ANSWER: &str = "
-    CREATE FUNCTION public.e2e_hold_answer() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$;
-    CREATE TRIGGER e2e_hold_answer BEFORE UPDATE ON toygres.idempotency_keys
-        FOR EACH ROW EXECUTE FUNCTION public.e2e_hold_answer();";
-
 #[tokio::test]
-async fn killed_after_the_workflow_began_and_before_the_answer() {
+async fn killed_after_the_request_is_on_record_and_before_the_answer() {
     let toygres = Toygres::new().unwrap();
     let api = toygres.serve().await.unwrap();
     let control = toygres.control().await.unwrap();
-    sqlx::raw_sql(HOLD_ANSWER).execute(&control).await.unwrap();
+    let held = hold_queue(&control).await.unwrap();
     let body = json!({ "name": "fresh" }).to_string();
     let request = tokio::spawn({
         let (api, body) = (api.with_idempotency_key("the-key"), body.clone());
         async move { api.send(Method::POST, "/v1/instances", Some(body)).await }
     });
-    wait_held_up(&control, 1).await.unwrap();
+    wait_blocked(&control, "enqueue").await.unwrap();
     toygres.kill_server().await.unwrap();
     request.await.unwrap().unwrap_err();
-    sqlx::raw_sql(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep';
-         DROP TRIGGER e2e_hold_answer ON toygres.idempotency_keys",
-    )
-    .execute(&control)
-    .await
-    .unwrap();
+    end_blocked(&control).await.unwrap();
+    held.rollback().await.unwrap();
     toygres.ok(&["server", "start"]).await.unwrap();
     let api = toygres.api().unwrap();
-    let again = api.with_idempotency_key("the-key").send(Method::POST, "/v1/instances", Some(body)).await.unwrap();
+    let repeat =
+        async || api.with_idempotency_key("the-key").send(Method::POST, "/v1/instances", Some(body.clone())).await.unwrap();
+    let again = repeat().await;
+    assert_eq!(again.headers["idempotency-replayed"], "true");
     let again = again.expect(202).unwrap();
     api.wait_success(again["id"].as_str().unwrap()).await.unwrap();
     expect_one(&control, &api, "fresh", "create", "succeeded").await.unwrap();
     expect_made(&toygres, &api, "fresh").await.unwrap();
+    // Also when it has ended.
+    let late = repeat().await.expect(202).unwrap();
+    assert_eq!((&late["id"], &late["state"]), (&again["id"], &json!("succeeded")));
 }

@@ -24,7 +24,7 @@ fn moments(prefix: &str, steps: &[&'static str]) -> Vec<(String, &'static str, M
 async fn expect_made(toygres: &Toygres, api: &Api, name: &str) -> Result<()> {
     toygres.only_postmaster(name).await?;
     let instance = api.instance(name).await?;
-    ensure!(instance["state"] == "running" && instance["health_status"] == "healthy", "{instance:#}");
+    ensure!(instance["state"] == "running" && instance["status"]["health_status"] == "healthy", "{instance:#}");
     ensure!(toygres.instance_dir(name).join("data/PG_VERSION").exists(), "no data directory");
     api.log_in(name).await?;
     let events = api.items(&format!("/v1/instances/{name}/events")).await?;
@@ -235,9 +235,11 @@ async fn when_all_processes_die_at_once_everything_comes_back() {
     let mut session = eventually("the old instance to answer", SOON, async || api.log_in("old").await.map(Some)).await.unwrap();
     let (answer,): (i32,) = sqlx::query_as("SELECT answer FROM kept").fetch_one(&mut session).await.unwrap();
     assert_eq!(answer, 42);
-    eventually("it to be healthy", SOON, async || Ok((api.instance("old").await?["health_status"] == "healthy").then_some(())))
-        .await
-        .unwrap();
+    eventually("it to be healthy", SOON, async || {
+        Ok((api.instance("old").await?["status"]["health_status"] == "healthy").then_some(()))
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -252,12 +254,13 @@ async fn what_was_written_down_and_never_started_is_started_by_the_next_server()
     let mut ids = Vec::new();
     for (kind, name, state) in [("create", "fresh", "creating"), ("delete", "old", "deleting")] {
         let (id,): (sqlx::types::Uuid,) = sqlx::query_as(
-            "WITH changed AS (UPDATE toygres.instances SET state = $3 WHERE name = $2 RETURNING id),
-                made AS (INSERT INTO toygres.instances (id, namespace, name, platform, postgres_version, storage_size_gb)
-                    SELECT gen_random_uuid(), 'default', $2, 'local', (SELECT min(postgres_version) FROM toygres.instances), 1
-                    WHERE $1 = 'create' RETURNING id)
-             INSERT INTO toygres.operations (id, kind, instance_id, namespace, instance_name, cause)
-             SELECT gen_random_uuid(), $1, id, 'default', $2, 'a test' FROM (TABLE changed UNION ALL TABLE made) i RETURNING id",
+            "WITH changed AS (UPDATE toygres.instances SET state = $3 WHERE name = $2 RETURNING *),
+                made AS (INSERT INTO toygres.instances (id, namespace, name, cluster_id, spec, generation)
+                    SELECT gen_random_uuid(), 'default', $2, cluster_id, spec, 1 FROM toygres.instances WHERE $1 = 'create' RETURNING *)
+             INSERT INTO toygres.operations (id, kind, instance_id, namespace, instance_name, cause, place, summary, spec_before,
+                spec, generation, state_before)
+             SELECT gen_random_uuid(), $1, id, 'default', $2, 'a test', cluster_id, $1, spec, spec, generation, state
+             FROM (TABLE changed UNION ALL TABLE made) i RETURNING id",
         )
         .bind(kind)
         .bind(name)

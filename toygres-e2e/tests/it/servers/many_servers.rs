@@ -99,8 +99,8 @@ async fn servers_of_different_machines_leave_each_others_instances_to_each_other
         there.only_postmaster(&format!("there-{number}")).await.unwrap();
     }
     // What a server can't see it doesn't guess; what it can't do it says whom to ask.
-    assert_eq!(second.instance("there-0").await.unwrap()["health_status"], "healthy");
-    assert_eq!(first.instance("there-0").await.unwrap()["health_status"], "unknown");
+    assert_eq!(second.instance("there-0").await.unwrap()["status"]["health_status"], "healthy");
+    assert_eq!(first.instance("there-0").await.unwrap()["status"]["health_status"], "unknown");
     let machine_id = std::fs::read_to_string(there.state_dir().join("id")).unwrap();
     for what in ["connection", "logs"] {
         let detail = first.get(&format!("/v1/instances/there-0/{what}")).await.unwrap().expect_problem(409).unwrap();
@@ -131,7 +131,7 @@ async fn servers_of_different_machines_leave_each_others_instances_to_each_other
     let second = there.serve().await.unwrap();
     second.wait_success(&operation).await.unwrap();
     there.expect_nothing_made_of("there-1").unwrap();
-    assert_eq!(second.instance("there-2").await.unwrap()["health_status"], "healthy");
+    assert_eq!(second.instance("there-2").await.unwrap()["status"]["health_status"], "healthy");
 }
 
 #[tokio::test]

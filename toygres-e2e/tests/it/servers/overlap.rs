@@ -188,9 +188,10 @@ async fn lists_come_in_pages_that_miss_and_repeat_nothing() {
     let api = toygres.serve().await.unwrap();
     let control = toygres.control().await.unwrap();
     sqlx::query(
-        "INSERT INTO toygres.instances (id, namespace, name, platform, postgres_version, storage_size_gb)
-         SELECT gen_random_uuid(), 'n' || i % 3, 'i' || i, 'local', '15.1', 1 FROM generate_series(1, 250) i",
+        "INSERT INTO toygres.instances (id, namespace, name, spec, generation)
+         SELECT gen_random_uuid(), 'n' || i % 3, 'i' || i, $1, 1 FROM generate_series(1, 250) i",
     )
+    .bind(json!({ "platform": "local", "postgres_version": "15.1" }))
     .execute(&control)
     .await
     .unwrap();

@@ -3,13 +3,12 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
+use serde_json::{Value, json};
 use sqlx::types::Uuid;
 use tokio::task::JoinSet;
-use toygres_e2e::store_database::{StoreDatabase, database, key, new_instance, to_state};
-use toygres_models::store::{
-    Created, DeleteRequested, InstanceChange, MetadataUpdate, Operation, Requested, StoreError, UpdateRequested,
-};
-use toygres_models::{Failure, FailureKind, InstanceState, OperationState, Store};
+use toygres_e2e::store_database::{StoreDatabase, database, key, new_instance, request_change, request_delete, to_state};
+use toygres_models::store::{ChangeRequested, Created, MetadataUpdate, Operation, OperationRequested, Requested, StoreError};
+use toygres_models::{Failure, FailureKind, InstanceState, OperationKind, OperationState, PlatformName, Store};
 
 async fn begin_create(store: &Store, name: &str) -> Operation {
     match store.create_instance(&new_instance("default", name), async || Ok(())).await.unwrap() {
@@ -19,20 +18,19 @@ async fn begin_create(store: &Store, name: &str) -> Operation {
 }
 
 async fn begin_delete(store: &Store, name: &str) -> Operation {
-    match store.delete_instance(&key("default", name), None, &alice()).await.unwrap() {
-        DeleteRequested::New(operation) => operation,
-        DeleteRequested::AtWork(_) => panic!("not new"),
+    match request_delete(store, &key("default", name), &alice()).await.unwrap() {
+        OperationRequested::New(operation) => operation,
+        OperationRequested::AtWork(_) => panic!("not new"),
     }
 }
 
-async fn begin_update(store: &Store, name: &str) -> Operation {
-    let change = InstanceChange {
-        use_load_balancer: Some(true),
-        dns_label: Some(Some("demo".parse().unwrap())),
-        ..InstanceChange::default()
-    };
-    match store.update_instance(&key("default", name), None, &change, &alice()).await.unwrap() {
-        UpdateRequested::New(operation) => *operation,
+async fn change(store: &Store, fields: Value) -> ChangeRequested {
+    request_change(store, &key("default", "demo"), &fields, &alice()).await.unwrap()
+}
+
+async fn begin_update(store: &Store) -> Operation {
+    match change(store, json!({ "use_load_balancer": true, "dns_label": "demo" })).await {
+        ChangeRequested::New(operation) => *operation,
         other => panic!("not new: {other:?}"),
     }
 }
@@ -41,8 +39,10 @@ fn alice() -> Requested {
     Requested::by("alice")
 }
 
-fn compensated(operation: &Operation, state: InstanceState) -> MetadataUpdate {
-    MetadataUpdate { compensated: true, ..to_state(operation, state) }
+/// What is written at the end of an operation that was reverted.
+async fn reverted(store: &Store, operation: &Operation, state: InstanceState) -> MetadataUpdate {
+    assert!(store.begin_revert(operation.id).await.unwrap(), "there is nothing to revert");
+    to_state(operation, state)
 }
 
 async fn states(store: &Store, operation: &Operation) -> (OperationState, InstanceState) {
@@ -75,7 +75,7 @@ async fn a_cancelled_create_can_only_end_with_nothing_left() {
         let late = store.update_metadata(&to_state(&create, state)).await.unwrap_err();
         assert!(matches!(late, StoreError::Cancelled(_)), "{late:?}");
         assert_eq!(Failure::from(late).kind, FailureKind::Cancelled);
-        store.update_metadata(&compensated(&create, InstanceState::Deleted)).await.unwrap();
+        store.update_metadata(&reverted(store, &create, InstanceState::Deleted).await).await.unwrap();
         assert_eq!(states(store, &create).await, (OperationState::Cancelled, InstanceState::Deleted));
         assert_eq!(kinds(store, &create).await, ["create_requested", "cancel_requested", "create_cancelled"]);
         let last = store.events(create.instance_id, 0, 100).await.unwrap().pop().unwrap();
@@ -133,7 +133,7 @@ async fn a_cancelled_create_leaves_its_instance_to_the_delete_that_came_after() 
         // It can't be called off: the creation is given up.
         let refused = store.cancel_operation(delete.id, &alice()).await.unwrap_err();
         assert!(matches!(refused, StoreError::PointOfNoReturn(_)), "{refused:?}");
-        store.update_metadata(&compensated(&create, InstanceState::Deleted)).await.unwrap();
+        store.update_metadata(&reverted(store, &create, InstanceState::Deleted).await).await.unwrap();
         // The name isn't free while the delete may still remove what has it.
         assert_eq!(states(store, &create).await, (OperationState::Cancelled, InstanceState::Deleting));
         store.update_metadata(&to_state(&delete, InstanceState::Deleted)).await.unwrap();
@@ -146,11 +146,11 @@ async fn a_delete_can_be_called_off_until_a_step_of_it_begins() {
     let Some(StoreDatabase { store, .. }) = &database().await.unwrap() else { return };
     let create = begin_create(store, "demo").await;
     fail(store, &create, "deploy-postgres").await;
-    let failure = store.instance(&key("default", "demo")).await.unwrap().failure;
+    let failure = store.instance(&key("default", "demo")).await.unwrap().status.0.failure;
     let delete = begin_delete(store, "demo").await;
     store.cancel_operation(delete.id, &alice()).await.unwrap();
     assert_eq!(states(store, &delete).await, (OperationState::Cancelled, InstanceState::Failed));
-    assert_eq!(store.instance(&key("default", "demo")).await.unwrap().failure, failure, "why it had failed");
+    assert_eq!(store.instance(&key("default", "demo")).await.unwrap().status.0.failure, failure, "why it had failed");
     // Its workflow may come late, and does nothing.
     store.begin_step(delete.id, "delete-postgres").await.unwrap();
     store.update_metadata(&to_state(&delete, InstanceState::Deleted)).await.unwrap();
@@ -160,7 +160,10 @@ async fn a_delete_can_be_called_off_until_a_step_of_it_begins() {
     let delete = begin_delete(store, "demo").await;
     store.begin_step(delete.id, "delete-postgres").await.unwrap();
     let refused = store.cancel_operation(delete.id, &alice()).await.unwrap_err();
-    assert!(matches!(&refused, StoreError::PointOfNoReturn(words) if words.contains("has begun to remove it")), "{refused:?}");
+    assert!(
+        matches!(&refused, StoreError::PointOfNoReturn(words) if words.contains("has begun and can't be taken back")),
+        "{refused:?}"
+    );
     assert_eq!(states(store, &delete).await, (OperationState::Running, InstanceState::Deleting));
 }
 
@@ -192,52 +195,89 @@ async fn a_cancelled_update_makes_the_record_say_again_what_was_before() {
     let Some(StoreDatabase { store, .. }) = &database().await.unwrap() else { return };
     let create = begin_create(store, "demo").await;
     store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
-    let private = store.instance(&key("default", "demo")).await.unwrap().exposure();
-    // Before a step of it began.
-    let update = begin_update(store, "demo").await;
-    assert!(store.instance(&key("default", "demo")).await.unwrap().use_load_balancer);
+    let instance = async || store.instance(&key("default", "demo")).await.unwrap();
+    let private = instance().await.spec.0;
+    // Before a step of it began: over at once, and the platform was never otherwise.
+    let update = begin_update(store).await;
+    assert!(instance().await.spec.use_load_balancer && instance().await.is_behind());
     store.cancel_operation(update.id, &alice()).await.unwrap();
     assert_eq!(states(store, &update).await, (OperationState::Cancelled, InstanceState::Running));
-    assert_eq!(store.instance(&key("default", "demo")).await.unwrap().exposure(), private);
-    // And after.
-    let update = begin_update(store, "demo").await;
+    assert!(instance().await.spec.0 == private && !instance().await.is_behind());
+    // And after: the steps bring about what was before, then the record says so.
+    let update = begin_update(store).await;
     store.begin_step(update.id, "deploy-postgres").await.unwrap();
     store.cancel_operation(update.id, &alice()).await.unwrap();
-    assert_eq!(store.instance(&key("default", "demo")).await.unwrap().exposure(), private);
+    assert_eq!(states(store, &update).await, (OperationState::Running, InstanceState::Running));
     let public = MetadataUpdate { ip_connection_string: Some("public".into()), ..to_state(&update, InstanceState::Running) };
     assert!(matches!(store.update_metadata(&public).await, Err(StoreError::Cancelled(_))));
-    let back = MetadataUpdate { ip_connection_string: Some("private".into()), ..compensated(&update, InstanceState::Running) };
-    store.update_metadata(&back).await.unwrap();
-    let instance = store.instance(&key("default", "demo")).await.unwrap();
+    let back = reverted(store, &update, InstanceState::Running).await;
+    let reverting = store.operation(update.id).await.unwrap().unwrap();
+    assert!(reverting.reverting && *reverting.target() == private, "{reverting:?}");
+    // What is changed meanwhile on record alone stays.
+    let labels = change(store, json!({ "labels": { "team": "a" } })).await;
+    assert!(matches!(labels, ChangeRequested::Done(_)), "{labels:?}");
+    store.update_metadata(&MetadataUpdate { ip_connection_string: Some("private".into()), ..back }).await.unwrap();
     assert_eq!(states(store, &update).await, (OperationState::Cancelled, InstanceState::Running));
-    assert_eq!((instance.ip_connection_string.as_deref(), instance.exposure()), (Some("private"), private));
+    let after = instance().await;
+    let expected = private.with(json!({ "labels": { "team": "a" } }).as_object().unwrap()).unwrap();
+    assert_eq!((after.status.ip_connection_string.as_deref(), &after.spec.0), (Some("private"), &expected));
+    assert!(!after.is_behind(), "{after:?}");
 }
 
 #[tokio::test]
-async fn after_a_failed_update_the_same_change_again_is_a_new_update() {
+async fn a_failed_update_that_was_reverted_leaves_nothing_to_be_done() {
     let Some(StoreDatabase { store, .. }) = &database().await.unwrap() else { return };
     let create = begin_create(store, "demo").await;
     store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
-    let change = |change: InstanceChange| async move {
-        store.update_instance(&key("default", "demo"), None, &change, &alice()).await.unwrap()
-    };
-    let public = || change(InstanceChange { use_load_balancer: Some(true), ..InstanceChange::default() });
-    let in_doubt = async || store.is_exposure_in_doubt(create.instance_id).await.unwrap();
-    let first = begin_update(store, "demo").await;
-    assert!(!in_doubt().await, "it is at work");
+    let before = store.instance(&key("default", "demo")).await.unwrap();
+    let update = begin_update(store).await;
+    let failure = Failure::permanent(FailureKind::StartFailed, "it ended");
+    store.begin_step(update.id, "deploy-postgres").await.unwrap();
+    store.end_step(update.id, "deploy-postgres", Some(&failure)).await.unwrap();
+    let back = reverted(store, &update, InstanceState::Running).await;
+    for _ in 0..2 {
+        store.begin_step(update.id, "deploy-postgres").await.unwrap();
+        store.end_step(update.id, "deploy-postgres", None).await.unwrap();
+    }
+    store.update_metadata(&back).await.unwrap();
+    let ended = store.operation(update.id).await.unwrap().unwrap();
+    let steps: Vec<_> = ended.steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(steps, ["deploy-postgres", "undo-deploy-postgres"], "what failed stays on record");
+    assert_eq!((ended.state, &ended.error.unwrap().failure), (OperationState::Failed, &failure));
+    let after = store.instance(&key("default", "demo")).await.unwrap();
+    assert!(after.spec == before.spec && after.state == InstanceState::Running && !after.is_behind(), "{after:?}");
+    assert!(after.generation > before.generation, "who saw the change has to look again");
+    assert!(matches!(change(store, json!({ "use_load_balancer": false })).await, ChangeRequested::Unchanged(_)));
+    // And it can be tried again.
+    let retry = store.retry_operation(update.id, &alice()).await.unwrap();
+    assert_eq!((&retry.spec, &retry.spec_before), (&update.spec, &update.spec_before));
+}
+
+#[tokio::test]
+async fn after_an_update_that_could_not_be_reverted_the_platform_is_behind_until_an_update_succeeds() {
+    let Some(StoreDatabase { store, .. }) = &database().await.unwrap() else { return };
+    let create = begin_create(store, "demo").await;
+    store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
+    let is_behind = async || store.instance(&key("default", "demo")).await.unwrap().is_behind();
+    let private = async || change(store, json!({ "use_load_balancer": false })).await;
+    assert!(matches!(private().await, ChangeRequested::Unchanged(_)));
+    let first = begin_update(store).await;
     fail(store, &first, "deploy-postgres").await;
-    assert!(in_doubt().await);
-    // One that was called off before it did anything mends nothing.
-    let second = begin_update(store, "demo").await;
+    assert!(!store.instance(&key("default", "demo")).await.unwrap().spec.use_load_balancer, "the record is as before");
+    assert!(is_behind().await);
+    // One that was called off before it did anything repairs nothing.
+    let second = begin_update(store).await;
     store.cancel_operation(second.id, &alice()).await.unwrap();
-    assert!(in_doubt().await);
-    // What it doesn't name is no reason.
-    let labels = change(InstanceChange { delete_protection: Some(true), ..InstanceChange::default() }).await;
-    assert!(matches!(labels, UpdateRequested::Done(_)), "{labels:?}");
-    let UpdateRequested::New(third) = public().await else { panic!("it may be private still") };
+    assert!(is_behind().await);
+    // What is only on record is no reason.
+    let protected = change(store, json!({ "delete_protection": true })).await;
+    assert!(matches!(protected, ChangeRequested::Done(_)), "{protected:?}");
+    assert!(is_behind().await);
+    let ChangeRequested::New(third) = private().await else { panic!("it may be public still") };
+    assert!(!third.changes_spec());
     store.update_metadata(&to_state(&third, InstanceState::Running)).await.unwrap();
-    assert!(!in_doubt().await);
-    assert!(matches!(public().await, UpdateRequested::Unchanged(_)));
+    assert!(!is_behind().await);
+    assert!(matches!(private().await, ChangeRequested::Unchanged(_)));
 }
 
 #[tokio::test]
@@ -250,13 +290,14 @@ async fn an_update_ends_with_an_event_of_its_own_and_leaves_no_name_of_before() 
         ..to_state(&create, InstanceState::Running)
     };
     store.update_metadata(&first).await.unwrap();
-    let update = begin_update(store, "demo").await;
+    let update = begin_update(store).await;
     let second = MetadataUpdate { ip_connection_string: Some("other".into()), ..to_state(&update, InstanceState::Running) };
     store.update_metadata(&second).await.unwrap();
     // The create's last step may be repeated by whoever takes over: it writes nothing any more.
     store.update_metadata(&first).await.unwrap();
     let instance = store.instance(&key("default", "demo")).await.unwrap();
-    assert_eq!((instance.ip_connection_string.as_deref(), instance.dns_connection_string), (Some("other"), None));
+    let status = instance.status.0;
+    assert_eq!((status.ip_connection_string.as_deref(), status.dns_connection_string), (Some("other"), None));
     assert_eq!(kinds(store, &create).await, ["create_requested", "instance_running", "update_requested", "instance_updated"]);
 }
 
@@ -277,7 +318,6 @@ async fn a_failed_operation_is_tried_again_by_one_new_one_however_often_it_is_as
     let retry = store.operation(retry).await.unwrap().unwrap();
     assert_eq!((retry.retry_of, retry.kind), (Some(create.id), create.kind));
     assert_eq!(states(store, &retry).await, (OperationState::Pending, InstanceState::Creating));
-    assert!(store.instance(&key("default", "demo")).await.unwrap().failure.is_none());
     fail(store, &retry, "wait-for-ready").await;
     let refused = store.retry_operation(create.id, &alice()).await.unwrap_err();
     assert!(matches!(&refused, StoreError::NotNow(words) if words.contains(&retry.id.to_string())), "{refused:?}");
@@ -295,10 +335,7 @@ async fn a_failed_delete_is_tried_again_unless_the_instance_is_protected_or_gone
     store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
     let delete = begin_delete(store, "demo").await;
     fail(store, &delete, "delete-postgres").await;
-    let protect = async |on| {
-        let change = InstanceChange { delete_protection: Some(on), ..InstanceChange::default() };
-        store.update_instance(&key("default", "demo"), None, &change, &alice()).await.unwrap();
-    };
+    let protect = async |on: bool| change(store, json!({ "delete_protection": on })).await;
     protect(true).await;
     assert!(matches!(store.retry_operation(delete.id, &alice()).await, Err(StoreError::Protected(_))));
     protect(false).await;
@@ -333,8 +370,11 @@ async fn an_operation_is_expected_to_take_as_long_as_the_last_ones_of_its_kind_d
     assert_eq!(store.expected_seconds(&create).await.unwrap(), Some(4.0));
     let delete = begin_delete(store, "demo-0").await;
     assert_eq!(store.expected_seconds(&delete).await.unwrap(), None, "another kind");
-    sqlx::query("UPDATE instances SET platform = 'kubernetes' WHERE name = 'demo'").execute(store.pool()).await.unwrap();
-    assert_eq!(store.expected_seconds(&create).await.unwrap(), None, "another platform");
+    let mut elsewhere = create.clone();
+    elsewhere.spec.platform = PlatformName::Kubernetes;
+    assert_eq!(store.expected_seconds(&elsewhere).await.unwrap(), None, "another platform");
+    let update = Operation { kind: OperationKind::UPDATE, summary: "stop".into(), ..create };
+    assert_eq!(store.expected_seconds(&update).await.unwrap(), None, "another change");
 }
 
 #[tokio::test]

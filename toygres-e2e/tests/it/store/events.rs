@@ -11,7 +11,7 @@ use sqlx::ConnectOptions;
 use sqlx::types::chrono::Utc;
 use tokio::task::JoinSet;
 use toygres_e2e::event_stream::{ids_after, write_events};
-use toygres_e2e::store_database::{StoreDatabase, database, key, new_instance, to_state};
+use toygres_e2e::store_database::{StoreDatabase, database, key, new_instance, request_delete, to_state};
 use toygres_e2e::wait::SOON;
 use toygres_models::store::{Created, EventFilter, EventStart, Requested, StoreError};
 use toygres_models::{Failure, InstanceState, OperationKind, Store};
@@ -226,16 +226,18 @@ async fn what_is_gone_is_forgotten_and_what_lives_keeps_how_it_was_made() {
             store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
         }
     }
-    store.delete_instance(&key("default", "gone"), None, &Requested::by("test")).await.unwrap();
+    request_delete(store, &key("default", "gone"), &Requested::by("test")).await.unwrap();
     let gone = store.instance(&key("default", "gone")).await.unwrap();
-    let delete = store.last_operation(gone.id, OperationKind::Delete).await.unwrap().unwrap();
+    let delete = store.last_operation(gone.id, OperationKind::DELETE).await.unwrap().unwrap();
     store.update_metadata(&to_state(&delete, InstanceState::Deleted)).await.unwrap();
-    // A change that failed leaves in doubt how it is reached; one that was cancelled leaves it so, and one at work may be.
+    // Of what was done with one that lives, the last change that ended by itself stays, and what is at work.
     let alive = store.instance(&key("default", "alive")).await.unwrap();
     for (number, state) in ["failed", "cancelled", "running"].iter().enumerate() {
         sqlx::query(
-            "INSERT INTO operations (id, kind, instance_id, namespace, instance_name, cause, actor, state, finished_at)
-             VALUES ($1::uuid, 'update', $2, 'default', 'alive', '', '', $3, now())",
+            "INSERT INTO operations (id, kind, instance_id, namespace, instance_name, cause, actor, state, finished_at,
+                place, summary, spec_before, spec, generation, state_before)
+             SELECT $1::uuid, 'update', id, namespace, name, '', '', $3, now(), 'local', 'update', spec, spec, generation, state
+             FROM instances WHERE id = $2",
         )
         .bind(format!("ffffffff-ffff-7000-8000-00000000000{number}"))
         .bind(alive.id)
@@ -256,10 +258,14 @@ async fn what_is_gone_is_forgotten_and_what_lives_keeps_how_it_was_made() {
     let events = i64::try_from(ids_after(store.pool(), 0).await.unwrap().len()).unwrap();
     assert_eq!(forget().await, (u64::try_from(events).unwrap(), 3, 1));
     assert_eq!(forget().await, (0, 0, 0), "again");
-    let cancel = "UPDATE operations SET state = 'cancelled', finished_at = now() WHERE kind = 'update' AND state = 'running'";
-    sqlx::query(cancel).execute(store.pool()).await.unwrap();
-    assert!(store.is_exposure_in_doubt(alive.id).await.unwrap());
-    let create = store.last_operation(alive.id, OperationKind::Create).await.unwrap().unwrap();
+    let updates: Vec<(String,)> =
+        sqlx::query_as("SELECT state FROM operations WHERE instance_id = $1 AND kind = 'update' ORDER BY id")
+            .bind(alive.id)
+            .fetch_all(store.pool())
+            .await
+            .unwrap();
+    assert_eq!(updates.iter().map(|(state,)| state.as_str()).collect::<Vec<_>>(), ["failed", "running"]);
+    let create = store.last_operation(alive.id, OperationKind::CREATE).await.unwrap().unwrap();
     assert_eq!(create.steps.len(), 1);
     assert!(store.instance_by_id(gone.id).await.is_err() && store.operation(delete.id).await.unwrap().is_none());
     assert_eq!(store.unfinished_operations().await.unwrap().len(), 1);

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::json;
 use sqlx::types::{Json, Uuid};
 use tokio::task::JoinSet;
-use toygres_e2e::store_database::{database, key, new_instance, to_state, update};
+use toygres_e2e::store_database::{database, key, new_instance, request_delete, to_state, update};
 use toygres_models::store::{
-    Created, DeleteRequested, Instance, InstanceFilter, MetadataUpdate, Requested, StepFailure, StoreError,
+    AdoptedInstance, Created, Instance, InstanceFilter, MetadataUpdate, NewInstance, OperationRequested, Requested, StoreError,
 };
-use toygres_models::{Failure, FailureKind, InstanceState, OperationKind, OperationState};
+use toygres_models::{Failure, FailureKind, InstanceSpec, InstanceState, OperationKind, OperationState, Power, StepFailure};
 
 async fn nothing_to_do() -> Result<(), Failure> {
     Ok(())
@@ -31,8 +32,8 @@ async fn sql_itself_refuses_every_illegal_transition_and_no_legal_one() {
     for &from in InstanceState::ALL {
         for &to in InstanceState::ALL {
             let id: (Uuid,) = sqlx::query_as(
-                "INSERT INTO instances (id, namespace, name, platform, postgres_version, storage_size_gb, state)
-                 VALUES (gen_random_uuid(), $1, $2, 'local', '15.1', 1, $1) RETURNING id",
+                "INSERT INTO instances (id, namespace, name, spec, generation, state)
+                 VALUES (gen_random_uuid(), $1, $2, '{\"platform\": \"local\", \"postgres_version\": \"15.1\"}', 1, $1) RETURNING id",
             )
             .bind(from)
             .bind(to)
@@ -69,8 +70,7 @@ async fn a_live_name_is_unique_in_its_namespace_and_free_after_its_deletion() {
         panic!("made twice")
     };
     assert_eq!((instance.id, operation.id), (first.instance_id, first.id));
-    let DeleteRequested::New(delete) =
-        store.delete_instance(&key("default", "demo"), None, &Requested::by("test")).await.unwrap()
+    let OperationRequested::New(delete) = request_delete(store, &key("default", "demo"), &Requested::by("test")).await.unwrap()
     else {
         panic!("not new")
     };
@@ -181,11 +181,11 @@ async fn an_operation_ends_with_the_state_it_was_for_and_repeating_that_changes_
     assert_eq!(store.operation(create.id).await.unwrap().unwrap(), before);
     assert_eq!(store.events(create.instance_id, 0, 100).await.unwrap(), events, "repeated events");
     let instance = store.instance(&key("default", "demo")).await.unwrap();
-    assert_eq!((instance.state, instance.health_status.as_deref()), (InstanceState::Running, Some("healthy")));
+    assert_eq!((instance.state, instance.status.health_status.as_deref()), (InstanceState::Running, Some("healthy")));
 
     // An update without an address leaves the one that is known.
     store.update_metadata(&update(create.instance_id, "demo", InstanceState::Running)).await.unwrap();
-    assert_eq!(store.instance(&key("default", "demo")).await.unwrap().ip_connection_string, running.ip_connection_string);
+    assert_eq!(store.instance(&key("default", "demo")).await.unwrap().status.ip_connection_string, running.ip_connection_string);
     // Whoever still believes that the operation is at work writes nothing.
     store.update_metadata(&to_state(&create, InstanceState::Failed)).await.unwrap();
     assert_eq!(store.instance(&key("default", "demo")).await.unwrap().state, InstanceState::Running);
@@ -211,14 +211,13 @@ async fn a_create_that_a_delete_overtook_ends_failed_and_leaves_the_instance_to_
             panic!("not new")
         };
         store.begin_step(create.id, "deploy-postgres").await.unwrap();
-        let DeleteRequested::New(delete) =
-            store.delete_instance(&key("default", name), None, &Requested::by("test")).await.unwrap()
+        let OperationRequested::New(delete) = request_delete(store, &key("default", name), &Requested::by("test")).await.unwrap()
         else {
             panic!("not new")
         };
-        assert_eq!(store.other_change_at_work(delete.id).await.unwrap(), Some(OperationKind::Create));
-        let DeleteRequested::AtWork(again) =
-            store.delete_instance(&key("default", name), None, &Requested::by("test")).await.unwrap()
+        assert_eq!(store.other_change_at_work(delete.id).await.unwrap(), Some(OperationKind::CREATE));
+        let OperationRequested::AtWork(again) =
+            request_delete(store, &key("default", name), &Requested::by("test")).await.unwrap()
         else {
             panic!("two deletes")
         };
@@ -243,61 +242,82 @@ async fn a_failed_delete_can_be_asked_for_again() {
         panic!("not new")
     };
     store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
-    let DeleteRequested::New(first) = store.delete_instance(&key("default", "demo"), None, &Requested::by("test")).await.unwrap()
+    let OperationRequested::New(first) = request_delete(store, &key("default", "demo"), &Requested::by("test")).await.unwrap()
     else {
         panic!("not new")
     };
     store.update_metadata(&to_state(&first, InstanceState::Failed)).await.unwrap();
     assert!(store.operation(first.id).await.unwrap().unwrap().error.is_some(), "it failed and doesn't say why");
-    let DeleteRequested::New(second) =
-        store.delete_instance(&key("default", "demo"), None, &Requested::by("test")).await.unwrap()
+    let OperationRequested::New(second) = request_delete(store, &key("default", "demo"), &Requested::by("test")).await.unwrap()
     else {
         panic!("not new")
     };
     assert_ne!(first.id, second.id);
     store.update_metadata(&to_state(&second, InstanceState::Deleted)).await.unwrap();
     assert!(matches!(
-        store.delete_instance(&key("default", "demo"), None, &Requested::by("test")).await,
+        request_delete(store, &key("default", "demo"), &Requested::by("test")).await,
         Err(StoreError::InstanceNotFound(_))
     ));
 }
 
 #[tokio::test]
-async fn a_lists_rows_are_the_same_json_as_the_records() {
+async fn a_record_says_the_same_in_json_whatever_is_in_it() {
     let Some(database) = database().await.unwrap() else { return };
     let store = &database.store;
-    // With nothing but what must be, and with everything, in words that JSON has to escape.
-    sqlx::query(
-        r#"INSERT INTO instances (id, namespace, name, platform, postgres_version, storage_size_gb)
-           VALUES (gen_random_uuid(), 'a', 'bare', 'local', '15.1', 1);"#,
-    )
-    .execute(store.pool())
-    .await
-    .unwrap();
     let failure = StepFailure {
         step: "deploy-postgres".into(),
         failure: Failure { evidence: vec!["\"\\\u{1}\n🐘".into()], ..Failure::transient(FailureKind::TimedOut, "a \"b\"\tc") },
     };
-    sqlx::query(
-        r#"INSERT INTO instances (id, namespace, name, platform, postgres_version, storage_size_gb, use_load_balancer, dns_label,
-               cpu, memory, storage_class, cluster_id, labels, delete_protection, revision, state, health_status,
-               ip_connection_string, dns_connection_string, health_check_orchestration_id, failure, created_at)
-           VALUES (gen_random_uuid(), 'b', 'full', 'kubernetes', '18.6', 2147483647, true, 'l', '500m', '2Gi', 'fast', 'c',
-               '{"team": "a.b", "owner": "c"}', true, 9007199254740993, 'failed', 'unhealthy', 'postgresql://"\', 'dns', 'h',
-               $1, '2026-01-02 03:04:05.000006')"#,
-    )
-    .bind(Json(&failure))
-    .execute(store.pool())
-    .await
-    .unwrap();
-    let filter = InstanceFilter::default();
-    let records = store.instances(&filter, 10).await.unwrap();
-    assert_eq!((records.len(), records[1].failure.as_ref().map(|failure| &failure.0)), (2, Some(&failure)));
-    let rows = store.instance_rows(&filter, 10).await.unwrap();
-    assert_eq!(rows.iter().map(|row| &*row.name).collect::<Vec<_>>(), ["bare", "full"]);
-    let read: Vec<Instance> = serde_json::from_str(&serde_json::to_string(&rows).unwrap()).unwrap();
+    // With nothing but what must be, and with everything, in words that JSON has to escape.
+    let bare = json!({ "platform": "local", "postgres_version": "15.1" });
+    let full = json!({ "platform": "kubernetes", "postgres_version": "18.6", "storage_size_gb": 65536, "use_load_balancer": true,
+        "dns_label": "lab", "cpu": "500m", "memory": "2Gi", "storage_class": "fast", "labels": { "team": "a.b", "owner": "c" },
+        "delete_protection": true, "power": "stopped" });
+    let status = json!({ "members": [{ "member": 0, "role": "primary", "phase": "Failed", "postgres_version": null, "image": "i" }],
+        "health_status": "unhealthy", "health_reason": "\"\\", "health_since": "2026-01-02T03:04:05.000006Z",
+        "ip_connection_string": "postgresql://\"\\", "dns_connection_string": "dns", "failure": failure });
+    for (name, spec, status) in [("bare", bare, json!({})), ("full", full, status)] {
+        sqlx::query(
+            "INSERT INTO instances (id, namespace, name, spec, generation, state, status, cluster_id, created_at)
+             VALUES (gen_random_uuid(), 'a', $1, $2, 9007199254740993, 'failed', $3, 'c', '2026-01-02 03:04:05.000006')",
+        )
+        .bind(name)
+        .bind(Json(spec))
+        .bind(Json(status))
+        .execute(store.pool())
+        .await
+        .unwrap();
+    }
+    let records = store.instances(&InstanceFilter::default(), 10).await.unwrap();
+    assert_eq!(records.iter().map(|record| &*record.name).collect::<Vec<_>>(), ["bare", "full"]);
+    assert_eq!(records[1].status.failure.as_ref(), Some(&failure));
+    let read: Vec<Instance> = serde_json::from_str(&serde_json::to_string(&records).unwrap()).unwrap();
     assert_eq!(read, records);
-    // Equal in text too, but for the blanks in PostgreSQL's JSON.
-    let text = |json: &serde_json::Value| json.to_string();
-    assert_eq!(text(&serde_json::to_value(&rows).unwrap()), text(&serde_json::to_value(&records).unwrap()));
+}
+
+#[tokio::test]
+async fn a_lost_record_is_made_again_with_the_operation_that_adopts_it() {
+    let Some(database) = database().await.unwrap() else { return };
+    let store = &database.store;
+    let NewInstance { key, spec, requested, .. } = new_instance("default", "demo");
+    let id = Uuid::from_u128(7);
+    let lost = AdoptedInstance { key, id: Some(id), cluster_id: Some("here".into()), spec, members: Vec::new(), requested };
+    let adopt = store.adopt_instance(&lost).await.unwrap();
+    assert_eq!((adopt.kind, adopt.instance_id, adopt.place.as_str()), (OperationKind::ADOPT, id, "here"));
+    let again = store.adopt_instance(&lost).await;
+    assert!(matches!(&again, Err(StoreError::NotNow(words)) if words.contains("on record already")), "{again:?}");
+    store.update_metadata(&to_state(&adopt, InstanceState::Running)).await.unwrap();
+    assert!(!store.instance(&lost.key).await.unwrap().is_behind());
+    let kinds: Vec<_> = store.events(id, 0, 100).await.unwrap().into_iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, ["adopt_requested", "instance_adopted"]);
+    // An id that a deleted instance had on record isn't used again.
+    let OperationRequested::New(delete) = request_delete(store, &lost.key, &Requested::by("test")).await.unwrap() else {
+        panic!("not new")
+    };
+    store.update_metadata(&to_state(&delete, InstanceState::Deleted)).await.unwrap();
+    let stopped = InstanceSpec { power: Power::Stopped, ..lost.spec.clone() };
+    let second = store.adopt_instance(&AdoptedInstance { spec: stopped, ..lost.clone() }).await.unwrap();
+    assert_ne!(second.instance_id, id);
+    let instance = store.instance(&lost.key).await.unwrap();
+    assert_eq!((instance.state, instance.generation), (InstanceState::Stopped, 2), "its ETags aren't those of before");
 }

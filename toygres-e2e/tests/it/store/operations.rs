@@ -3,13 +3,12 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
-use std::time::Duration;
-
+use serde_json::json;
 use sqlx::types::Uuid;
 use tokio::task::JoinSet;
-use toygres_e2e::store_database::{database, empty_database, key, new_instance, to_state};
+use toygres_e2e::store_database::{database, empty_database, key, new_instance, request_delete, to_state};
 use toygres_models::store::{
-    Created, Hold, InstanceFilter, KeptAnswer, OperationFilter, Requested, Reservation, StoreError, Subject,
+    Created, IdempotencyKey, InstanceFilter, NewInstance, OperationFilter, Requested, StoreError, Subject,
 };
 use toygres_models::{Failure, FailureKind, InstanceState, OperationKind, OperationState, StepState, Store};
 
@@ -30,16 +29,18 @@ async fn a_failed_operation_keeps_the_step_the_reason_and_the_evidence() {
     store.update_metadata(&to_state(&create, InstanceState::Failed)).await.unwrap();
     let operation = store.operation(create.id).await.unwrap().unwrap();
     let instance = store.instance(&key("default", "demo")).await.unwrap();
-    assert_eq!((operation.state, instance.state, instance.health_status), (OperationState::Failed, InstanceState::Failed, None));
-    for kept in [operation.error, instance.failure] {
-        let kept = kept.unwrap().0;
+    assert_eq!((operation.state, instance.state), (OperationState::Failed, InstanceState::Failed));
+    assert_eq!(instance.status.health_status, None);
+    for kept in [operation.error.map(|error| error.0), instance.status.0.failure] {
+        let kept = kept.unwrap();
         assert_eq!((kept.step.as_str(), &kept.failure), ("deploy-postgres", &failure));
     }
     let events = store.events(create.instance_id, 0, 100).await.unwrap();
     assert!(events[1].message.contains("it ended") && events[1].cause == "a test", "{events:?}");
-    // Its deletion clears the reason.
-    store.delete_instance(&key("default", "demo"), None, &Requested::by("test")).await.unwrap();
-    assert!(store.instance(&key("default", "demo")).await.unwrap().failure.is_none());
+    // A retry that succeeds clears the reason.
+    let retry = store.retry_operation(create.id, &Requested::by("test")).await.unwrap();
+    store.update_metadata(&to_state(&retry, InstanceState::Running)).await.unwrap();
+    assert!(store.instance(&key("default", "demo")).await.unwrap().status.failure.is_none());
 }
 
 #[tokio::test]
@@ -132,7 +133,7 @@ async fn events_are_in_order_and_those_of_a_deleted_instance_are_no_error() {
     store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
     for (kind, healthy) in [("server_exited", false), ("server_restarted", true)] {
         store.record_platform_event(&key("default", "demo"), None, kind, "words", "a test", healthy).await.unwrap();
-        let health = store.instance(&key("default", "demo")).await.unwrap().health_status;
+        let health = store.instance(&key("default", "demo")).await.unwrap().status.0.health_status;
         assert_eq!(health.as_deref(), Some(if healthy { "healthy" } else { "unhealthy" }));
     }
     let events = store.events(create.instance_id, 0, 100).await.unwrap();
@@ -145,7 +146,7 @@ async fn events_are_in_order_and_those_of_a_deleted_instance_are_no_error() {
     let count = async || store.events(create.instance_id, 0, 100).await.unwrap().len();
     store.record_platform_event(&key("default", "demo"), Some("other"), "server_exited", "w", "a test", false).await.unwrap();
     assert_eq!(count().await, 4);
-    store.delete_instance(&key("default", "demo"), None, &Requested::by("test")).await.unwrap();
+    request_delete(store, &key("default", "demo"), &Requested::by("test")).await.unwrap();
     store.record_platform_event(&key("default", "demo"), None, "server_exited", "w", "a test", false).await.unwrap();
     assert_eq!(count().await, 5, "only that its deletion was asked for");
     store.record_platform_event(&key("default", "nobody"), None, "server_exited", "words", "a test", false).await.unwrap();
@@ -159,13 +160,13 @@ async fn operations_are_listed_newest_first_and_by_instance() {
     for name in ["one", "two", "three"] {
         store.create_instance(&new_instance("default", name), nothing_to_do).await.unwrap();
     }
-    store.delete_instance(&key("default", "two"), None, &Requested::by("test")).await.unwrap();
+    request_delete(store, &key("default", "two"), &Requested::by("test")).await.unwrap();
     let names = async |filter: OperationFilter, limit| -> Vec<_> {
         let operations = store.operations(&filter, limit).await.unwrap();
         operations.into_iter().map(|operation| (operation.kind, operation.instance_name)).collect()
     };
     let all = names(OperationFilter::default(), 100).await;
-    assert_eq!(all[0], (OperationKind::Delete, "two".into()));
+    assert_eq!(all[0], (OperationKind::DELETE, "two".into()));
     assert_eq!(all[1..].iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["three", "two", "one"]);
     let newest = store.operations(&OperationFilter::default(), 2).await.unwrap();
     let older = names(OperationFilter { before: Some(newest[1].id), ..OperationFilter::default() }, 100).await;
@@ -235,35 +236,29 @@ async fn a_newer_schema_is_refused_and_left_as_it_is() {
     assert!(store.instances(&InstanceFilter::default(), 10).await.unwrap().is_empty());
 }
 
-/// Takes the key for one and the same request.
-async fn take(store: &Store, hold: Duration) -> Reservation {
-    store.reserve_idempotency_key("key", &[7; 32], hold).await.unwrap()
-}
-
-async fn held(store: &Store, hold: Duration) -> Hold {
-    match take(store, hold).await {
-        Reservation::Ours(hold) => hold,
-        other => panic!("not free: {other:?}"),
-    }
-}
-
 #[tokio::test]
-async fn a_server_that_wakes_after_its_hold_leaves_the_key_to_whoever_has_it_now() {
+async fn a_request_is_found_again_by_its_key_whatever_became_of_its_operation() {
     let Some(database) = database().await.unwrap() else { return };
     let store = &database.store;
-    let answer = |status| KeptAnswer { status, headers: [].into(), body: b"{}".to_vec() };
-    let late = held(store, Duration::ZERO).await;
-    let now = held(store, Duration::from_secs(60)).await;
-    store.release_idempotency_key(&late).await.unwrap();
-    store.keep_answer(&late, &answer(409)).await.unwrap();
-    assert!(matches!(take(store, Duration::ZERO).await, Reservation::AtWork));
-    store.keep_answer(&now, &answer(202)).await.unwrap();
-    store.keep_answer(&late, &answer(409)).await.unwrap();
-    store.release_idempotency_key(&now).await.unwrap();
-    let kept = take(store, Duration::ZERO).await;
-    assert!(matches!(&kept, Reservation::Answered(kept) if kept.status == 202), "{kept:?}");
-    // Freed by whoever has it, it is anybody's.
-    sqlx::query("UPDATE idempotency_keys SET status = NULL").execute(store.pool()).await.unwrap();
-    store.release_idempotency_key(&now).await.unwrap();
-    held(store, Duration::ZERO).await;
+    let requested = |key: &str, digest| {
+        let key = IdempotencyKey { key: key.to_owned(), request_sha256: [digest; 32] };
+        Requested { idempotency_key: Some(key), ..Requested::by("test") }
+    };
+    assert!(store.operation_by_idempotency_key("one").await.unwrap().is_none());
+    let new = NewInstance { requested: requested("one", 1), ..new_instance("default", "demo") };
+    let Created::New(create) = store.create_instance(&new, nothing_to_do).await.unwrap() else { panic!("not new") };
+    store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
+    let (found, digest) = store.operation_by_idempotency_key("one").await.unwrap().unwrap();
+    assert_eq!((found.id, found.state, digest.as_slice()), (create.id, OperationState::Succeeded, &[1; 32][..]));
+    // A key names one operation, also of requests that come at once: of the second one nothing is written.
+    let delete =
+        store.request_operation(&key("default", "demo"), OperationKind::DELETE, json!({}), None, &requested("one", 2)).await;
+    assert!(delete.is_err(), "{delete:?}");
+    assert_eq!(store.instance(&key("default", "demo")).await.unwrap().state, InstanceState::Running);
+    // Whoever joins an operation begins none.
+    for digest in [3, 4] {
+        request_delete(store, &key("default", "demo"), &requested(&format!("delete-{digest}"), digest)).await.unwrap();
+    }
+    assert!(store.operation_by_idempotency_key("delete-3").await.unwrap().is_some());
+    assert!(store.operation_by_idempotency_key("delete-4").await.unwrap().is_none());
 }

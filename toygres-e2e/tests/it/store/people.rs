@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tokio::task::JoinSet;
-use toygres_e2e::store_database::{database, key, new_instance, to_state};
+use toygres_e2e::store_database::{database, key, new_instance, request_delete, to_state};
 use toygres_e2e::wait::{SOON, eventually};
-use toygres_models::store::{Created, DeleteRequested, NewInstance, NewToken, Quota, Requested, StoreError, TokenCheck};
+use toygres_models::store::{Created, NewInstance, NewToken, OperationRequested, Quota, Requested, StoreError, TokenCheck};
 use toygres_models::{BearerToken, InstanceState, Namespace, Role, Store};
 
 #[expect(clippy::unwrap_used, reason = "the names are the tests' own")]
@@ -212,9 +212,7 @@ async fn a_quota_below_the_use_stops_only_what_is_new() {
     assert!(matches!(store.create_instance(&numbered(0), nothing_to_do).await, Ok(Created::Existing(..))));
     for number in 0..2 {
         let key = key("team", &format!("i{number}"));
-        let DeleteRequested::New(delete) = store.delete_instance(&key, None, &by("test")).await.unwrap() else {
-            panic!("not new")
-        };
+        let OperationRequested::New(delete) = request_delete(store, &key, &by("test")).await.unwrap() else { panic!("not new") };
         assert!(
             matches!(store.create_instance(&numbered(3), nothing_to_do).await, Err(StoreError::QuotaExceeded(_))),
             "too early"
