@@ -21,9 +21,9 @@ use toygres_models::{Failure, FailureKind};
 use super::account::Account;
 use super::files::{blocking, failed, lock, make_folder, names_in, remove_tree};
 use super::programs::Programs;
-use crate::kill_point::kill_point;
 use super::programs::archives::sync_all;
 use super::server::settings::INCLUDE;
+use crate::kill_point::kill_point;
 
 const BUILDING: &str = ".building-";
 /// How long after a create the pool is refilled.

@@ -128,7 +128,11 @@ impl Cluster {
     }
 
     /// See [`Platform::restart`](crate::platform::Platform::restart). The caller holds the lock.
-    pub(in crate::platform::kubernetes) async fn restart_pod(&self, key: &InstanceKey, request_id: &str) -> Result<bool, Failure> {
+    pub(in crate::platform::kubernetes) async fn restart_pod(
+        &self,
+        key: &InstanceKey,
+        request_id: &str,
+    ) -> Result<bool, Failure> {
         let names = Names::of(key);
         let set = self.client.ours::<StatefulSet>(key, &names.instance).await?.ok_or_else(|| self.not_found(key))?;
         let mut pods = self.left::<Pod>(key).await?;
