@@ -310,16 +310,16 @@ async fn one_that_crashes_in_a_loop_is_stopped_and_a_start_that_fails_is_reverte
 
     let refused = toygres.fails(1, &["start", "demo"]).await.unwrap();
     println!("{refused}");
-    assert!(refused.stderr.contains("no_such_setting"), "{refused}");
+    assert!(refused.stderr.contains("postgresql.auto.conf"), "{refused}");
     expect_stopped(&toygres, &api, "demo").await.unwrap();
     let after = api.instance("demo").await.unwrap();
     assert_eq!((&after["spec"], &after["status"]["failure"]), (&before["spec"], &Value::Null));
     let operation = &api.items("/v1/operations?instance_name=demo").await.unwrap()[0];
     assert_eq!((text(operation, "state"), text(operation, "summary")), ("failed", "start"));
-    assert!(operation["error"].to_string().contains("no_such_setting"), "{operation:#}");
+    assert!(operation["error"].to_string().contains("postgresql.auto.conf"), "{operation:#}");
     let why = toygres.ok(&["why", "demo"]).await.unwrap();
     println!("{why}");
-    assert!(why.stdout.contains("no_such_setting") && !why.stdout.contains("toygres delete"), "{why}");
+    assert!(why.stdout.contains("postgresql.auto.conf") && !why.stdout.contains("toygres delete"), "{why}");
 
     mend_settings(&toygres, "demo");
     toygres.ok(&["operations", "retry", text(operation, "id")]).await.unwrap();

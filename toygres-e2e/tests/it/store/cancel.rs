@@ -203,6 +203,12 @@ async fn a_cancelled_update_makes_the_record_say_again_what_was_before() {
     store.cancel_operation(update.id, &alice()).await.unwrap();
     assert_eq!(states(store, &update).await, (OperationState::Cancelled, InstanceState::Running));
     assert!(instance().await.spec.0 == private && !instance().await.is_behind());
+    let update = begin_update(store).await;
+    assert!(matches!(change(store, json!({ "labels": { "team": "b" } })).await, ChangeRequested::Done(_)));
+    store.cancel_operation(update.id, &alice()).await.unwrap();
+    assert!(!instance().await.is_behind(), "a label that changed meanwhile is on record alone");
+    assert!(matches!(change(store, json!({ "labels": {} })).await, ChangeRequested::Done(_)));
+    assert!(instance().await.spec.0 == private && !instance().await.is_behind());
     // And after: the steps bring about what was before, then the record says so.
     let update = begin_update(store).await;
     store.begin_step(update.id, "deploy-postgres").await.unwrap();
@@ -272,6 +278,11 @@ async fn after_an_update_that_could_not_be_reverted_the_platform_is_behind_until
     // What is only on record is no reason.
     let protected = change(store, json!({ "delete_protection": true })).await;
     assert!(matches!(protected, ChangeRequested::Done(_)), "{protected:?}");
+    assert!(is_behind().await);
+    // A restart brings it to no spec.
+    let restart = store.request_operation(&key("default", "demo"), OperationKind::RESTART, json!({}), None, &alice()).await;
+    let OperationRequested::New(restart) = restart.unwrap() else { panic!("not new") };
+    store.update_metadata(&to_state(&restart, InstanceState::Running)).await.unwrap();
     assert!(is_behind().await);
     let ChangeRequested::New(third) = private().await else { panic!("it may be public still") };
     assert!(!third.changes_spec());

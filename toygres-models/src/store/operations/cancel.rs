@@ -74,7 +74,7 @@ async fn restore(tx: &mut sqlx::PgConnection, instance: &Instance, operation: &O
                 instance.spec.reverted(&operation.spec_before, &operation.spec).unwrap_or(operation.spec_before.0.clone());
             let reverted = write_spec(tx, instance, &before, false).await?;
             // The platform was never brought to the spec that was asked for.
-            if operation.changes_spec() && instance.observed_generation + 1 == instance.generation {
+            if operation.changes_spec() && instance.observed_generation + 1 == operation.generation {
                 sqlx::query("UPDATE instances SET observed_generation = $2 WHERE id = $1")
                     .bind(instance.id)
                     .bind(reverted.generation)

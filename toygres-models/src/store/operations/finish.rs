@@ -259,16 +259,17 @@ async fn end_operation(
     finish_row(tx, operation, state, error).await?;
     let found = update.filter(|update| update.state != InstanceState::Failed);
     if !overtaken {
+        let mut generation = instance.generation;
         if !matches!(end, End::Succeeded) && operation.changes_spec() {
             let before =
                 instance.spec.reverted(&operation.spec_before, &operation.spec).unwrap_or(operation.spec_before.0.clone());
-            write_spec(tx, instance, &before, false).await?;
+            generation = write_spec(tx, instance, &before, false).await?.generation;
         }
         match (found, end, operation.kind.on_failure) {
             (Some(update), ..) => {
-                // It was brought to what the record says now: to the operation's spec, or back to the one of before.
-                let reverts = i64::from(!matches!(end, End::Succeeded) && operation.changes_spec());
-                let observed = (operation.generation + reverts).max(instance.observed_generation);
+                // It was brought to what the record says now: to the operation's spec, or back to the one of before. Since
+                // that was asked for, only fields that the record alone has can have changed. A verb brings it to no spec.
+                let observed = if operation.kind.is_verb { instance.observed_generation } else { generation };
                 write_found(tx, instance, update.state, &update.apply_to(&instance.status), observed).await?;
             }
             (None, End::Failed(failure), OnFailure::MarkFailed) => {
