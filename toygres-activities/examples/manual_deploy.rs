@@ -97,7 +97,6 @@ async fn deploy(activities: &Activities, input: &DeployPostgresInput, made: &mut
         namespace: input.namespace.clone(),
         instance_name: input.instance_name.clone(),
         timeout_seconds: 60,
-        exposure: None,
     };
     let ready: WaitForReadyOutput = activities.run("waiting until it is ready", activities::WAIT_FOR_READY, &wait).await?;
     println!("  phase {} after {} s", ready.pod_phase, ready.ready_after_seconds);
@@ -117,7 +116,7 @@ async fn deploy(activities: &Activities, input: &DeployPostgresInput, made: &mut
         println!("  {}", hidden(uri));
     }
 
-    let test = TestConnectionInput { connection_string: strings.ip_connection_string, exposure: None };
+    let test = TestConnectionInput { connection_string: strings.ip_connection_string };
     let tested: TestConnectionOutput = activities.run("testing the connection", activities::TEST_CONNECTION, &test).await?;
     println!("  {}", tested.version);
     Ok(())

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use http_body_util::BodyExt;
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, Patch, PatchParams};
 use kube::client::Body;
@@ -62,6 +63,21 @@ struct Origin {
 /// If there is no usable configuration. The cluster isn't called.
 pub async fn get_k8s_client() -> Result<Client, Failure> {
     Ok(K8sClient::connect(&ClusterChoice::default()).await?.client)
+}
+
+/// Whether there is a StatefulSet of that instance.
+///
+/// # Errors
+/// If the cluster can't be asked.
+pub async fn check_resources_exist(client: &Client, namespace: &str, instance_name: &str) -> Result<bool, Failure> {
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+    let failed = |why: &str| {
+        let message = format!("could not read the StatefulSet of {namespace}/{instance_name}: {why}");
+        Failure::transient(FailureKind::Platform, message)
+    };
+    let answer = tokio::time::timeout(CALL_LIMIT, sets.get_opt(instance_name)).await;
+    let answer = answer.map_err(|_| failed(&format!("the API server gave no answer within {} s", CALL_LIMIT.as_secs())))?;
+    Ok(answer.map_err(|error| failed(&chain(&error)))?.is_some())
 }
 
 impl K8sClient {

@@ -6,6 +6,7 @@ mod support;
 
 mod activities;
 mod payloads;
+mod seed;
 
 /// The local platform.
 mod local {

@@ -43,9 +43,6 @@ fn delete_postgres() {
 #[test]
 fn wait_for_ready() {
     both_ways::<WaitForReadyInput>(r#"{"namespace":"toygres","instance_name":"demo","timeout_seconds":300}"#);
-    both_ways::<WaitForReadyInput>(
-        r#"{"namespace":"toygres","instance_name":"demo","timeout_seconds":5,"exposure":{"use_load_balancer":true,"dns_label":"demo"}}"#,
-    );
     both_ways::<WaitForReadyOutput>(r#"{"pod_phase":"Running","ready_after_seconds":3}"#);
 }
 
@@ -65,9 +62,6 @@ fn get_connection_strings() {
 fn test_connection() {
     let input: TestConnectionInput = both_ways(r#"{"connection_string":"postgresql://postgres:p@10.0.0.1:5432/postgres"}"#);
     assert!(!format!("{input:?}").contains("postgres:p@"));
-    both_ways::<TestConnectionInput>(
-        r#"{"connection_string":"postgresql://10.0.0.1","exposure":{"use_load_balancer":false,"dns_label":null}}"#,
-    );
     both_ways::<TestConnectionOutput>(r#"{"version":"PostgreSQL 18.1","connected":true}"#);
 }
 
@@ -80,6 +74,18 @@ fn update_metadata() {
 }
 
 #[test]
+fn restart_postgres() {
+    both_ways::<RestartPostgresInput>(r#"{"namespace":"toygres","instance_name":"demo"}"#);
+    both_ways::<RestartPostgresOutput>(r#"{"restarted":true}"#);
+}
+
+#[test]
+fn revert_operation() {
+    both_ways::<RevertOperationInput>(r#"{"instance_id":"00000000-0000-0000-0000-000000000000"}"#);
+    both_ways::<RevertOperationOutput>(r#"{"reverting":true}"#);
+}
+
+#[test]
 fn the_names_are_the_contract() {
     use toygres_activities::names::activities;
     assert_eq!(activities::DEPLOY_POSTGRES, "toygres-activities::activity::deploy-postgres");
@@ -88,4 +94,6 @@ fn the_names_are_the_contract() {
     assert_eq!(activities::GET_CONNECTION_STRINGS, "toygres-activities::activity::get-connection-strings");
     assert_eq!(activities::TEST_CONNECTION, "toygres-activities::activity::test-connection");
     assert_eq!(activities::UPDATE_METADATA, "toygres-activities::activity::update-metadata");
+    assert_eq!(activities::RESTART_POSTGRES, "toygres-activities::activity::restart-postgres");
+    assert_eq!(activities::REVERT_OPERATION, "toygres-activities::activity::revert-operation");
 }

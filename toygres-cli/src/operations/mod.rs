@@ -249,6 +249,7 @@ fn step_line(style: Style, step: &Step) -> String {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use toygres_models::OperationKind;
 
     use super::*;
     use crate::args::{Cli, Command};

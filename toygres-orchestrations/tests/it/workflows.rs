@@ -14,14 +14,14 @@ use duroxide::runtime::{OrchestrationStatus, Runtime, RuntimeOptions};
 use duroxide::{ActivityContext, Client, ClientError};
 use serde_json::{Value, json};
 use toygres_activities::names::activities::{
-    DELETE_POSTGRES, DEPLOY_POSTGRES, GET_CONNECTION_STRINGS, TEST_CONNECTION, UPDATE_METADATA, WAIT_FOR_READY,
+    DELETE_POSTGRES, DEPLOY_POSTGRES, GET_CONNECTION_STRINGS, RESTART_POSTGRES, REVERT_OPERATION, TEST_CONNECTION,
+    UPDATE_METADATA, WAIT_FOR_READY,
 };
-use toygres_models::store::Exposure;
-use toygres_models::{Failure, FailureKind};
-use toygres_orchestrations::names::orchestrations::{CREATE_INSTANCE, DELETE_INSTANCE, UPDATE_INSTANCE};
-use toygres_orchestrations::registry::{RECORDS, create_orchestration_registry};
+use toygres_models::{Failure, FailureKind, InstanceSpec, PlatformName, Power};
+use toygres_orchestrations::OperationInput;
+use toygres_orchestrations::names::orchestrations::{CREATE_INSTANCE, DELETE_INSTANCE, RESTART_INSTANCE, UPDATE_INSTANCE};
+use toygres_orchestrations::registry::create_orchestration_registry;
 use toygres_orchestrations::retry::CANCEL_QUEUE;
-use toygres_orchestrations::{CreateInstanceInput, DeleteInstanceInput, UpdateInstanceInput};
 use uuid::Uuid;
 
 const URI: &str = "postgresql://postgres@127.0.0.1:20001/postgres?sslmode=verify-full";
@@ -35,6 +35,8 @@ const STEPS: [&str; 4] = [DEPLOY_POSTGRES, WAIT_FOR_READY, GET_CONNECTION_STRING
 struct Script {
     failures: Arc<Mutex<HashMap<&'static str, Vec<Failure>>>>,
     calls: Arc<Mutex<Vec<(&'static str, Value)>>>,
+    /// Whether the operation changes no spec.
+    nothing_to_revert: bool,
     /// Of each call.
     tags: Arc<Mutex<Vec<Option<String>>>>,
 }
@@ -61,13 +63,24 @@ impl Script {
             }
             TEST_CONNECTION => json!({"version": "PostgreSQL 17.4", "connected": true}),
             DELETE_POSTGRES => json!({"deleted": true}),
+            RESTART_POSTGRES => json!({"restarted": true}),
+            REVERT_OPERATION => json!({"reverting": !self.nothing_to_revert}),
             _ => json!({"instance_id": Uuid::nil(), "created": false}),
         };
         Ok(output.to_string())
     }
 
     fn registry(&self) -> ActivityRegistry {
-        let names = [DEPLOY_POSTGRES, DELETE_POSTGRES, WAIT_FOR_READY, GET_CONNECTION_STRINGS, TEST_CONNECTION, UPDATE_METADATA];
+        let names = [
+            DEPLOY_POSTGRES,
+            DELETE_POSTGRES,
+            WAIT_FOR_READY,
+            GET_CONNECTION_STRINGS,
+            TEST_CONNECTION,
+            UPDATE_METADATA,
+            RESTART_POSTGRES,
+            REVERT_OPERATION,
+        ];
         names
             .into_iter()
             .fold(ActivityRegistry::builder(), |builder, name| {
@@ -99,12 +112,6 @@ impl Script {
         deployed.map(|(_, input)| input["use_load_balancer"].as_bool().unwrap()).collect()
     }
 
-    /// Which exposure each call of a step was told, in order.
-    fn told_exposures(&self, step: &str) -> Vec<Value> {
-        let calls = self.calls.lock().unwrap();
-        calls.iter().filter(|(activity, _)| *activity == step).map(|(_, input)| input["exposure"].clone()).collect()
-    }
-
     /// What was written down, in order.
     fn recorded_states(&self) -> Vec<String> {
         let calls = self.calls.lock().unwrap();
@@ -125,13 +132,13 @@ async fn unlocked<T>(call: impl AsyncFn() -> Result<T, ClientError>) -> T {
 }
 
 async fn run(script: &Script, workflow: &str, input: String) -> Result<String, Failure> {
-    run_while(script, (workflow, None), input, async |_| ()).await
+    run_while(script, workflow, input, async |_| ()).await
 }
 
-/// Runs a workflow, of that version or the newest, while something else happens.
+/// Runs a workflow while something else happens.
 async fn run_while(
     script: &Script,
-    (workflow, version): (&str, Option<&str>),
+    workflow: &str,
     input: String,
     meanwhile: impl AsyncFnOnce(&Client),
 ) -> Result<String, Failure> {
@@ -140,16 +147,12 @@ async fn run_while(
     let store = Arc::new(SqliteProvider::new_in_memory().await.unwrap());
     let options = RuntimeOptions {
         dispatcher_min_poll_interval: Duration::from_millis(2),
-        worker_tag_filter: TagFilter::default_and([HERE, RECORDS]),
+        worker_tag_filter: TagFilter::default_and([HERE]),
         ..RuntimeOptions::default()
     };
     let runtime = Runtime::start_with_options(store.clone(), script.registry(), create_orchestration_registry(), options).await;
     let client = Client::new(store);
-    unlocked(async || match version {
-        Some(version) => client.start_orchestration_versioned("operation", workflow, version, input.clone()).await,
-        None => client.start_orchestration("operation", workflow, input.clone()).await,
-    })
-    .await;
+    unlocked(async || client.start_orchestration("operation", workflow, input.clone()).await).await;
     meanwhile(&client).await;
     let status = unlocked(async || client.wait_for_orchestration("operation", Duration::from_secs(60)).await).await;
     runtime.shutdown(Some(100)).await;
@@ -163,44 +166,42 @@ async fn run_while(
     }
 }
 
-fn create_input(place: Option<&str>) -> String {
-    let input = CreateInstanceInput {
+fn spec() -> InstanceSpec {
+    InstanceSpec::new(PlatformName::Local, "17.4".parse().unwrap())
+}
+
+fn public() -> InstanceSpec {
+    InstanceSpec { use_load_balancer: true, dns_label: Some("demo".parse().unwrap()), ..spec() }
+}
+
+fn input(spec_before: InstanceSpec, spec: InstanceSpec) -> String {
+    let input = OperationInput {
+        operation_id: Uuid::nil(),
         instance_id: Uuid::nil(),
         namespace: "default".into(),
         instance_name: "demo".into(),
-        postgres_version: "17.4".into(),
-        storage_size_gb: 10,
-        use_load_balancer: false,
-        dns_label: None,
-        place: place.map(str::to_owned),
+        place: HERE.into(),
+        spec,
+        spec_before,
     };
     serde_json::to_string(&input).unwrap()
 }
 
 async fn create(script: &Script) -> Result<String, Failure> {
-    run(script, CREATE_INSTANCE, create_input(None)).await
+    run(script, CREATE_INSTANCE, input(spec(), spec())).await
 }
 
 /// Makes a private instance public.
 async fn update(script: &Script) -> Result<String, Failure> {
-    let input = UpdateInstanceInput {
-        instance_id: Uuid::nil(),
-        namespace: "default".into(),
-        instance_name: "demo".into(),
-        postgres_version: "17.4".into(),
-        storage_size_gb: 10,
-        use_load_balancer: true,
-        dns_label: Some("demo".into()),
-        previous: Some(Exposure { use_load_balancer: false, dns_label: None }),
-        place: None,
-    };
-    run(script, UPDATE_INSTANCE, serde_json::to_string(&input).unwrap()).await
+    run(script, UPDATE_INSTANCE, input(spec(), public())).await
+}
+
+async fn restart(script: &Script) -> Result<String, Failure> {
+    run(script, RESTART_INSTANCE, input(spec(), spec())).await
 }
 
 async fn delete(script: &Script) -> Result<String, Failure> {
-    let (namespace, instance_name) = ("default".into(), "demo".into());
-    let input = DeleteInstanceInput { instance_id: Uuid::nil(), namespace, instance_name, place: None };
-    run(script, DELETE_INSTANCE, serde_json::to_string(&input).unwrap()).await
+    run(script, DELETE_INSTANCE, input(spec(), spec())).await
 }
 
 fn passing() -> Failure {
@@ -224,14 +225,13 @@ async fn create_goes_through_its_steps_in_order_and_records_running() {
 }
 
 #[tokio::test]
-async fn what_only_some_servers_can_do_is_marked_for_them_and_old_histories_have_no_marks() {
-    let script = Script::default();
-    run(&script, CREATE_INSTANCE, create_input(Some(HERE))).await.unwrap();
-    let here = || Some(HERE.to_owned());
-    assert_eq!(*script.tags.lock().unwrap(), [here(), here(), here(), here(), Some(RECORDS.to_owned())]);
-    let script = Script::default();
-    create(&script).await.unwrap();
-    assert_eq!(*script.tags.lock().unwrap(), vec![None; 5]);
+async fn every_step_is_marked_for_the_place_that_can_do_it() {
+    let script = Script::failing(TEST_CONNECTION, [cancelled()]);
+    create(&script).await.unwrap_err();
+    update(&script).await.unwrap();
+    restart(&script).await.unwrap();
+    let tags = script.tags.lock().unwrap();
+    assert!(tags.len() > 12 && tags.iter().all(|tag| tag.as_deref() == Some(HERE)), "{tags:?}");
 }
 
 #[tokio::test]
@@ -302,9 +302,8 @@ async fn a_create_that_is_cancelled_at_any_step_removes_what_it_made() {
         let script = Script::failing(step, [cancelled()]);
         assert_eq!(create(&script).await.unwrap_err(), cancelled(), "{step}");
         let steps = [&STEPS[..], &[UPDATE_METADATA]].concat();
-        assert_eq!(script.called(), [&steps[..=at], &[DELETE_POSTGRES, UPDATE_METADATA]].concat(), "{step}");
-        let record = script.last_record();
-        assert_eq!((&record["state"], &record["compensated"]), (&json!("deleted"), &json!(true)), "{step}");
+        assert_eq!(script.called(), [&steps[..=at], &[REVERT_OPERATION, DELETE_POSTGRES, UPDATE_METADATA]].concat(), "{step}");
+        assert_eq!(script.last_record()["state"], "deleted", "{step}");
     }
 }
 
@@ -322,8 +321,7 @@ async fn what_of_a_cancelled_create_can_not_be_removed_is_kept_as_evidence() {
     let script = Script::failing(TEST_CONNECTION, [cancelled()]);
     script.failures.lock().unwrap().insert(DELETE_POSTGRES, vec![passing(), lasting()]);
     assert_eq!(create(&script).await.unwrap_err(), lasting());
-    let record = script.last_record();
-    assert_eq!((&record["state"], &record["compensated"]), (&json!("failed"), &json!(true)));
+    assert_eq!(script.last_record()["state"], "failed");
 }
 
 #[tokio::test]
@@ -332,42 +330,89 @@ async fn an_update_goes_through_its_steps_and_records_the_new_address() {
     update(&script).await.unwrap();
     assert_eq!(script.called(), [&STEPS[..], &[UPDATE_METADATA]].concat());
     assert_eq!((script.recorded_states(), script.deployed_public()), (vec!["running".into()], vec![true]));
-    let failing = Script::failing(GET_CONNECTION_STRINGS, [lasting()]);
-    assert_eq!(update(&failing).await.unwrap_err(), lasting());
-    assert_eq!((failing.recorded_states(), failing.deployed_public()), (vec!["failed".into()], vec![true]));
 }
 
 #[tokio::test]
-async fn an_update_that_is_cancelled_at_any_step_puts_back_what_was_before() {
-    for step in STEPS.into_iter().chain([UPDATE_METADATA]) {
-        let script = Script::failing(step, [cancelled()]);
-        assert_eq!(update(&script).await.unwrap_err(), cancelled(), "{step}");
-        assert_eq!(script.deployed_public(), [true, false], "{step}");
-        let called = script.called();
-        assert_eq!(called[called.len() - 5..], [&STEPS[..], &[UPDATE_METADATA]].concat(), "{step}");
-        let record = script.last_record();
-        assert_eq!((&record["state"], &record["compensated"]), (&json!("running"), &json!(true)), "{step}");
+async fn an_update_that_is_cancelled_or_fails_at_any_step_restores_what_was_before_and_says_why() {
+    for failure in [cancelled(), lasting()] {
+        for (at, step) in STEPS.into_iter().chain([UPDATE_METADATA]).enumerate() {
+            let script = Script::failing(step, [failure.clone()]);
+            assert_eq!(update(&script).await.unwrap_err(), failure, "{step}");
+            let steps = [&STEPS[..], &[UPDATE_METADATA]].concat();
+            assert_eq!(script.called(), [&steps[..=at], &[REVERT_OPERATION], &steps].concat(), "{step}");
+            assert_eq!(script.deployed_public(), [true, false], "{step}");
+            assert_eq!(script.recorded_states().last().unwrap(), "running", "{step}");
+        }
     }
 }
 
 #[tokio::test]
-async fn the_longer_steps_of_an_update_know_what_they_are_for_and_those_of_a_create_have_the_input_they_always_had() {
-    let script = Script::failing(UPDATE_METADATA, [cancelled()]);
-    update(&script).await.unwrap_err();
-    let (wanted, previous) =
-        (json!({"use_load_balancer": true, "dns_label": "demo"}), json!({"use_load_balancer": false, "dns_label": null}));
-    for step in [WAIT_FOR_READY, TEST_CONNECTION] {
-        assert_eq!(script.told_exposures(step), [wanted.clone(), previous.clone()], "{step}");
+async fn a_failure_that_passes_in_time_reverts_nothing() {
+    for step in STEPS {
+        let script = Script::failing(step, [passing(), passing()]);
+        update(&script).await.unwrap();
+        assert!(!script.called().contains(&REVERT_OPERATION), "{step}");
+        assert_eq!(script.recorded_states(), ["running"], "{step}");
     }
+}
+
+#[tokio::test]
+async fn an_update_that_can_not_be_reverted_either_is_recorded_as_failed_with_its_first_cause() {
+    let another = Failure::permanent(FailureKind::Platform, "the way back is blocked");
+    let script = Script::failing(DEPLOY_POSTGRES, [lasting(), another]);
+    assert_eq!(update(&script).await.unwrap_err(), lasting());
+    assert_eq!(script.called(), [DEPLOY_POSTGRES, REVERT_OPERATION, DEPLOY_POSTGRES, UPDATE_METADATA]);
+    assert_eq!(script.recorded_states(), ["failed"]);
+}
+
+#[tokio::test]
+async fn an_update_that_has_nothing_to_revert_is_recorded_as_failed() {
+    let script = Script { nothing_to_revert: true, ..Script::failing(WAIT_FOR_READY, [lasting()]) };
+    assert_eq!(update(&script).await.unwrap_err(), lasting());
+    assert_eq!(script.called(), [DEPLOY_POSTGRES, WAIT_FOR_READY, REVERT_OPERATION, UPDATE_METADATA]);
+    assert_eq!(script.recorded_states(), ["failed"]);
+}
+
+#[tokio::test]
+async fn a_stop_needs_no_readiness_and_a_failed_one_starts_the_server_again() {
+    let stopped = InstanceSpec { power: Power::Stopped, ..spec() };
     let script = Script::default();
-    create(&script).await.unwrap();
-    let calls = script.calls.lock().unwrap();
-    assert!(calls.iter().all(|(_, input)| input.get("exposure").is_none()), "{calls:?}");
+    let output = run(&script, UPDATE_INSTANCE, input(spec(), stopped.clone())).await.unwrap();
+    assert_eq!(script.called(), [DEPLOY_POSTGRES, UPDATE_METADATA]);
+    assert_eq!(script.recorded_states(), ["stopped"]);
+    let output: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(output, json!({"power": "stopped", "version": null, "ip_connection_string": null}));
+
+    let script = Script::failing(DEPLOY_POSTGRES, [lasting()]);
+    assert_eq!(run(&script, UPDATE_INSTANCE, input(spec(), stopped.clone())).await.unwrap_err(), lasting());
+    assert_eq!(script.called(), [&[DEPLOY_POSTGRES, REVERT_OPERATION], &STEPS[..], &[UPDATE_METADATA]].concat());
+    assert_eq!(script.recorded_states(), ["running"]);
+
+    // A start is an update too, and one that fails leaves it stopped.
+    let script = Script::failing(TEST_CONNECTION, [lasting()]);
+    assert_eq!(run(&script, UPDATE_INSTANCE, input(stopped, spec())).await.unwrap_err(), lasting());
+    assert_eq!(script.called(), [&STEPS[..], &[REVERT_OPERATION, DEPLOY_POSTGRES, UPDATE_METADATA]].concat());
+    assert_eq!(script.recorded_states(), ["stopped"]);
+}
+
+#[tokio::test]
+async fn a_restart_restarts_waits_and_logs_in_and_reverts_nothing() {
+    let script = Script::failing(RESTART_POSTGRES, [passing()]);
+    restart(&script).await.unwrap();
+    assert_eq!(script.called(), [&[RESTART_POSTGRES, RESTART_POSTGRES], &STEPS[1..], &[UPDATE_METADATA]].concat());
+    assert_eq!(script.recorded_states(), ["running"]);
+    for step in [RESTART_POSTGRES, WAIT_FOR_READY, TEST_CONNECTION] {
+        let script = Script::failing(step, [lasting()]);
+        assert_eq!(restart(&script).await.unwrap_err(), lasting(), "{step}");
+        assert!(!script.called().contains(&REVERT_OPERATION), "{step}");
+        assert_eq!(script.recorded_states(), ["failed"], "{step}");
+    }
 }
 
 /// Cancels while the workflow waits for some seconds; how long it takes from there.
+#[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "the test watches from outside of the workflow")]
-async fn cancelled_in_a_long_wait(version: Option<&str>) -> Duration {
+async fn a_cancel_ends_a_wait() {
     let script = Script::failing(DEPLOY_POSTGRES, (0..12).map(|_| passing()));
     let since = std::cell::Cell::new(None);
     let cancel = async |client: &Client| {
@@ -379,16 +424,10 @@ async fn cancelled_in_a_long_wait(version: Option<&str>) -> Duration {
         since.set(Some(std::time::Instant::now()));
         unlocked(async || client.enqueue_event("operation", CANCEL_QUEUE, "").await).await;
     };
-    let ended = run_while(&script, (CREATE_INSTANCE, version), create_input(None), cancel).await;
+    let ended = run_while(&script, CREATE_INSTANCE, input(spec(), spec()), cancel).await;
     assert_eq!(ended.unwrap_err(), cancelled());
     assert_eq!(script.called().iter().filter(|called| **called == DEPLOY_POSTGRES).count(), 7);
     assert_eq!(script.recorded_states(), ["deleted"]);
-    since.get().unwrap().elapsed()
-}
-
-#[tokio::test]
-async fn a_cancel_ends_a_wait_and_an_execution_of_the_first_version_is_cancelled_after_it() {
-    let (new, old) = tokio::join!(cancelled_in_a_long_wait(None), cancelled_in_a_long_wait(Some("1.0.0")));
-    println!("cancelled after {new:.1?}; of version 1.0.0 after {old:.1?}");
-    assert!(new < Duration::from_millis(2500) && old > Duration::from_millis(2500), "{new:?} {old:?}");
+    let took = since.get().unwrap().elapsed();
+    assert!(took < Duration::from_millis(2500), "{took:?}");
 }

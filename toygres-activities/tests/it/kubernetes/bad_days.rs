@@ -77,7 +77,7 @@ async fn a_volume_that_nobody_makes_fails_with_the_claims_words() {
 async fn a_service_that_gets_no_address_says_so_and_is_asked_again() {
     let Some(subject) = subject().await else { return };
     let mut wanted = subject.real_spec("demo");
-    wanted.use_load_balancer = true;
+    wanted.spec.use_load_balancer = true;
     subject.platform.ensure(&wanted).await.unwrap();
     wait(&subject, "demo", READY).await.unwrap();
     // An entry without an address: this cluster's load balancer takes its work for done.

@@ -165,7 +165,7 @@ async fn live(subject: &Kubernetes, rights: &[Right]) -> Result<Arc<KubernetesPl
         wanted
     };
     let (private, mut public, mut unable) = (wanted("private"), wanted("public"), wanted("unable"));
-    public.use_load_balancer = true;
+    public.spec.use_load_balancer = true;
     unable.postgres_version = "16".parse().unwrap();
 
     let mut news = platform.events();

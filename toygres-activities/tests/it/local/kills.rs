@@ -8,8 +8,10 @@ use std::process::{Command, Stdio};
 use toygres_activities::platform::Platform;
 use toygres_activities::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform};
 
+use toygres_models::PlatformName;
+
 use crate::support::local::local;
-use crate::support::{Subject, ask, key, spec, spec_of};
+use crate::support::{READY, Subject, ask, key, spec, spec_of};
 
 /// Not a check: what the next two run as a process of its own, to be killed.
 #[tokio::test(flavor = "multi_thread")]
@@ -23,7 +25,11 @@ async fn a_process_to_be_killed() {
         platform.remove(&key("demo")).await.unwrap();
         return;
     }
-    platform.ensure(&spec_of(task.parse().unwrap(), "demo")).await.unwrap();
+    if let Some(request) = task.strip_prefix("restart ") {
+        platform.restart(&key("demo"), request).await.unwrap();
+        return;
+    }
+    platform.ensure(&spec_of(PlatformName::Local, task.parse().unwrap(), "demo")).await.unwrap();
 }
 
 fn killed_at(point: &str, task: &str, config: &LocalConfig) {
@@ -89,5 +95,26 @@ async fn a_process_killed_while_it_removes_leaves_what_the_next_one_finishes() {
         again.supervise().await.unwrap();
         again.remove(&key("demo")).await.unwrap();
         assert_eq!((local.servers(), local.leftovers()), (0, vec![]), "killed at {point}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_killed_while_it_restarts_leaves_what_the_next_one_finishes() {
+    let local = local().await;
+    local.restarted().await.ensure(&spec(&local, "demo")).await.unwrap();
+    for pause_ms in [10, 20, 40, 60, 80, 100, 150, 200, 300, 500] {
+        let request = format!("request-{pause_ms}");
+        let started = || ask(&local, "demo", "SELECT pg_postmaster_start_time()::text");
+        let before = started().await;
+        killed_after(&format!("restart {request}"), &local.config, Duration::from_millis(pause_ms));
+        let again = local.restarted().await;
+        again.supervise().await.unwrap();
+        again.restart(&key("demo"), &request).await.unwrap();
+        assert!(again.wait_ready(&key("demo"), READY).await.unwrap().ready, "killed after {pause_ms} ms");
+        let after = started().await;
+        assert_ne!(after, before, "killed after {pause_ms} ms");
+        assert!(!again.restart(&key("demo"), &request).await.unwrap(), "killed after {pause_ms} ms");
+        assert_eq!((started().await, local.servers()), (after, 1), "killed after {pause_ms} ms");
+        again.shutdown();
     }
 }

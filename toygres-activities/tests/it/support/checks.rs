@@ -7,10 +7,10 @@ use chrono::{TimeDelta, Utc};
 use futures::TryStreamExt;
 use sqlx::Connection;
 use sqlx::postgres::PgSslMode;
-use toygres_activities::platform::{LogLine, LogRequest, Phase};
-use toygres_models::FailureKind;
+use toygres_activities::platform::{Deployment, InstanceRecord, LogLine, LogRequest, Phase};
+use toygres_models::{FailureKind, Power};
 
-use super::{PASSWORD, READY, Subject, ask, connect, key, say, secret, spec, until};
+use super::{PASSWORD, READY, Subject, ask, connect, eventually, key, powered, say, secret, spec, until};
 
 pub async fn a_created_instance_is_reached_over_verified_tls_only(subject: &dyn Subject) {
     let platform = subject.platform();
@@ -101,7 +101,7 @@ pub async fn another_version_under_the_same_name_is_a_conflict(subject: &dyn Sub
     let platform = subject.platform();
     platform.ensure(&spec(subject, "demo")).await.unwrap();
     let mut other = spec(subject, "demo");
-    other.postgres_version = if subject.version().major() == 14 { "16" } else { "14" }.parse().unwrap();
+    other.spec.postgres_version = if subject.version().major() == 14 { "16" } else { "14" }.parse().unwrap();
     let failure = platform.ensure(&other).await.unwrap_err();
     assert_eq!((failure.kind, failure.retryable), (FailureKind::Conflict, false), "{failure}");
     ask(subject, "demo", "SELECT 'untouched'").await;
@@ -221,4 +221,176 @@ pub async fn a_removal_overtakes_a_creation(subject: &dyn Subject) {
         platform.remove(&spec.key).await.unwrap();
         assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]), "removal {pause_ms} ms after the creation's start");
     }
+}
+
+const STARTED: &str = "SELECT pg_postmaster_start_time()::text";
+
+async fn stop(subject: &dyn Subject, name: &str) {
+    subject.platform().ensure(&powered(subject, name, Power::Stopped)).await.unwrap();
+    is_stopped(subject, name).await;
+}
+
+async fn is_stopped(subject: &dyn Subject, name: &str) {
+    let platform = subject.platform();
+    eventually("it is stopped", || async {
+        platform.observe(&key(name)).await.unwrap().is_some_and(|seen| (seen.phase, seen.ready) == (Phase::Stopped, false))
+    })
+    .await;
+    eventually("no server runs", || async { subject.servers() == 0 }).await;
+}
+
+pub async fn stopping_keeps_data_address_and_password(subject: &dyn Subject) {
+    let platform = subject.platform();
+    platform.ensure(&spec(subject, "demo")).await.unwrap();
+    let mut connection = connect(subject, "demo", PASSWORD, PgSslMode::VerifyFull).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE kept AS SELECT 'kept' AS word").execute(&mut connection).await.unwrap();
+    let before = platform.endpoint(&key("demo")).await.unwrap();
+    // A client that stays does not keep it from stopping.
+    stop(subject, "demo").await;
+    drop(connection);
+    assert!(!platform.ensure(&powered(subject, "demo", Power::Stopped)).await.unwrap(), "it is stopped already");
+    is_stopped(subject, "demo").await;
+    assert_eq!(platform.list().await.unwrap(), [key("demo")]);
+    assert_eq!(platform.wait_ready(&key("demo"), READY).await.map_err(|failure| failure.retryable), Err(false));
+
+    let mut start = powered(subject, "demo", Power::Running);
+    start.password = secret("another");
+    platform.ensure(&start).await.unwrap();
+    assert_eq!(ask(subject, "demo", "SELECT word FROM kept").await, "kept");
+    assert_eq!(platform.endpoint(&key("demo")).await.unwrap(), before);
+    assert_eq!(subject.servers(), 1);
+    stop(subject, "demo").await;
+    assert!(platform.remove(&key("demo")).await.unwrap());
+    assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]));
+}
+
+pub async fn what_can_not_start_is_stopped_as_well(subject: &dyn Subject) {
+    let platform = subject.platform();
+    platform.ensure(&spec(subject, "demo")).await.unwrap();
+    subject.settle("demo").await;
+    subject.break_start("demo");
+    subject.fell("demo");
+    eventually("its start fails", || async {
+        let seen = platform.observe(&key("demo")).await.unwrap().unwrap();
+        seen.reason.is_some_and(|reason| reason.message.contains("no_such_setting") || seen.phase == Phase::Failed)
+    })
+    .await;
+    stop(subject, "demo").await;
+    // And it stays so.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    is_stopped(subject, "demo").await;
+    platform.remove(&key("demo")).await.unwrap();
+    assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]));
+}
+
+pub async fn what_never_came_up_is_stopped_as_well(subject: &dyn Subject) {
+    let platform = subject.platform();
+    for cut_ms in [0, 20, 100, 300] {
+        let _ = tokio::time::timeout(Duration::from_millis(cut_ms), platform.ensure(&spec(subject, "demo"))).await;
+        let mut stopped = spec(subject, "demo");
+        stopped.spec.power = Power::Stopped;
+        platform.ensure(&stopped).await.unwrap();
+        is_stopped(subject, "demo").await;
+        platform.ensure(&spec(subject, "demo")).await.unwrap();
+        ask(subject, "demo", "SELECT 'x'").await;
+        platform.remove(&key("demo")).await.unwrap();
+        assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]), "after a cut at {cut_ms} ms");
+    }
+}
+
+pub async fn a_restarted_control_plane_leaves_the_stopped_stopped(subject: &dyn Subject) {
+    subject.platform().ensure(&spec(subject, "demo")).await.unwrap();
+    subject.settle("demo").await;
+    stop(subject, "demo").await;
+    let again = subject.again().await;
+    let _events = again.events();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let seen = again.observe(&key("demo")).await.unwrap().unwrap();
+    assert_eq!((seen.phase, seen.ready, subject.servers()), (Phase::Stopped, false, 0));
+    again.ensure(&powered(subject, "demo", Power::Running)).await.unwrap();
+    ask(subject, "demo", "SELECT 'x'").await;
+    again.remove(&key("demo")).await.unwrap();
+    again.shutdown();
+}
+
+pub async fn a_restart_happens_once_for_each_request(subject: &dyn Subject) {
+    let platform = subject.platform();
+    let failure = platform.restart(&key("demo"), "first").await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NotFound, "{failure}");
+    platform.ensure(&spec(subject, "demo")).await.unwrap();
+    let mut started = ask(subject, "demo", STARTED).await;
+    for request in ["first", "second"] {
+        let restarted = futures::future::join_all((0..3).map(|_| platform.restart(&key("demo"), request))).await;
+        assert_eq!(restarted.into_iter().map(Result::unwrap).filter(|restarted| *restarted).count(), 1, "{request}");
+        let now = ask(subject, "demo", STARTED).await;
+        assert_ne!(now, started, "{request}");
+        for _ in 0..3 {
+            assert!(!platform.restart(&key("demo"), request).await.unwrap(), "{request}");
+        }
+        assert_eq!(ask(subject, "demo", STARTED).await, now, "{request}");
+        started = now;
+    }
+    let again = subject.again().await;
+    assert!(!again.restart(&key("demo"), "second").await.unwrap(), "it is on record");
+    assert_eq!(ask(subject, "demo", STARTED).await, started);
+    again.shutdown();
+    let log = platform.log_tail(&key("demo"), 1000).await.unwrap();
+    assert!(!log.iter().any(|line| line.contains("not properly shut down")), "a restart is a clean one: {log:#?}");
+}
+
+pub async fn a_restart_cut_off_anywhere_is_finished_by_repeating(subject: &dyn Subject) {
+    let platform = subject.platform();
+    platform.ensure(&spec(subject, "demo")).await.unwrap();
+    for cut_ms in [0, 1, 5, 20, 50, 100, 200, 400] {
+        let before = ask(subject, "demo", STARTED).await;
+        let request = format!("cut-{cut_ms}");
+        let _ = tokio::time::timeout(Duration::from_millis(cut_ms), platform.restart(&key("demo"), &request)).await;
+        platform.restart(&key("demo"), &request).await.unwrap();
+        let after = ask(subject, "demo", STARTED).await;
+        assert_ne!(after, before, "after a cut at {cut_ms} ms");
+        assert!(!platform.restart(&key("demo"), &request).await.unwrap(), "after a cut at {cut_ms} ms");
+        assert_eq!((ask(subject, "demo", STARTED).await, subject.servers()), (after, 1), "after a cut at {cut_ms} ms");
+    }
+}
+
+pub async fn records_are_of_what_has_data(subject: &dyn Subject) {
+    let platform = subject.platform();
+    assert_eq!(platform.records().await.unwrap(), []);
+    let mut first = spec(subject, "a");
+    first.instance_id = Some(uuid::Uuid::new_v4());
+    first.spec.storage_size_gb = 3_i64.try_into().unwrap();
+    for deployment in [&first, &spec(subject, "b")] {
+        platform.ensure(deployment).await.unwrap();
+        subject.settle(deployment.key.name.as_str()).await;
+    }
+    let record = |deployment: &Deployment| InstanceRecord {
+        key: deployment.key.clone(),
+        instance_id: deployment.instance_id,
+        spec: deployment.spec.clone(),
+    };
+    assert_eq!(platform.records().await.unwrap(), [record(&first), record(&spec(subject, "b"))]);
+    // What it is to be is kept up, and a stopped one has data too.
+    first.spec.power = Power::Stopped;
+    first.data_exists = true;
+    platform.ensure(&first).await.unwrap();
+    assert_eq!(platform.records().await.unwrap()[0].spec, first.spec);
+    platform.remove(&key("a")).await.unwrap();
+    assert_eq!(platform.records().await.unwrap().len(), 1);
+    platform.remove(&key("b")).await.unwrap();
+    assert_eq!(platform.records().await.unwrap(), []);
+}
+
+pub async fn missing_data_is_never_made_again(subject: &dyn Subject) {
+    let platform = subject.platform();
+    platform.ensure(&spec(subject, "demo")).await.unwrap();
+    subject.settle("demo").await;
+    stop(subject, "demo").await;
+    subject.lose("demo");
+    for power in [Power::Running, Power::Stopped] {
+        let failure = platform.ensure(&powered(subject, "demo", power)).await.unwrap_err();
+        assert!(!failure.retryable && failure.message.contains("backup"), "{failure:?}");
+        assert_eq!((platform.records().await.unwrap(), subject.servers()), (vec![], 0));
+    }
+    platform.remove(&key("demo")).await.unwrap();
+    assert_eq!(subject.leftovers(), Vec::<String>::new());
 }

@@ -16,9 +16,9 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, broadcast};
 use toygres_activities::k8s_client::ClusterChoice;
 use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform};
 use toygres_activities::platform::{
-    Endpoint, InstanceSpec, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
+    Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
 };
-use toygres_models::{Failure, InstanceKey, InstanceOptions, Invalid, PlatformName, PostgresVersion};
+use toygres_models::{Failure, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion};
 
 use super::{READY, Subject, key};
 
@@ -172,8 +172,8 @@ impl Kubernetes {
     }
 
     /// What is wanted of the instance, under its real key.
-    pub fn real_spec(&self, name: &str) -> InstanceSpec {
-        InstanceSpec { key: self.real_key(name), ..super::spec(self, name) }
+    pub fn real_spec(&self, name: &str) -> Deployment {
+        Deployment { key: self.real_key(name), ..super::spec(self, name) }
     }
 
     /// The cluster by way of a proxy to the API without TLS.
@@ -243,10 +243,26 @@ impl Subject for Kubernetes {
         self.kubectl(&["exec", &format!("{name}-0"), "--", "sh", "-c", "kill -QUIT 1"]);
     }
 
-    /// StatefulSets, whose pods may still be on their way, or pods without one.
+    fn break_start(&self, name: &str) {
+        let script = "echo 'no_such_setting = 1' >> \"$PGDATA/postgresql.auto.conf\"";
+        self.kubectl(&["exec", &format!("{name}-0"), "--", "sh", "-c", script]);
+    }
+
+    fn lose(&self, name: &str) {
+        self.kubectl(&["delete", "statefulset", name, "--wait=true"]);
+        self.kubectl(&["delete", "pvc", &format!("{name}-data"), "--wait=true"]);
+    }
+
+    async fn again(&self) -> Arc<dyn Platform> {
+        let inner = KubernetesPlatform::connect(self.config.clone()).await.unwrap();
+        Arc::new(InNamespace { inner, namespace: self.namespace.clone() })
+    }
+
+    /// StatefulSets' replicas, whose pods may still be on their way, or pods without one.
     fn servers(&self) -> usize {
-        let count = |kind: &str| self.kubectl(&["get", kind, "-o", "name"]).lines().count();
-        count("statefulsets").max(count("pods"))
+        let replicas = self.kubectl(&["get", "statefulsets", "-o", "jsonpath={range .items[*]}{.spec.replicas}{\"\\n\"}{end}"]);
+        let asked: usize = replicas.lines().map(|line| line.parse::<usize>().unwrap()).sum();
+        asked.max(self.kubectl(&["get", "pods", "-o", "name"]).lines().count())
     }
 
     /// Endpoint slices and volumes go a moment later, by the cluster's own controllers.
@@ -281,8 +297,8 @@ impl Platform for InNamespace {
         self.inner.name()
     }
 
-    fn check(&self, key: &InstanceKey, options: &InstanceOptions) -> Result<(), Invalid> {
-        self.inner.check(&self.real(key), options)
+    fn check(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Invalid> {
+        self.inner.check(&self.real(key), spec)
     }
 
     async fn versions(&self) -> Result<Vec<OfferedVersion>, Failure> {
@@ -293,8 +309,21 @@ impl Platform for InNamespace {
         self.inner.resolve_version(wanted).await
     }
 
-    async fn ensure(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
-        self.inner.ensure(&InstanceSpec { key: self.real(&spec.key), ..spec.clone() }).await
+    async fn ensure(&self, deployment: &Deployment) -> Result<bool, Failure> {
+        self.inner.ensure(&Deployment { key: self.real(&deployment.key), ..deployment.clone() }).await
+    }
+
+    async fn restart(&self, key: &InstanceKey, request_id: &str) -> Result<bool, Failure> {
+        self.inner.restart(&self.real(key), request_id).await
+    }
+
+    async fn missing_parts(&self, key: &InstanceKey) -> Result<Vec<String>, Failure> {
+        self.inner.missing_parts(&self.real(key)).await
+    }
+
+    async fn records(&self) -> Result<Vec<InstanceRecord>, Failure> {
+        let records = self.inner.records().await?;
+        Ok(records.into_iter().map(|record| InstanceRecord { key: key(record.key.name.as_str()), ..record }).collect())
     }
 
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {

@@ -188,6 +188,23 @@ impl Subject for Local {
         kill(self.postmaster(name));
     }
 
+    fn break_start(&self, name: &str) {
+        let file = self.home(name).join("data/postgresql.auto.conf");
+        let text = std::fs::read_to_string(&file).unwrap();
+        // Written in place, so that the file stays its owner's.
+        std::fs::write(&file, format!("{text}no_such_setting = 1\n")).unwrap();
+    }
+
+    fn lose(&self, name: &str) {
+        std::fs::remove_dir_all(self.home(name)).unwrap();
+    }
+
+    async fn again(&self) -> Arc<dyn Platform> {
+        let platform = self.restarted().await;
+        platform.supervise().await.unwrap();
+        platform
+    }
+
     fn servers(&self) -> usize {
         postmasters(self.host.state_dir()).len()
     }

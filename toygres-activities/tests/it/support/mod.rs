@@ -13,8 +13,8 @@ use futures::TryStreamExt;
 use secrecy::SecretString;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{Connection, Row};
-use toygres_activities::platform::{InstanceSpec, LogLine, LogStream, Platform};
-use toygres_models::{InstanceKey, PostgresVersion, StorageSize};
+use toygres_activities::platform::{Deployment, LogLine, LogStream, Platform};
+use toygres_models::{InstanceKey, InstanceSpec, PlatformName, PostgresVersion, Power};
 
 /// Every character that a URI, a shell, SQL or a configuration file could trip over.
 pub const PASSWORD: &str = "p@:/?#%'\"\\ $🐘";
@@ -30,6 +30,12 @@ pub trait Subject: Send + Sync {
     async fn settle(&self, _name: &str) {}
     /// Has an instance's server end at once, with no chance to tidy up.
     fn fell(&self, name: &str);
+    /// Has every later start of an instance's server fail, by a setting that toygres doesn't manage.
+    fn break_start(&self, name: &str);
+    /// Removes a stopped instance's data, and all else that there is of it, by the platform's own means.
+    fn lose(&self, name: &str);
+    /// What toygres' restart on the same state would work with.
+    async fn again(&self) -> Arc<dyn Platform>;
     /// How many servers run that this subject's platform started.
     fn servers(&self) -> usize;
     /// How many instances have anything left on the platform, by the platform's own means.
@@ -40,22 +46,27 @@ pub fn key(name: &str) -> InstanceKey {
     InstanceKey::parse("conformance", name).unwrap()
 }
 
-pub fn spec(subject: &dyn Subject, name: &str) -> InstanceSpec {
-    spec_of(subject.version(), name)
+/// A first deployment of an instance.
+pub fn spec(subject: &dyn Subject, name: &str) -> Deployment {
+    spec_of(subject.platform().name(), subject.version(), name)
 }
 
-pub fn spec_of(postgres_version: PostgresVersion, name: &str) -> InstanceSpec {
-    InstanceSpec {
+pub fn spec_of(platform: PlatformName, postgres_version: PostgresVersion, name: &str) -> Deployment {
+    Deployment {
         key: key(name),
-        postgres_version,
-        storage_size: StorageSize::default(),
+        instance_id: None,
+        spec: InstanceSpec::new(platform, postgres_version),
         password: PASSWORD.to_owned().into(),
-        use_load_balancer: false,
-        dns_label: None,
-        cpu: None,
-        memory: None,
-        storage_class: None,
+        data_exists: false,
     }
+}
+
+/// A later deployment of the same, which is to run or not.
+pub fn powered(subject: &dyn Subject, name: &str, power: Power) -> Deployment {
+    let mut deployment = spec(subject, name);
+    deployment.spec.power = power;
+    deployment.data_exists = true;
+    deployment
 }
 
 /// Logs in at the instance's endpoint, as any client would.
@@ -152,6 +163,14 @@ macro_rules! conformance {
             a_creation_cut_off_anywhere_is_finished_by_repeating,
             a_removal_cut_off_anywhere_is_finished_by_repeating,
             a_removal_overtakes_a_creation,
+            stopping_keeps_data_address_and_password,
+            what_can_not_start_is_stopped_as_well,
+            what_never_came_up_is_stopped_as_well,
+            a_restarted_control_plane_leaves_the_stopped_stopped,
+            a_restart_happens_once_for_each_request,
+            a_restart_cut_off_anywhere_is_finished_by_repeating,
+            records_are_of_what_has_data,
+            missing_data_is_never_made_again,
         );
     };
     ($module:ident, $subject:path, $($check:ident),+ $(,)?) => {

@@ -25,8 +25,9 @@ fn a_file_holds_documents_lists_and_json() {
     assert_eq!(keys(r#"[{"name": "a"}, {"name": "b", "namespace": "team"}]"#), ["default/a", "team/b"]);
     assert!(keys("").is_empty() && keys("# only a comment\n").is_empty());
     let [document] = &good("name: a\npostgres_version: 17\ncpu: 2\nlabels: {team: a}\n")[..] else { panic!("one") };
-    assert_eq!(document.manifest.postgres_version.as_deref(), Some("17"));
-    assert_eq!(document.manifest.cpu.as_deref(), Some("2"));
+    assert_eq!(serde_json::Value::from(document.manifest.fields.clone()), serde_json::json!({
+        "postgres_version": 17, "cpu": 2, "labels": { "team": "a" },
+    }));
 }
 
 #[test]
@@ -90,26 +91,23 @@ fn manifests() -> impl Strategy<Value = serde_json::Value> {
     let labels = proptest::option::of(proptest::collection::btree_map(key, value, 0..5));
     let platform = prop_oneof![Just("local".to_owned()), Just("kubernetes".into())];
     let sizes = (proptest::option::of(1..=65_536_i64), text("1[4-8](\\.(0|[1-9][0-9]?))?"), labels);
-    let flags = (any::<Option<bool>>(), any::<Option<bool>>(), text("[a-z][a-z0-9-]{1,10}[a-z0-9]"));
+    let flags = (any::<Option<bool>>(), any::<Option<bool>>(), any::<Option<bool>>(), text("[a-z][a-z0-9-]{1,10}[a-z0-9]"));
     let given = (text("[1-9][0-9]{0,3}m?"), text("[1-9][0-9]{0,3}(Mi|Gi|M|G)"), text("[a-z0-9]{1,9}(\\.[a-z0-9]{1,5})?"));
     ("[a-z][a-z0-9]{0,9}x", "[a-z][a-z0-9]{0,9}", proptest::option::of(platform), sizes, flags, given).prop_map(
         |(name, namespace, platform, (storage_size_gb, postgres_version, labels), flags, (cpu, memory, storage_class))| {
-            let (use_load_balancer, delete_protection, dns_label) = flags;
-            let manifest = InstanceManifest {
-                name,
-                namespace: Some(namespace),
-                platform,
-                postgres_version,
-                storage_size_gb,
-                password: None,
-                use_load_balancer,
-                dns_label: dns_label.filter(|_| use_load_balancer == Some(true)),
-                cpu,
-                memory,
-                storage_class,
-                labels,
-                delete_protection,
-            };
+            let (use_load_balancer, delete_protection, stopped, dns_label) = flags;
+            let mut manifest = InstanceManifest { namespace: Some(namespace), ..InstanceManifest::of(name) };
+            manifest.set("platform", platform);
+            manifest.set("postgres_version", postgres_version);
+            manifest.set("storage_size_gb", storage_size_gb);
+            manifest.set("use_load_balancer", use_load_balancer);
+            manifest.set("dns_label", dns_label.filter(|_| use_load_balancer == Some(true)));
+            manifest.set("cpu", cpu);
+            manifest.set("memory", memory);
+            manifest.set("storage_class", storage_class);
+            manifest.set("labels", labels.map(|labels| serde_json::json!(labels)));
+            manifest.set("delete_protection", delete_protection);
+            manifest.set("power", stopped.map(|stopped| if stopped { "stopped" } else { "running" }));
             serde_json::to_value(manifest).unwrap()
         },
     )

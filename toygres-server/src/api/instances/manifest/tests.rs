@@ -7,7 +7,7 @@ use toygres_client::resources::InstanceManifest;
 use toygres_models::InstanceKey;
 
 use super::*;
-use crate::api::instances::Wanted;
+use crate::api::instances::plan::Request;
 
 /// Checks documents as an editor does.
 pub fn validator() -> Validator {
@@ -18,7 +18,7 @@ pub fn validator() -> Validator {
 fn is_accepted(document: &Value) -> bool {
     let Ok(manifest) = serde_json::from_value::<InstanceManifest>(document.clone()) else { return false };
     let namespace = manifest.namespace.as_deref().unwrap_or("default");
-    InstanceKey::parse(namespace, &manifest.name).is_ok() && Wanted::check(&manifest).is_ok()
+    InstanceKey::parse(namespace, &manifest.name).is_ok() && Request::check(&manifest).is_ok()
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn an_editor_and_the_server_agree() {
         ("platform", vec![json!("local"), json!("kubernetes"), json!(null)], vec![json!("docker"), json!("Local"), json!(1)]),
         (
             "postgres_version",
-            vec![json!("17"), json!("17.4"), json!("14.0"), json!(18), json!(null)],
+            vec![json!("17"), json!("17.4"), json!("14.0"), json!(18), json!(18.0), json!(null)],
             vec![
                 json!("13"),
                 json!(13),
@@ -64,7 +64,7 @@ fn an_editor_and_the_server_agree() {
         ),
         (
             "storage_size_gb",
-            vec![json!(1), json!(65_536), json!(null)],
+            vec![json!(1), json!(65_536), json!(10.0), json!(null)],
             vec![json!(0), json!(65_537), json!(-1), json!("10"), json!(1.5)],
         ),
         (
@@ -83,7 +83,7 @@ fn an_editor_and_the_server_agree() {
         ("use_load_balancer", vec![json!(true), json!(false), json!(null)], vec![json!("true"), json!(1)]),
         (
             "cpu",
-            vec![json!("1"), json!("500m"), json!(2), json!(null)],
+            vec![json!("1"), json!("500m"), json!(2), json!(2.0), json!(null)],
             vec![json!("0"), json!(0), json!("1.5"), json!(1.5), json!("1Gi"), json!("")],
         ),
         ("memory", vec![json!("512Mi"), json!("2G"), json!(null)], vec![json!("2"), json!(2), json!("2gi"), json!("0Gi")]),
@@ -106,6 +106,7 @@ fn an_editor_and_the_server_agree() {
             ],
         ),
         ("delete_protection", vec![json!(true), json!(null)], vec![json!("yes"), json!(0)]),
+        ("power", vec![json!("running"), json!("stopped"), json!(null)], vec![json!("on"), json!("Stopped"), json!(false)]),
         ("storage_size", vec![], vec![json!(1)]),
     ] {
         for value in good {
