@@ -9,6 +9,7 @@ fn facts<'a>(key: &'a InstanceKey, state: InstanceState, failure: Option<&'a Fai
         key,
         platform: PlatformName::Kubernetes,
         state,
+        never_ran: true,
         failure,
         seen: Seen::Gone,
         log_in: LogIn::NotTried,
