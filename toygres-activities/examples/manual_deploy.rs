@@ -93,11 +93,8 @@ async fn deploy(activities: &Activities, input: &DeployPostgresInput, made: &mut
     }
     *made = true;
 
-    let wait = WaitForReadyInput {
-        namespace: input.namespace.clone(),
-        instance_name: input.instance_name.clone(),
-        timeout_seconds: 60,
-    };
+    let wait =
+        WaitForReadyInput { namespace: input.namespace.clone(), instance_name: input.instance_name.clone(), timeout_seconds: 60 };
     let ready: WaitForReadyOutput = activities.run("waiting until it is ready", activities::WAIT_FOR_READY, &wait).await?;
     println!("  phase {} after {} s", ready.pod_phase, ready.ready_after_seconds);
 

@@ -25,9 +25,12 @@ fn a_file_holds_documents_lists_and_json() {
     assert_eq!(keys(r#"[{"name": "a"}, {"name": "b", "namespace": "team"}]"#), ["default/a", "team/b"]);
     assert!(keys("").is_empty() && keys("# only a comment\n").is_empty());
     let [document] = &good("name: a\npostgres_version: 17\ncpu: 2\nlabels: {team: a}\n")[..] else { panic!("one") };
-    assert_eq!(serde_json::Value::from(document.manifest.fields.clone()), serde_json::json!({
-        "postgres_version": 17, "cpu": 2, "labels": { "team": "a" },
-    }));
+    assert_eq!(
+        serde_json::Value::from(document.manifest.fields.clone()),
+        serde_json::json!({
+            "postgres_version": 17, "cpu": 2, "labels": { "team": "a" },
+        })
+    );
 }
 
 #[test]

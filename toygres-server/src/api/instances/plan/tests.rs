@@ -204,7 +204,13 @@ fn instances() -> impl Strategy<Value = Instance> {
     let labels = proptest::collection::btree_map(key, value, 0..5);
     let sizes =
         (1..=65_536_i32, any::<bool>(), text("[a-z][a-z0-9-]{1,10}[a-z0-9]"), any::<bool>(), "1[4-8](\\.(0|[1-9][0-9]?))?");
-    let given = (any::<bool>(), text("[1-9][0-9]{0,3}m?"), text("[1-9][0-9]{0,3}(Mi|Gi|M|G)"), text("[a-z0-9]{1,9}(\\.[a-z0-9]{1,5})?"), labels);
+    let given = (
+        any::<bool>(),
+        text("[1-9][0-9]{0,3}m?"),
+        text("[1-9][0-9]{0,3}(Mi|Gi|M|G)"),
+        text("[a-z0-9]{1,9}(\\.[a-z0-9]{1,5})?"),
+        labels,
+    );
     ("[a-z][a-z0-9]{0,9}x", "[a-z][a-z0-9]{0,9}", any::<bool>(), sizes, given).prop_map(
         |(name, namespace, local, (storage_size_gb, use_load_balancer, dns_label, delete_protection, version), given)| {
             let (stopped, cpu, memory, storage_class, labels) = given;
