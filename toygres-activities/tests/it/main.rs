@@ -22,6 +22,7 @@ mod kubernetes {
     mod conformance;
     mod logs;
     mod outages;
+    mod parts;
     mod races;
     mod rbac;
     mod server;
