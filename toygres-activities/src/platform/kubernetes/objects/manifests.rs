@@ -41,6 +41,13 @@ fn defect(template: &str, words: &dyn std::fmt::Display) -> Failure {
     Failure::permanent(FailureKind::Internal, format!("the template {template} can't be rendered: {words}"))
 }
 
+/// By way of JSON, which the client reads all objects from: to read them from YAML as well is as much code again, of which
+/// a third of this crate would consist.
+fn parse<K: DeserializeOwned>(yaml: &str) -> Option<K> {
+    let value: Json = serde_saphyr::from_str(yaml).ok()?;
+    serde_json::from_str(&value.to_string()).ok()
+}
+
 /// Renders text; values in YAML are escaped, those in a server's files aren't.
 fn render((name, source): Template, values: Json) -> Result<String, Failure> {
     let mut environment = Environment::empty();
@@ -80,7 +87,7 @@ impl<'a> Manifests<'a> {
     fn object<K: DeserializeOwned>(&self, template: Template, values: Json) -> Result<K, Failure> {
         let text = self.text(template, values)?;
         // The error would show the line, which may hold a secret.
-        serde_saphyr::from_str(&text).map_err(|_| defect(template.0, &"it isn't the object it should be"))
+        parse(&text).ok_or_else(|| defect(template.0, &"it isn't the object it should be"))
     }
 
     fn annotations(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> impl Serialize {

@@ -67,7 +67,7 @@ fn the_types_know_every_field_of_the_templates() {
     fn check<K: DeserializeOwned + Serialize>(manifests: &Manifests<'_>, template: Template, values: Json) {
         let text = manifests.text(template, values).unwrap();
         let said: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
-        let kept = serde_json::to_value(serde_saphyr::from_str::<K>(&text).unwrap()).unwrap();
+        let kept = serde_json::to_value(parse::<K>(&text).unwrap()).unwrap();
         // Empty lists mean the same as none.
         let without_empty =
             |value: &serde_json::Value| value.to_string().replace(",\"egress\":[]", "").replace("\"egress\":[],", "");
