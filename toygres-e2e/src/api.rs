@@ -81,7 +81,10 @@ impl Api {
     /// # Errors
     /// If the HTTP client can't be set up.
     pub fn new(url: &str, token: Option<&str>) -> Result<Self> {
-        let client = Client::builder().timeout(Duration::from_secs(100)).no_proxy().build()?;
+        // An idle connection is given up well before the server does (after 20 s): a request on one that is just being
+        // closed fails.
+        let client = Client::builder().timeout(Duration::from_secs(100)).pool_idle_timeout(Duration::from_secs(5)).no_proxy();
+        let client = client.build()?;
         Ok(Self {
             client,
             url: url.trim_end_matches('/').to_owned(),

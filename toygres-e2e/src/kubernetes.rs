@@ -342,7 +342,7 @@ impl Cluster {
     /// # Errors
     /// If it doesn't start.
     pub async fn serve(&self) -> Result<Api> {
-        self.toygres.ok(&["server", "start"]).await?;
+        self.toygres.serve().await?;
         self.api()
     }
 

@@ -29,6 +29,7 @@ pub mod mount;
 pub mod place;
 pub mod process;
 pub mod raw;
+mod ready_pool;
 pub mod run;
 pub mod search;
 pub mod store_database;

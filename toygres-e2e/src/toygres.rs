@@ -15,7 +15,7 @@ use tokio::process::Command;
 use crate::api::Api;
 use crate::run::Run;
 use crate::wait::{SOON, eventually, wait_until};
-use crate::{by_hand, control, evidence, place, process};
+use crate::{by_hand, control, evidence, place, process, ready_pool};
 
 /// How many ports a test gets unless it asks for others.
 const PORTS: u16 = 50;
@@ -63,8 +63,8 @@ impl Toygres {
             ("TOYGRES_CONFIG", config.into()),
             ("TOYGRES_LISTEN", "127.0.0.1:0".into()),
             ("TOYGRES_PORT_RANGE", format!("{first}-{}", first + PORTS - 1).into()),
-            // Each prepared directory costs an initdb; one is enough to take that way too.
-            ("TOYGRES_POOL_SIZE", "1".into()),
+            // Each prepared directory costs an initdb; see `ready_pool`.
+            ("TOYGRES_POOL_SIZE", "0".into()),
             ("HOME", home.into()),
         ];
         Ok(Self { state_dir, program, variables: variables.into(), folder, user: None })
@@ -212,11 +212,16 @@ impl Toygres {
         self.run(arguments).await?.expect_code(code)?.expect_humane()
     }
 
-    /// Starts the server; its HTTP interface.
+    /// Starts the server, with data directories that are ready for it; its HTTP interface.
     ///
     /// # Errors
     /// If it doesn't start.
     pub async fn serve(&self) -> Result<Api> {
+        let is_measured = !self.variables.contains_key("TOYGRES_POOL_SIZE");
+        let is_elsewhere = !self.state_dir.starts_with(self.folder());
+        if !is_measured && !is_elsewhere && self.user.is_none() && !self.state_dir.exists() {
+            ready_pool::fill(&self.program, &self.state_dir).await?;
+        }
         self.ok(&["server", "start"]).await?;
         self.api()
     }

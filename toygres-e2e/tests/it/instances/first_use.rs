@@ -9,7 +9,7 @@ fn psql_is_there() -> bool {
 
 #[tokio::test]
 async fn from_an_empty_directory_to_an_instance_that_answers_and_back() {
-    let toygres = Toygres::new().unwrap();
+    let toygres = Toygres::new().unwrap().with("TOYGRES_POOL_SIZE", "1");
 
     let run = toygres.ok(&["create", "demo"]).await.unwrap().expect_humane().unwrap();
     assert!(run.stdout.contains("demo") && run.stdout.contains("is ready"), "{run}");
