@@ -16,6 +16,7 @@ use super::ports::is_free;
 use super::programs::Programs;
 use super::record::Record;
 use super::server::{Cause, major_of};
+use crate::kill_point::kill_point;
 use crate::platform::InstanceSpec;
 
 /// How many ports a create tries that other programs turn out to have.
@@ -101,8 +102,11 @@ impl Inner {
         });
         record.storage_size_gb = spec.storage_size;
         let mut unusable = Vec::new();
+        kill_point("create-begun");
         self.claim_port(instance, &mut record, &mut unusable).await?;
+        kill_point("create-recorded");
         self.place_data(instance, programs, directory).await?;
+        kill_point("create-data-placed");
         let postmaster = loop {
             match server.start(programs, record.port).await {
                 Ok(postmaster) => break postmaster,
@@ -114,6 +118,7 @@ impl Inner {
                 Err(start) => return Err(start.failure),
             }
         };
+        kill_point("create-server-started");
         match server.wait_answer(&postmaster, record.port, FIRST_START_TIMEOUT).await {
             Ok(true) => {}
             Ok(false) => {
@@ -126,10 +131,14 @@ impl Inner {
                 return Err(Failure::transient(FailureKind::StartFailed, message).with_evidence(evidence));
             }
         }
+        kill_point("create-server-answers");
         server.set_password(record.port, &spec.password).await?;
+        kill_point("create-password-set");
         record.provisioned = true;
         let home = instance.home().to_owned();
-        blocking(move || record.write(&home)).await
+        blocking(move || record.write(&home)).await?;
+        kill_point("create-provisioned");
+        Ok(())
     }
 
     /// Gives the record a port on which nobody else listens, and writes it down.
@@ -159,6 +168,7 @@ impl Inner {
                 make_folder(namespace, passable, None)?;
             }
             make_folder(&home, passable, None)?;
+            kill_point("create-folder-made");
             record.write(&home)?;
             match home.parent() {
                 Some(namespace) if is_new => {

@@ -16,6 +16,7 @@ use super::log;
 use super::log_reader::{LogFiles, LogReader};
 use super::ports::PortRegistry;
 use super::record::{Record, instance_folders};
+use crate::kill_point::kill_point;
 use crate::platform::{
     Endpoint, InstanceSpec, LogRequest, LogStream, Observation, OfferedVersion, Phase, Platform, PlatformEvent,
 };
@@ -112,6 +113,7 @@ impl Inner {
     }
 
     async fn remove(&self, key: InstanceKey) -> Result<bool, Failure> {
+        kill_point("remove-begun");
         let instance = self.instance(&key);
         let server = instance.server.clone();
         let removing = server.announce_removal();
@@ -123,12 +125,14 @@ impl Inner {
             let port = Record::read(&searched.home).ok().flatten().map(|record| record.port);
             // From here on it is no instance, and nobody starts it again, whatever happens to us.
             Record::remove(&searched.home)?;
+            kill_point("remove-record-gone");
             Ok((existed, port, searched.search()))
         })
         .await?;
         if let Some(running) = &running {
             running.stop(STOP_PATIENCE).await?;
         }
+        kill_point("remove-server-stopped");
         let (removed, was_running) = (server.clone(), running.is_some());
         blocking(move || {
             let home = &removed.home;
@@ -137,7 +141,10 @@ impl Inner {
                 super::process::end_orphans(&removed.data());
                 removed.remove_left_socket(port)?;
             }
+            remove_tree(&removed.data())?;
+            kill_point("remove-data-gone");
             remove_tree(home)?;
+            kill_point("remove-folder-gone");
             if let Some(namespace) = home.parent() {
                 // Only if it is empty.
                 let _ = std::fs::remove_dir(namespace);
@@ -146,6 +153,7 @@ impl Inner {
         })
         .await?;
         self.ports.release(&key).await?;
+        kill_point("remove-port-released");
         server.set_last_failure(None);
         drop((held, removing));
         drop(server);

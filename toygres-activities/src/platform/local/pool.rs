@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use super::archives::sync_all;
 use super::files::{blocking, failed, lock, make_folder, names_in, remove_tree};
 use super::programs::Programs;
 use super::settings::INCLUDE;
+use crate::kill_point::kill_point;
 
 const BUILDING: &str = ".building-";
 /// How long after a create the pool is refilled.
@@ -367,7 +369,10 @@ async fn initdb(account: &Account, programs: &Programs, data: &Path) -> Result<(
         if cfg!(target_os = "linux") {
             command.arg("--no-sync");
         }
-        let output = command.output().await.map_err(failed("run", &programs.program("initdb")))?;
+        let begun = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        kill_point("create-initdb-begun");
+        let output = async { begun?.wait_with_output().await };
+        let output = output.await.map_err(failed("run", &programs.program("initdb")))?;
         if output.status.success() {
             return Ok(());
         }

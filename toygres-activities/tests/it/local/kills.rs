@@ -1,9 +1,9 @@
-//! The local platform's verbs, cut at many points by killing the process that is at them.
+//! The local platform's verbs, cut at each of their kill points by killing the process that is at them.
 
 #![expect(clippy::unwrap_used, reason = "a failed check is to panic")]
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use toygres_activities::platform::Platform;
 use toygres_activities::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform};
@@ -26,53 +26,68 @@ async fn a_process_to_be_killed() {
     platform.ensure(&spec_of(task.parse().unwrap(), "demo")).await.unwrap();
 }
 
-fn killed_after(task: &str, config: &LocalConfig, pause: Duration) {
-    let mut process = Command::new(std::env::current_exe().unwrap())
+fn killed_at(point: &str, task: &str, config: &LocalConfig) {
+    let status = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "local::kills::a_process_to_be_killed"])
         .env("TOYGRES_CONFORMANCE_TASK", task)
+        .env("TOYGRES_KILL_AT", point)
         .env("TOYGRES_STATE_DIR", &config.state_dir)
         .env("TOYGRES_CACHE_DIR", &config.cache_dir)
         .env("TOYGRES_PORT_RANGE", format!("{}-{}", config.port_range.start(), config.port_range.end()))
         .env("TOYGRES_POOL_SIZE", "0")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .spawn()
+        .status()
         .unwrap();
-    // Not for anything to happen: where it is cut is the point.
-    std::thread::sleep(pause);
-    process.kill().unwrap();
-    process.wait().unwrap();
+    assert_eq!(status.signal(), Some(9), "it wasn't killed at {point}, but ended with {status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_killed_while_it_creates_leaves_what_the_next_one_finishes() {
     let local = local().await;
     let version = local.version().to_string();
-    for pause_ms in [30, 100, 300, 500, 600, 650, 700, 750, 800, 850, 900, 1000, 1200] {
-        killed_after(&version, &local.config, Duration::from_millis(pause_ms));
+    for point in [
+        "create-initdb-begun",
+        "create-begun",
+        "create-folder-made",
+        "create-recorded",
+        "create-data-placed",
+        "create-server-started",
+        "create-server-answers",
+        "create-password-set",
+        "create-provisioned",
+    ] {
+        killed_at(point, &version, &local.config);
         let again = local.restarted().await;
         again.supervise().await.unwrap();
         let half = again.observe(&key("demo")).await.unwrap();
         let made = again.ensure(&spec(&local, "demo")).await;
-        made.unwrap_or_else(|failure| panic!("killed after {pause_ms} ms: {failure:?}; it was {half:?}"));
+        made.unwrap_or_else(|failure| panic!("killed at {point}: {failure:?}; it was {half:?}"));
         ask(&local, "demo", "SELECT 'x'").await;
-        assert_eq!(local.servers(), 1, "killed after {pause_ms} ms");
+        assert_eq!(local.servers(), 1, "killed at {point}");
         assert!(again.remove(&key("demo")).await.unwrap());
-        assert_eq!((local.servers(), local.leftovers()), (0, vec![]), "killed after {pause_ms} ms");
+        assert_eq!((local.servers(), local.leftovers()), (0, vec![]), "killed at {point}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_killed_while_it_removes_leaves_what_the_next_one_finishes() {
     let local = local().await;
-    for pause_ms in [10, 15, 20, 25, 30, 40, 50, 60, 80, 120] {
+    for point in [
+        "remove-begun",
+        "remove-record-gone",
+        "remove-server-stopped",
+        "remove-data-gone",
+        "remove-folder-gone",
+        "remove-port-released",
+    ] {
         let first = local.restarted().await;
         first.ensure(&spec(&local, "demo")).await.unwrap();
         first.shutdown();
-        killed_after("remove", &local.config, Duration::from_millis(pause_ms));
+        killed_at(point, "remove", &local.config);
         let again = local.restarted().await;
         again.supervise().await.unwrap();
         again.remove(&key("demo")).await.unwrap();
-        assert_eq!((local.servers(), local.leftovers()), (0, vec![]), "killed after {pause_ms} ms");
+        assert_eq!((local.servers(), local.leftovers()), (0, vec![]), "killed at {point}");
     }
 }

@@ -105,23 +105,19 @@ async fn a_delete_is_finished_at_whichever_step_the_server_was_killed() {
 
 #[tokio::test]
 async fn a_create_is_finished_wherever_in_its_deployment_the_server_was_killed() {
-    let toygres = Toygres::new().unwrap();
+    let mut toygres = Toygres::new().unwrap();
     toygres.serve().await.unwrap();
-    for (number, sign) in ["", "instance.json", "data/PG_VERSION", "data/postmaster.pid"].into_iter().enumerate() {
-        let name = format!("demo-{number}");
-        let operation = toygres.api().unwrap().begin_create(&name).await.unwrap();
-        let sign = toygres.instance_dir(&name).join(sign);
-        // Looked for almost without a pause: the moment is short.
-        tokio::time::timeout(SOON, async {
-            while !sign.exists() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await
-        .unwrap();
-        let api = restart(&toygres).await.unwrap();
+    for point in ["create-begun", "create-folder-made", "create-recorded", "create-data-placed", "create-server-started"] {
+        toygres.kill_server().await.unwrap();
+        toygres = toygres.with("TOYGRES_KILL_AT", point);
+        let name = point.replace("create", "demo");
+        let operation = toygres.serve().await.unwrap().begin_create(&name).await.unwrap();
+        let killed = toygres.server_pid().unwrap();
+        wait_until("the server to be killed", SOON, || !process::is_alive(killed)).await.unwrap();
+        toygres = toygres.without("TOYGRES_KILL_AT");
+        let api = toygres.serve().await.unwrap();
         api.wait_success(&operation).await.unwrap();
-        expect_made(&toygres, &api, &name).await.with_context(|| sign.display().to_string()).unwrap();
+        expect_made(&toygres, &api, &name).await.context(point).unwrap();
     }
 }
 
