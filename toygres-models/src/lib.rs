@@ -13,6 +13,7 @@ pub mod password;
 pub mod platform_name;
 pub mod resources;
 pub mod size;
+mod sql;
 pub mod state;
 pub mod store;
 pub mod token;

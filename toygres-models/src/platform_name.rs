@@ -8,11 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::Invalid;
 
 /// Where instances can run.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum PlatformName {
     /// As server processes on the server's own machine.
     #[default]
@@ -34,6 +31,8 @@ impl PlatformName {
         }
     }
 }
+
+crate::sql::stored_as_text!(PlatformName);
 
 impl fmt::Display for PlatformName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -23,7 +23,7 @@ pub struct InstanceFilter {
 }
 
 /// What an operation's activities need to know of it.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Debug, Clone, sqlx_macros::FromRow)]
 pub struct OperationSubject {
     /// What the operation does.
     pub operation_kind: OperationKind,

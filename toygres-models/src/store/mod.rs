@@ -45,7 +45,7 @@ pub use tokens::{NewToken, Token, TokenCheck};
 /// The schema that holds everything.
 pub const SCHEMA: &str = "toygres";
 
-static MIGRATIONS: Migrator = sqlx::migrate!();
+static MIGRATIONS: Migrator = sqlx_macros::migrate!("./migrations");
 
 /// Error code that the trigger on `instances` raises for an illegal transition.
 const ILLEGAL_TRANSITION: &str = "TG001";

@@ -10,7 +10,7 @@ use crate::Namespace;
 
 /// A namespace, with what its instances use and may use. There is one where there are instances, or a
 /// quota was set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, sqlx_macros::FromRow, ToSchema)]
 #[schema(as = Namespace)]
 pub struct NamespaceRecord {
     /// Its name.

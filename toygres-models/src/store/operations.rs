@@ -256,7 +256,7 @@ pub(super) async fn operation_with_steps(connection: &mut PgConnection, id: Uuid
 }
 
 async fn add_steps(executor: impl PgExecutor<'_>, operations: &mut [Operation]) -> Result<(), StoreError> {
-    #[derive(sqlx::FromRow)]
+    #[derive(sqlx_macros::FromRow)]
     struct Row {
         operation_id: Uuid,
         #[sqlx(flatten)]

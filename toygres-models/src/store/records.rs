@@ -20,7 +20,7 @@ pub struct StepFailure {
 }
 
 /// An instance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx_macros::FromRow, ToSchema)]
 pub struct Instance {
     /// Its id, never used again.
     pub id: Uuid,
@@ -86,7 +86,7 @@ impl Instance {
 }
 
 /// An operation: one change of an instance, from the request to its end.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx_macros::FromRow, ToSchema)]
 pub struct Operation {
     /// Its id, which is also its workflow's.
     pub id: Uuid,
@@ -179,7 +179,7 @@ impl Operation {
 }
 
 /// A step of an operation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx_macros::FromRow, ToSchema)]
 pub struct Step {
     /// Its name: the activity's, such as `deploy-postgres`.
     pub name: String,
@@ -197,7 +197,7 @@ pub struct Step {
 }
 
 /// Something that happened, mostly to an instance, and its cause.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx_macros::FromRow, ToSchema)]
 pub struct Event {
     /// Its number; later events have greater ones.
     pub id: i64,

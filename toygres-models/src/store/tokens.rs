@@ -19,7 +19,7 @@ use crate::{BearerToken, Namespace, Role, TokenName};
 const COLUMNS: &str = "id, name, role, namespaces, created_by, created_at, expires_at, revoked_by, revoked_at, last_used_at";
 
 /// A token, without its secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, sqlx_macros::FromRow, ToSchema)]
 pub struct Token {
     /// Its id, never used again. It is part of the token that its holder sends, and no secret.
     pub id: Uuid,
@@ -164,7 +164,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn check_token(&self, sent: &BearerToken) -> Result<TokenCheck, StoreError> {
-        #[derive(sqlx::FromRow)]
+        #[derive(sqlx_macros::FromRow)]
         struct Row {
             #[sqlx(flatten)]
             token: Token,
