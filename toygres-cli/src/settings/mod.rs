@@ -319,8 +319,8 @@ fn kubernetes(sources: &Sources, state_dir: &Path) -> Result<(KubernetesConfig, 
     Ok((config, values.into_iter().map(|(key, text, _)| (key, text)).collect()))
 }
 
-/// An [`Invalid`](toygres_models::Invalid) without its field: the source names the setting.
-fn problem(invalid: toygres_models::Invalid) -> String {
+/// An [`Invalid`] without its field: the source names the setting.
+fn problem(invalid: Invalid) -> String {
     invalid.problem
 }
 
