@@ -174,12 +174,12 @@ impl Server {
     pub(super) fn configure(&self, major: u16) -> Result<bool, Failure> {
         let (data, account) = (self.data(), &self.surroundings.account);
         let owner = account.owner();
-        let conf = settings::conf(self.role, major, &self.label);
+        let conf = settings::conf(self.role, major, &self.label, &self.home);
         converge(&data.join(settings::CONF_FILE), conf.as_bytes(), 0o600, owner)?;
         converge(&data.join("pg_hba.conf"), settings::hba(self.role).as_bytes(), 0o600, owner)?;
         converge(&data.join("pg_ident.conf"), settings::ident(account).as_bytes(), 0o600, owner)?;
         match self.role {
-            Role::Instance => self.surroundings.ca.certify(&data, owner),
+            Role::Instance => self.surroundings.ca.certify(&self.home, owner),
             Role::Control => Ok(false),
         }
     }

@@ -24,7 +24,7 @@ pub(super) enum Role {
 }
 
 fn quoted(value: &str) -> String {
-    format!("'{}'", value.replace('\'', "''"))
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// A folder's path as an element of a list setting.
@@ -32,8 +32,8 @@ pub(super) fn list_element(path: &Path) -> String {
     format!("\"{}\"", path.display().to_string().replace('"', "\"\""))
 }
 
-/// `toygres.conf`.
-pub(super) fn conf(role: Role, major: u16, label: &str) -> String {
+/// `toygres.conf` of the server whose data directory is in `home`.
+pub(super) fn conf(role: Role, major: u16, label: &str, home: &Path) -> String {
     // cluster_name holds 63 bytes; names are ASCII.
     let cluster_name: String = label.chars().take(63).collect();
     let mut text = String::new();
@@ -57,8 +57,9 @@ pub(super) fn conf(role: Role, major: u16, label: &str) -> String {
         Role::Instance => {
             set("listen_addresses", "'127.0.0.1'");
             set("ssl", "on");
-            set("ssl_cert_file", &quoted(super::tls::CERTIFICATE_FILE));
-            set("ssl_key_file", &quoted(super::tls::KEY_FILE));
+            let file = |name: &str| quoted(&home.join(name).display().to_string());
+            set("ssl_cert_file", &file(super::tls::CERTIFICATE_FILE));
+            set("ssl_key_file", &file(super::tls::KEY_FILE));
             set("ssl_min_protocol_version", "'TLSv1.2'");
             set("max_wal_size", "'256MB'");
         }
@@ -115,15 +116,18 @@ mod tests {
 
     #[test]
     fn the_control_database_has_no_network() {
-        assert!(conf(Role::Control, 18, "control").contains("listen_addresses = ''"));
+        let conf = |major| conf(Role::Control, major, "control", Path::new("/state/control"));
+        assert!(conf(18).contains("listen_addresses = ''"));
         assert!(!hba(Role::Control).contains("host"));
-        assert!(!conf(Role::Control, 17, "control").contains("io_method"));
+        assert!(!conf(17).contains("io_method"));
     }
 
     #[test]
     fn odd_paths_are_quoted() {
         assert_eq!(list_element(Path::new("/a b,\"c")), "\"/a b,\"\"c\"");
-        assert!(conf(Role::Instance, 15, "it's").contains("cluster_name = 'it''s'"));
+        let conf = conf(Role::Instance, 15, "it's", Path::new(r"/o'clock\n"));
+        assert!(conf.contains("cluster_name = 'it''s'"));
+        assert!(conf.contains(r"ssl_key_file = '/o''clock\\n/server.key'"), "{conf}");
     }
 
     #[test]

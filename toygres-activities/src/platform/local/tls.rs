@@ -1,4 +1,5 @@
-//! The certificates of instances in their data directories.
+//! The certificate and the key of an instance. They are beside its data directory, not in it: a base backup copies the
+//! whole of that.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -8,15 +9,15 @@ use toygres_models::Failure;
 use super::files::{Durability, Owner, write_whole};
 use crate::platform::certificates::{CertificateAuthority, DAY, RENEW_AFTER};
 
-/// The names of an instance's certificate and its key in its data directory.
+/// The names of an instance's certificate and its key in its folder.
 pub(super) const CERTIFICATE_FILE: &str = "server.crt";
 pub(super) const KEY_FILE: &str = "server.key";
 
 impl CertificateAuthority {
-    /// Gives the data directory a certificate if it has none, an old one, or another CA's. `true` if
+    /// Gives the instance in `home` a certificate if it has none, an old one, or another CA's. `true` if
     /// it was given one.
-    pub(super) fn certify(&self, data: &Path, owner: Option<Owner>) -> Result<bool, Failure> {
-        let (certificate_path, key_path) = (data.join(CERTIFICATE_FILE), data.join(KEY_FILE));
+    pub(super) fn certify(&self, home: &Path, owner: Option<Owner>) -> Result<bool, Failure> {
+        let (certificate_path, key_path) = (home.join(CERTIFICATE_FILE), home.join(KEY_FILE));
         if key_path.exists() && self.is_current(&certificate_path) {
             return Ok(false);
         }
@@ -48,17 +49,17 @@ mod tests {
     #[test]
     fn a_certificate_is_renewed_when_old_broken_or_anothers() {
         let folder = tempfile::tempdir().unwrap();
-        let data = tempfile::tempdir().unwrap();
+        let home = tempfile::tempdir().unwrap();
         let ca = CertificateAuthority::open(folder.path()).unwrap();
-        assert!(ca.certify(data.path(), None).unwrap());
-        assert!(!ca.certify(data.path(), None).unwrap());
-        let certificate = data.path().join(CERTIFICATE_FILE);
+        assert!(ca.certify(home.path(), None).unwrap());
+        assert!(!ca.certify(home.path(), None).unwrap());
+        let certificate = home.path().join(CERTIFICATE_FILE);
         let old = SystemTime::now() - RENEW_AFTER - DAY;
         std::fs::File::options().write(true).open(&certificate).unwrap().set_modified(old).unwrap();
-        assert!(ca.certify(data.path(), None).unwrap());
+        assert!(ca.certify(home.path(), None).unwrap());
         std::fs::write(&certificate, "").unwrap();
-        assert!(ca.certify(data.path(), None).unwrap());
+        assert!(ca.certify(home.path(), None).unwrap());
         let other = tempfile::tempdir().unwrap();
-        assert!(CertificateAuthority::open(other.path()).unwrap().certify(data.path(), None).unwrap());
+        assert!(CertificateAuthority::open(other.path()).unwrap().certify(home.path(), None).unwrap());
     }
 }

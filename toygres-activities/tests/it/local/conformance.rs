@@ -303,6 +303,34 @@ async fn the_password_is_nowhere_in_clear_text() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_tls_key_is_its_servers_alone_outside_the_data_directory_and_made_anew_with_the_certificate() {
+    use std::os::unix::fs::MetadataExt;
+    let local = local().await;
+    local.platform.ensure(&spec(&local, "demo")).await.unwrap();
+    connect(&local, "demo", PASSWORD, PgSslMode::VerifyFull).await.unwrap();
+    let home = local.home("demo");
+    let read = |name: &str| std::fs::read_to_string(home.join(name)).unwrap();
+    let (key_before, certificate) = (read("server.key"), read("server.crt"));
+    let found = std::fs::metadata(home.join("server.key")).unwrap();
+    assert_eq!((found.mode() & 0o777, found.uid()), (0o600, local.host.account().uid));
+    let secret = key_before.lines().nth(1).unwrap();
+    assert_eq!(places_with(secret, &home.join("data")), Vec::<String>::new());
+    assert_eq!(places_with(secret, &home), [home.join("server.key").display().to_string()]);
+
+    // One that is half-made, or due, is made anew at the next start.
+    std::fs::remove_file(home.join("server.crt")).unwrap();
+    let killed = local.postmaster("demo");
+    kill(killed);
+    eventually("it answers again with another certificate", || async {
+        postmasters(&home).iter().any(|process| process.pid != killed)
+            && connect(&local, "demo", PASSWORD, PgSslMode::VerifyFull).await.is_ok()
+    })
+    .await;
+    assert_ne!(read("server.key"), key_before);
+    assert_ne!(read("server.crt"), certificate);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_pool_makes_creation_quick_and_wastes_nothing() {
     let folder = reachable_folder();
     let config = LocalConfig { pool_size: 2, ..config(folder.path()) };

@@ -172,7 +172,7 @@ async fn every_file_and_folder_is_private_that_should_be() {
         ("run", 0o700),
         ("instances/default/demo/data", 0o700),
         ("instances/default/demo/postgres.log", 0o600),
-        ("instances/default/demo/data/server.key", 0o600),
+        ("instances/default/demo/server.key", 0o600),
     ] {
         assert_eq!(mode(path).map_err(|error| format!("{path}: {error}")).unwrap(), expected, "{path}");
     }
