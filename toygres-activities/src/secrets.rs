@@ -1,12 +1,12 @@
 //! Where passwords rest: the one place that holds them in clear text.
 
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
+use toygres_models::whole_file::{Durability, write_whole};
 use toygres_models::{Failure, FailureKind, InstanceKey, Password};
 
 /// A place for passwords. Every verb may be repeated.
@@ -83,12 +83,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> +
 fn write(path: &Path, password: &SecretString) -> std::io::Result<()> {
     let parent = path.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-    // Born with mode 0600, under another name: readers see the old password or the new one.
-    let mut file = tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o600)).tempfile_in(parent)?;
-    file.write_all(password.expose_secret().as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    std::fs::File::open(parent)?.sync_all()
+    write_whole(path, password.expose_secret().as_bytes(), 0o600, None, Durability::Synced)
 }
 
 #[async_trait]
@@ -141,6 +136,8 @@ impl SecretStore for FileSecretStore {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[tokio::test]

@@ -19,6 +19,7 @@ pub mod store;
 pub mod token;
 pub mod verdict;
 pub mod version;
+pub mod whole_file;
 
 pub use connection::ConnectionUri;
 pub use failure::{Failure, FailureKind};

@@ -1,18 +1,19 @@
 //! TLS: a CA of toygres's own, which signs the certificates of instances on every platform, and the
 //! server's own.
 
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::ByteString;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+use sha2::{Digest, Sha256};
+use toygres_models::whole_file::{Durability, write_whole};
 use toygres_models::{Failure, FailureKind};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::pem::parse_x509_pem;
 
-pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_DAYS: u32 = 3650;
 const LEAF_DAYS: u32 = 365;
 /// A certificate is made anew when half of its life is over.
@@ -22,6 +23,9 @@ pub(crate) const RENEW_AFTER: Duration = Duration::from_secs(LEAF_DAYS as u64 / 
 pub struct CertificateAuthority {
     certificate_path: PathBuf,
     certificate_pem: String,
+    /// Its name, which no other CA has, as it stands in what it signs.
+    subject: Vec<u8>,
+    fingerprint: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -48,22 +52,16 @@ fn params(common_name: &str, days: u32) -> CertificateParams {
     params
 }
 
-/// Writes a file that is there whole or not at all, and outlives a power cut.
+/// Looks at the first certificate of a text in PEM.
+fn look_at<T>(pem: &str, look: impl FnOnce(&X509Certificate<'_>) -> T) -> Result<T, String> {
+    let (_, block) = parse_x509_pem(pem.as_bytes()).map_err(|error| error.to_string())?;
+    let certificate = block.parse_x509().map_err(|error| error.to_string())?;
+    Ok(look(&certificate))
+}
+
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
-    let write = || {
-        let parent = path.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
-        let permissions = std::fs::Permissions::from_mode(mode);
-        let mut file = tempfile::Builder::new().permissions(permissions.clone()).tempfile_in(parent)?;
-        // Whatever the umask left of it.
-        file.as_file().set_permissions(permissions)?;
-        file.write_all(content)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        std::fs::File::open(parent)?.sync_all()
-    };
-    write().map_err(|error: std::io::Error| {
-        Failure::transient(FailureKind::Platform, format!("could not write {}: {error}", path.display()))
-    })
+    write_whole(path, content, mode, None, Durability::Synced)
+        .map_err(|error| Failure::transient(FailureKind::Platform, format!("could not write {}: {error}", path.display())))
 }
 
 impl CertificateAuthority {
@@ -115,17 +113,17 @@ impl CertificateAuthority {
     pub(crate) fn from_pem(certificate_pem: String, key_pem: &str, certificate_path: PathBuf) -> Result<Self, String> {
         let key = KeyPair::from_pem(key_pem).map_err(|error| format!("ca.key is no private key: {error}"))?;
         let no_certificate = |error: &dyn std::fmt::Display| format!("ca.crt is no certificate: {error}");
-        let body: String = certificate_pem.lines().filter(|line| !line.starts_with('-')).map(str::trim).collect();
-        // A Secret's values are base64 as well, so their type can read it.
-        let ByteString(der) = serde_json::from_value(body.into()).map_err(|error| no_certificate(&error))?;
-        // A certificate holds its public key as it is.
-        let public_key = key.public_key_raw();
-        let matches = der.windows(public_key.len()).any(|part| part == public_key);
-        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(|error| no_certificate(&error))?;
-        if !matches {
+        let look = |certificate: &X509Certificate<'_>| {
+            let fingerprint: String = Sha256::digest(certificate.as_raw()).iter().map(|byte| format!("{byte:02x}")).collect();
+            let is_keys = *certificate.public_key().subject_public_key.data == *key.public_key_raw();
+            (certificate.subject().as_raw().to_vec(), fingerprint, is_keys)
+        };
+        let (subject, fingerprint, is_keys) = look_at(&certificate_pem, look).map_err(|error| no_certificate(&error))?;
+        if !is_keys {
             return Err("ca.key is not the key of ca.crt".to_owned());
         }
-        Ok(Self { certificate_path, certificate_pem, issuer })
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(|error| no_certificate(&error))?;
+        Ok(Self { certificate_path, certificate_pem, subject, fingerprint, issuer })
     }
 
     /// Writes the certificate to its path, where clients find it. The key stays where it is.
@@ -140,8 +138,21 @@ impl CertificateAuthority {
         &self.certificate_path
     }
 
-    pub(crate) fn certificate_pem(&self) -> &str {
-        &self.certificate_pem
+    /// Of its certificate, by SHA-256 in hexadecimal.
+    pub(crate) fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Whether a chain's first certificate is of this CA, and not to be made anew yet. One that isn't valid yet is: the clock
+    /// was set back.
+    pub(crate) fn is_current(&self, chain_pem: &str, now: SystemTime) -> bool {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs()).cast_signed();
+        let is_current = look_at(chain_pem, |certificate| {
+            let begin = certificate.validity().not_before.timestamp();
+            let is_young = (begin..begin + RENEW_AFTER.as_secs().cast_signed()).contains(&now);
+            is_young && !certificate.is_ca() && certificate.issuer().as_raw() == self.subject
+        });
+        is_current == Ok(true)
     }
 
     /// A certificate for a server that is reached by `names`, which are addresses or DNS names. It is
@@ -168,6 +179,8 @@ impl CertificateAuthority {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -203,7 +216,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ca = CertificateAuthority::open(folder.path()).unwrap();
         let issued = ca.issue(["demo.default.svc", "10.0.0.1", "::1"]).unwrap();
-        assert!(issued.chain_pem.ends_with(ca.certificate_pem()) && issued.key_pem.contains("PRIVATE KEY"));
+        assert!(issued.chain_pem.ends_with(&ca.certificate_pem) && issued.key_pem.contains("PRIVATE KEY"));
+        let now = SystemTime::now();
+        assert!(ca.is_current(&issued.chain_pem, now));
+        for (text, when, why) in [
+            (issued.chain_pem.as_str(), now + RENEW_AFTER + DAY, "it is old"),
+            (issued.chain_pem.as_str(), now - DAY * 2, "it is not valid yet"),
+            (&issued.chain_pem[30..], now, "it is broken"),
+            (&ca.certificate_pem, now, "it is the CA's own"),
+            ("", now, "there is none"),
+        ] {
+            assert!(!ca.is_current(text, when), "{why}");
+        }
+        let other = CertificateAuthority::open(tempfile::tempdir().unwrap().path()).unwrap();
+        assert!(!other.is_current(&issued.chain_pem, now) && other.fingerprint() != ca.fingerprint());
         assert!(ca.issue(["not a name\u{7f}ü"]).is_err());
     }
 }

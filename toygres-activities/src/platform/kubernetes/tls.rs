@@ -70,12 +70,13 @@ impl Cluster {
         found: Option<&ObjectMeta>,
     ) -> Result<bool, Failure> {
         let names = self.names(key, service).await?;
-        let signer = self.signer();
-        if found.is_some_and(|found| will_do(found, &names, &signer, Utc::now())) {
+        let signer = self.ca.fingerprint();
+        if found.is_some_and(|found| will_do(found, &names, signer, Utc::now())) {
             return Ok(false);
         }
         let issued = self.ca.issue(names.iter().map(String::as_str))?;
-        let notes = [(FOR_NAMES, names.join(",")), (RENEW_AT, (Utc::now() + RENEW_AFTER).to_rfc3339()), (SIGNED_BY, signer)];
+        let notes =
+            [(FOR_NAMES, names.join(",")), (RENEW_AT, (Utc::now() + RENEW_AFTER).to_rfc3339()), (SIGNED_BY, signer.to_owned())];
         let (_, created) = self.client.put_ours(key, Manifests::new(key).tls(&issued, notes)?, found).await?;
         Ok(created)
     }
@@ -89,13 +90,7 @@ impl Cluster {
     /// Whether a certificate is this CA's.
     pub(super) fn has_signed(&self, meta: &ObjectMeta) -> bool {
         let signer = meta.annotations.as_ref().and_then(|annotations| annotations.get(SIGNED_BY));
-        signer.is_some_and(|signer| *signer == self.signer())
-    }
-
-    /// Tells one CA from another: the end of its certificate, which is its signature's.
-    fn signer(&self) -> String {
-        let body: String = self.ca.certificate_pem().lines().filter(|line| !line.starts_with('-')).collect();
-        body.chars().rev().take(32).collect()
+        signer.is_some_and(|signer| signer == self.ca.fingerprint())
     }
 }
 

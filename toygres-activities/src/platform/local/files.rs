@@ -1,12 +1,13 @@
 //! Files and folders: whole or not at all, owned by whom they should be, and errors that say which
 //! path and what to do.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use toygres_models::{Failure, FailureKind};
+pub(super) use toygres_models::whole_file::Durability;
+use toygres_models::{Failure, FailureKind, whole_file};
 
 /// Locks; a panic elsewhere while it was held leaves nothing half-changed in our maps.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -52,14 +53,7 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), Failure> {
 /// Who is to own a file or folder: user id and group id.
 pub(super) type Owner = (u32, u32);
 
-/// Whether a written file has to outlive a power cut, or is made anew from what does.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Durability {
-    Synced,
-    Repairable,
-}
-
-/// Writes a file so that a reader sees the old or the new content, never a part.
+/// [`whole_file::write_whole`], with an error for a person.
 pub(super) fn write_whole(
     path: &Path,
     content: &[u8],
@@ -67,26 +61,7 @@ pub(super) fn write_whole(
     owner: Option<Owner>,
     durability: Durability,
 ) -> Result<(), Failure> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let write = || -> io::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .prefix(".writing-")
-            .permissions(std::fs::Permissions::from_mode(0o600))
-            .tempfile_in(folder)?;
-        file.write_all(content)?;
-        if let Some((uid, gid)) = owner {
-            std::os::unix::fs::fchown(file.as_file(), Some(uid), Some(gid))?;
-        }
-        // Set apart from the creation, which the umask cuts down.
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
-        if durability == Durability::Synced {
-            file.as_file().sync_all()?;
-        }
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(failed("write", path))?;
-    if durability == Durability::Synced { sync_directory(folder) } else { Ok(()) }
+    whole_file::write_whole(path, content, mode, owner, durability).map_err(failed("write", path))
 }
 
 /// [`write_whole`], unless the file has that content already. `true` if it was written.
