@@ -1,14 +1,14 @@
 //! Why an instance isn't what it should be: the likely cause, and what to do, from what is known of it.
 //!
-//! `RULES` is the table of what people meet. It is matched against the words of the platform and of
-//! PostgreSQL, the nearest to the failure first; the more particular rules go before the general ones.
+//! `RULES` is the table of what people meet. It is matched against the words of the platform and the SQLSTATEs of
+//! PostgreSQL's log, the nearest to the failure first; the more particular rules go before the general ones.
 //! Nothing in here asks anybody.
 
 use std::collections::HashSet;
 
 use toygres_models::{Cause, Failure, FailureKind, InstanceKey, InstanceState, PlatformName, Verdict};
 
-use crate::server_log::without_process;
+use crate::server_log::{Line, without_process};
 
 /// What the platform saw of the instance a moment ago.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +59,10 @@ pub struct Facts<'a> {
 
 struct Rule {
     cause: Cause,
-    /// Any of these is said, in lower case.
+    /// The platform says any of these, in lower case.
     says: &'static [&'static str],
+    /// Or PostgreSQL's log has a line like that.
+    logged: fn(&Line<'_>) -> bool,
     /// Or the failure is of one of these kinds.
     kinds: &'static [FailureKind],
     /// Whether it is enough that somebody says so: PostgreSQL's log, a pod's events. If not, the failure
@@ -69,30 +71,25 @@ struct Rule {
 }
 
 const fn said_by_anybody(cause: Cause, says: &'static [&'static str]) -> Rule {
-    Rule { cause, says, kinds: &[], by_anybody: true }
+    Rule { cause, says, logged: |_| false, kinds: &[], by_anybody: true }
+}
+
+const fn logged(cause: Cause, logged: fn(&Line<'_>) -> bool, says: &'static [&'static str]) -> Rule {
+    Rule { logged, ..said_by_anybody(cause, says) }
 }
 
 const fn said(cause: Cause, says: &'static [&'static str]) -> Rule {
-    Rule { cause, says, kinds: &[], by_anybody: false }
+    Rule { by_anybody: false, ..said_by_anybody(cause, says) }
 }
 
 const fn of_kind(cause: Cause, kinds: &'static [FailureKind]) -> Rule {
-    Rule { cause, says: &[], kinds, by_anybody: false }
+    Rule { kinds, ..said(cause, &[]) }
 }
 
 /// By their words, particular ones first.
 const RULES: &[Rule] = &[
-    said_by_anybody(Cause::DiskFull, &["no space left on device", "disk quota exceeded", "disk is full"]),
-    said_by_anybody(
-        Cause::PortTaken,
-        &[
-            "another program has its port",
-            "could not bind",
-            "could not create any tcp/ip sockets",
-            "address already in use",
-            "all ports from",
-        ],
-    ),
+    logged(Cause::DiskFull, |line| line.code == "53100", &["no space left on device", "disk quota exceeded", "disk is full"]),
+    said_by_anybody(Cause::PortTaken, &["another program has its port", "all ports from"]),
     said(
         Cause::BadImage,
         &["can't be pulled", "errimagepull", "imagepullbackoff", "invalidimagename", "errimageneverpull", "manifest unknown"],
@@ -112,8 +109,13 @@ const RULES: &[Rule] = &[
         Cause::NoRoom,
         &["insufficient cpu", "insufficient memory", "insufficient ephemeral-storage", "no node can take the pod"],
     ),
-    said_by_anybody(Cause::OutOfMemory, &["oomkilled", "more memory than its limit", "cannot allocate memory", "out of memory"]),
-    said_by_anybody(Cause::ReadOnlyDisk, &["read-only file system"]),
+    logged(Cause::OutOfMemory, |line| line.code == "53200", &["oomkilled", "more memory than its limit"]),
+    logged(
+        Cause::ReadOnlyDisk,
+        // PostgreSQL has one SQLSTATE for what is forbidden and what can't be written to; the rest is the C library's.
+        |line| line.code == "42501" && line.words.ends_with(": Read-only file system"),
+        &["read-only file system"],
+    ),
     said(Cause::WrongPassword, &["password authentication failed"]),
     said(Cause::PasswordMissing, &["no password is kept"]),
     said(Cause::DataMissing, &["is gone: somebody", "is gone or broken", "its statefulset is missing", "lacks what it mounts"]),
@@ -158,9 +160,12 @@ impl<'a> Witness<'a> {
         if self.failure.is_none() && !rule.by_anybody {
             return None;
         }
-        let says = |words: &&&str| {
-            let words = words.to_lowercase();
-            rule.says.iter().any(|says| words.contains(says))
+        let says = |words: &&&str| match Line::parse(words) {
+            Some(line) => (rule.logged)(&line),
+            None => {
+                let words = words.to_lowercase();
+                rule.says.iter().any(|says| words.contains(says))
+            }
         };
         let said: Vec<String> = self.words.iter().filter(says).map(|words| (*words).to_owned()).collect();
         if !said.is_empty() {
@@ -242,7 +247,7 @@ fn well(summary: String) -> Verdict {
 fn verdict(facts: &Facts<'_>, cause: Cause, mut evidence: Vec<String>) -> Verdict {
     if cause == Cause::CrashLoop {
         // What it ended with.
-        let grave = |line: &&String| line.contains("FATAL:") || line.contains("PANIC:");
+        let grave = |line: &&String| Line::parse(line).is_some_and(|line| line.is_fatal());
         let mut last_words: Vec<_> = facts.log.iter().rev().filter(grave).take(2).cloned().collect();
         last_words.reverse();
         evidence.extend(last_words);

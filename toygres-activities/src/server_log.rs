@@ -1,6 +1,57 @@
-//! What PostgreSQL's log says of trouble, without what people asked it.
+//! Which lines of a PostgreSQL server's log are the server's own: nobody's statement, and no part of one.
+//!
+//! Every line begins with [`PREFIX`]: the SQLSTATE, and what kind of process writes. That decides, together with
+//! the severity; words don't, as a function may raise any. (A function that raises an error with the SQLSTATE of
+//! a full disk is taken for the server.) Further lines of a message begin with a tab, so nobody forges a prefix.
 
 use chrono::{DateTime, NaiveDateTime, Utc};
+
+/// `log_line_prefix` of every server, on its command line: it holds from the first line on, whatever is configured. With it
+/// goes `log_timezone=UTC`, and `lc_messages=C`, without which the severity is translated.
+pub const PREFIX: &str = "%m [%p] %e %b: ";
+
+/// Longest part of a line that is shown.
+const MAX_LENGTH: usize = 500;
+/// Processes that run nobody's functions.
+const OWN: &[&str] = &[
+    "postmaster",
+    "startup",
+    "checkpointer",
+    "background writer",
+    "walwriter",
+    "walreceiver",
+    "walsummarizer",
+    "archiver",
+    "logger",
+    "io worker",
+];
+/// Those of them that tell of the server's life.
+const TELLS_LIFE: &[&str] = &["postmaster", "startup"];
+const SUCCESS: &str = "00000";
+/// Errors of sessions that are the machine's: no room, memory or files (class 53), input and output, broken data.
+const OF_MACHINE: &[&str] = &["53", "58030", "XX001", "XX002"];
+/// What ends a session, or isn't an error, that is the server's: also log-ins that are refused (28, 3D), shutdown and
+/// crash (57P), configuration (F0), system errors, and bugs.
+const OF_SERVER: &[&str] = &["28", "3D", "53", "57P", "58", "F0", "XX"];
+/// Programs that write to a log without a prefix.
+const PROGRAMS: &[&str] = &["initdb: ", "postgres: ", "sh: "];
+
+/// A line of a log that begins with [`PREFIX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// When; not where the time was taken off before.
+    pub at: Option<DateTime<Utc>>,
+    /// The SQLSTATE.
+    pub code: &'a str,
+    /// What kind of process wrote it, by PostgreSQL's name.
+    pub process: &'a str,
+    /// `LOG`, `FATAL` and so on; also `DETAIL`, `STATEMENT` and others that go with a message.
+    pub severity: &'a str,
+    /// What it says.
+    pub words: &'a str,
+    /// The line without time, process and SQLSTATE.
+    pub message: &'a str,
+}
 
 /// A line of a server's log that may be shown to anybody who may see the instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,109 +62,105 @@ pub struct Said {
     pub text: String,
 }
 
-/// Longest part of a line that is shown.
-const MAX_LENGTH: usize = 500;
-/// Statements, their parts and their values.
-const PRIVATE: &[&str] = &["STATEMENT:", "QUERY:", "CONTEXT:", "DETAIL:"];
-/// How the lines begin in which a server speaks of itself. What comes later in a line may be anybody's. (Whoever lets a
-/// function of theirs write such a line into the log is taken for the server.)
-const LIFE: &[&str] = &[
-    "could not ",
-    "out of memory",
-    "starting PostgreSQL",
-    "database system ",
-    "received ",
-    "server process ",
-    "startup process ",
-    "background worker ",
-    "terminating any other active server processes",
-    "all server processes terminated",
-];
-/// How errors of sessions end that are the machine's. All others are the session's own, also those that begin with
-/// "could not": a function may raise what it likes.
-const MACHINE: &[&str] = &[
-    ": No space left on device",
-    ": Disk quota exceeded",
-    ": Input/output error",
-    ": Read-only file system",
-    ": Cannot allocate memory",
-    ": Too many open files",
-    ": Too many open files in system",
-    ": Permission denied",
-];
-/// How programs begin that have no levels.
-const PROGRAMS: &[&str] = &["initdb: error", "postgres: error", "postgres: could not ", "pg_ctl: error", "sh: "];
+impl<'a> Line<'a> {
+    /// With or without its time; `None` if it has no such prefix.
+    #[must_use]
+    pub fn parse(line: &'a str) -> Option<Self> {
+        let (at, text) = timed(line);
+        let (number, rest) = text.strip_prefix('[')?.split_once("] ")?;
+        let (code, rest) = rest.split_once(' ')?;
+        let (process, message) = rest.split_once(": ")?;
+        let (severity, words) = message.split_once(":  ")?;
+        let is_code = code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
+        let is_prefix = is_code && number.bytes().all(|byte| byte.is_ascii_digit());
+        is_prefix.then_some(Self { at, code, process, severity, words, message })
+    }
 
-/// The lines that tell of a server's life and its troubles, in order.
-///
-/// Left out are statements and values: lines of statements, the further lines of whatever has several
-/// (they begin with a tab), and errors of sessions that aren't the machine's.
-#[must_use]
-pub fn telling<Line: AsRef<str>>(lines: impl IntoIterator<Item = Line>) -> Vec<Said> {
-    let said = |line: Line| {
-        let (at, text) = timed(line.as_ref());
-        Said { at, text: shortened(text) }
-    };
-    told(lines).map(said).collect()
+    /// Whether it ended the process that wrote it, or the whole server.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        matches!(self.severity, "FATAL" | "PANIC")
+    }
+
+    fn is_servers_own(&self) -> bool {
+        let is_one_of = |codes: &[&str]| codes.iter().any(|code| self.code.starts_with(code));
+        let is_own = OWN.contains(&self.process);
+        match self.severity {
+            "PANIC" => true,
+            "FATAL" => is_own || is_one_of(OF_SERVER),
+            "ERROR" => is_own || is_one_of(OF_MACHINE),
+            "WARNING" => is_own,
+            // Of a setting that was changed, the value is quoted.
+            "LOG" if self.code == SUCCESS => TELLS_LIFE.contains(&self.process) && !self.words.contains('"'),
+            "LOG" => is_own && is_one_of(OF_SERVER),
+            _ => false,
+        }
+    }
 }
 
-/// The same lines as they were written.
-pub(crate) fn told<Line: AsRef<str>>(lines: impl IntoIterator<Item = Line>) -> impl Iterator<Item = Line> {
+/// The lines in which a server, or a program that makes one, speaks of itself, in order. A hint is told after what it
+/// belongs to.
+pub(crate) fn told<Text: AsRef<str>>(lines: impl IntoIterator<Item = Text>) -> impl Iterator<Item = Text> {
     let mut last_told = false;
-    lines.into_iter().filter(move |line| {
-        let line = line.as_ref();
-        last_told = is_public(line) && tells(timed(line).1, last_told);
+    lines.into_iter().filter(move |text| {
+        let text = text.as_ref();
+        last_told = match Line::parse(text) {
+            Some(line) if line.severity == "HINT" => last_told,
+            Some(line) => line.is_servers_own(),
+            None => PROGRAMS.iter().any(|program| text.starts_with(program)),
+        };
         last_told
     })
 }
 
-/// Whether a line is no statement, no part of one, and holds no values of one.
+/// [`told`], to be shown.
 #[must_use]
-pub fn is_public(line: &str) -> bool {
-    let is_sessions_error =
-        || matches!(without_process(timed(line).1).split_once(':'), Some(("ERROR", words)) if !is_machines(words));
-    !line.starts_with('\t') && !PRIVATE.iter().any(|private| line.contains(private)) && !is_sessions_error()
+pub fn telling<Text: AsRef<str>>(lines: impl IntoIterator<Item = Text>) -> Vec<Said> {
+    told(lines).map(|line| said(line.as_ref())).collect()
 }
 
-/// Whether an error's words are the machine's.
-fn is_machines(words: &str) -> bool {
-    let words = words.trim_start();
-    words == "out of memory" || (words.starts_with("could not ") && MACHINE.iter().any(|ending| words.ends_with(ending)))
+/// A line that was told, to be shown.
+#[must_use]
+pub fn said(line: &str) -> Said {
+    let (at, text) = timed(line);
+    let text = match text.char_indices().nth(MAX_LENGTH) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    };
+    Said { at, text }
 }
 
-/// Whether a public line without its time is one to tell; a hint is, after one that is.
-fn tells(text: &str, last_told: bool) -> bool {
-    let begins = |text: &str, beginnings: &[&str]| beginnings.iter().any(|beginning| text.starts_with(beginning));
-    match without_process(text).split_once(':') {
-        Some(("FATAL" | "PANIC" | "ERROR", _)) => true,
-        Some(("HINT", _)) => last_told,
-        Some(("LOG" | "WARNING", words)) => begins(words.trim_start(), LIFE),
-        _ => begins(text, PROGRAMS),
-    }
+/// Of lines that were told, the one to quote in a sentence: the last of the gravest.
+pub(crate) fn headline<Text: AsRef<str>>(told: &[Text]) -> Option<&str> {
+    let grave = |text: &&str| match Line::parse(text) {
+        Some(line) if line.is_fatal() => 2,
+        Some(line) => u8::from(line.severity != "HINT" && line.code != SUCCESS),
+        None => 1,
+    };
+    let gravest = told.iter().map(AsRef::as_ref).max_by_key(grave).filter(|text| grave(text) > 0)?;
+    Some(Line::parse(gravest).map_or(gravest, |line| line.message))
 }
 
 /// A line without its time and its process's number.
 #[must_use]
 pub fn without_process(text: &str) -> &str {
+    let text = timed(text).1;
     text.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map_or(text, |(_, message)| message)
 }
 
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(MAX_LENGTH) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
+/// The time with which a line begins.
+pub(crate) fn time_of(line: &str) -> Option<DateTime<Utc>> {
+    timed(line).0
 }
 
-/// A line's time in UTC, as toygres has its servers write it, and the rest. (A server that can't read its settings yet calls
-/// it GMT.)
 fn timed(line: &str) -> (Option<DateTime<Utc>>, &str) {
-    let split = |zone: &&str| {
-        let (time, rest) = line.split_once(*zone)?;
+    let split = || {
+        // The parser passes over white space, with which the further lines of a message begin.
+        let (time, rest) = line.split_once(" UTC ").filter(|_| line.starts_with(|c: char| c.is_ascii_digit()))?;
         let time = NaiveDateTime::parse_from_str(time, "%Y-%m-%d %H:%M:%S%.f").ok()?;
-        Some((Some(time.and_utc()), rest.trim_start()))
+        Some((Some(time.and_utc()), rest))
     };
-    [" UTC ", " GMT "].iter().find_map(split).unwrap_or((None, line))
+    split().unwrap_or((None, line))
 }
 
 #[cfg(test)]
@@ -121,38 +168,56 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_of_trouble_and_no_statement() {
+    fn what_is_told_is_decided_by_severity_sqlstate_and_process_and_no_words() {
         let log = "\
-2026-01-01 00:00:00.123 UTC [1] LOG:  starting PostgreSQL 15.18
-2026-01-01 00:00:00.200 UTC [9] LOG:  checkpoint starting: time
-2026-01-01 00:00:01.000 UTC [7] ERROR:  invalid input syntax for type integer: \"secret\"
-2026-01-01 00:00:01.000 UTC [7] ERROR:  invalid input syntax for type integer: \"could not secret\"
-2026-01-01 00:00:01.000 UTC [7] HINT:  Perhaps you meant secret.
-2026-01-01 00:00:01.000 UTC [7] ERROR:  could not charge card secret
-2026-01-01 00:00:01.000 UTC [7] ERROR:  out of memory of secret
-2026-01-01 00:00:01.000 UTC [7] LOG:  statement: select 'secret could not database system '
-2026-01-01 00:00:01.000 UTC [7] STATEMENT:  alter role postgres password 'secret'
-\tcould not 'secret'
-2026-01-01 00:00:02.000 UTC [7] ERROR:  could not extend file \"base/1\": No space left on device
-2026-01-01 00:00:02.000 UTC [7] HINT:  Check free disk space.
-2026-01-01 00:00:02.000 GMT [1] FATAL:  configuration file \"postgresql.conf\" contains errors
-2026-01-01 00:00:02.000 UTC [7] DETAIL:  Key (name)=(secret) could not be found.
-2026-01-01 00:00:03.000 UTC [1] PANIC:  could not locate a valid checkpoint record
+2026-01-01 00:00:00.123 UTC [1] 00000 postmaster: LOG:  starting PostgreSQL 15.18
+2026-01-01 00:00:00.130 UTC [1] 00000 postmaster: LOG:  listening on Unix socket \"/secret\"
+2026-01-01 00:00:00.140 UTC [1] 00000 postmaster: LOG:  parameter \"primary_conninfo\" changed to \"password=secret\"
+2026-01-01 00:00:00.150 UTC [1] XX000 postmaster: LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use
+2026-01-01 00:00:00.150 UTC [1] XX000 postmaster: HINT:  Is another postmaster already running on port 5432?
+2026-01-01 00:00:00.200 UTC [9] 00000 checkpointer: LOG:  checkpoint starting: time
+2026-01-01 00:00:01.000 UTC [7] 22P02 client backend: ERROR:  invalid input syntax for type integer: \"secret\"
+2026-01-01 00:00:01.000 UTC [7] 22P02 client backend: HINT:  Perhaps you meant secret.
+2026-01-01 00:00:01.000 UTC [7] P0001 client backend: ERROR:  secret: No space left on device
+2026-01-01 00:00:01.000 UTC [7] 00000 client backend: LOG:  could not secret: No space left on device
+2026-01-01 00:00:01.000 UTC [8] 01000 autovacuum worker: WARNING:  secret
+2026-01-01 00:00:01.000 UTC [7] 42501 client backend: ERROR:  permission denied for table secret
+2026-01-01 00:00:01.000 UTC [7] 57014 client backend: ERROR:  canceling secret
+2026-01-01 00:00:01.000 UTC [7] 00000 client backend: STATEMENT:  alter role postgres password 'secret'
+\t2026-01-01 00:00:01.000 UTC [1] 53100 postmaster: FATAL:  secret
+[1] secret
+secret: No space left on device
+2026-01-01 00:00:02.000 UTC [7] 53100 client backend: ERROR:  could not extend file \"base/1\": No space left on device
+2026-01-01 00:00:02.000 UTC [7] 53100 client backend: HINT:  Check free disk space.
+2026-01-01 00:00:02.000 UTC [7] 53100 client backend: STATEMENT:  insert into secret
+2026-01-01 00:00:02.000 UTC [1] F0000 postmaster: FATAL:  configuration file \"postgresql.conf\" contains errors
+2026-01-01 00:00:02.000 UTC [1] 00000 postmaster: LOG:  server process (PID 7) was terminated by signal 9: Killed
+2026-01-01 00:00:02.000 UTC [1] 00000 postmaster: DETAIL:  Failed process was running: select secret
+2026-01-01 00:00:02.000 UTC [7] 28P01 client backend: FATAL:  password authentication failed for user \"guess\"
+2026-01-01 00:00:03.000 UTC [4] XX000 startup: PANIC:  could not locate a valid checkpoint record
 initdb: error: directory \"/data\" exists but is not empty";
         let said = telling(log.lines());
         let texts: Vec<_> = said.iter().map(|said| said.text.as_str()).collect();
         assert_eq!(
             texts,
             [
-                "[1] LOG:  starting PostgreSQL 15.18",
-                "[7] ERROR:  could not extend file \"base/1\": No space left on device",
-                "[7] HINT:  Check free disk space.",
-                "[1] FATAL:  configuration file \"postgresql.conf\" contains errors",
-                "[1] PANIC:  could not locate a valid checkpoint record",
+                "[1] 00000 postmaster: LOG:  starting PostgreSQL 15.18",
+                "[1] XX000 postmaster: LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use",
+                "[1] XX000 postmaster: HINT:  Is another postmaster already running on port 5432?",
+                "[7] 53100 client backend: ERROR:  could not extend file \"base/1\": No space left on device",
+                "[7] 53100 client backend: HINT:  Check free disk space.",
+                "[1] F0000 postmaster: FATAL:  configuration file \"postgresql.conf\" contains errors",
+                "[1] 00000 postmaster: LOG:  server process (PID 7) was terminated by signal 9: Killed",
+                "[7] 28P01 client backend: FATAL:  password authentication failed for user \"guess\"",
+                "[4] XX000 startup: PANIC:  could not locate a valid checkpoint record",
                 "initdb: error: directory \"/data\" exists but is not empty",
             ]
         );
         assert_eq!(said[0].at.unwrap().to_rfc3339(), "2026-01-01T00:00:00.123+00:00");
-        assert_eq!(said[5].at, None);
+        assert_eq!(said[9].at, None);
+        assert_eq!(headline(&texts), Some("PANIC:  could not locate a valid checkpoint record"));
+        assert_eq!(headline(&texts[..3]), Some("LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use"));
+        assert_eq!(headline(&texts[..1]), None);
+        assert_eq!(Line::parse(texts[3]).map(|line| line.code), Some("53100"), "it may be read again");
     }
 }

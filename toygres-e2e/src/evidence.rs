@@ -11,12 +11,15 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 /// The ends of all logs, the operations with their steps, the events, and the files of instances.
 pub fn gather(state_dir: &Path) -> String {
     let mut text = format!("\n==== evidence of {}\n", state_dir.display());
-    for log in ["server.log", "server-0.log", "server.stderr", "control/postgres.log"] {
-        add_tail(&mut text, &state_dir.join(log));
+    let logs = ["server.log", "server-0.log", "server.stderr"].map(|log| state_dir.join(log));
+    for log in logs.iter().chain(&files(&state_dir.join("control/log"))) {
+        add_tail(&mut text, log);
     }
     for namespace in folders(&state_dir.join("instances")) {
         for instance in folders(&namespace) {
-            add_tail(&mut text, &instance.join("postgres.log"));
+            for log in files(&instance.join("log")) {
+                add_tail(&mut text, &log);
+            }
             let files: Vec<_> =
                 folders(&instance).iter().chain(&files(&instance)).map(|path| path.display().to_string()).collect();
             let _ = writeln!(text, "-- holds {}", files.join(" "));

@@ -134,6 +134,19 @@ impl Toygres {
         self.state_dir.join("instances/default").join(name)
     }
 
+    /// The files of an instance's log, oldest first.
+    pub fn log_files(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(self.instance_dir(name).join("log"))?;
+        let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        files.sort();
+        Ok(files)
+    }
+
+    /// An instance's log.
+    pub fn log(&self, name: &str) -> Result<String> {
+        Ok(self.log_files(name)?.iter().map(std::fs::read_to_string).collect::<Result<_, _>>()?)
+    }
+
     /// An instance's secret file.
     #[must_use]
     pub fn secret_file(&self, name: &str) -> PathBuf {

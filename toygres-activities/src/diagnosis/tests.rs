@@ -41,7 +41,7 @@ fn what_people_meet_is_known_by_its_words() {
         (
             Kind::StartFailed,
             "the server of a ends whenever it is started: exit code 1",
-            &["2026-01-01 00:00:00 UTC [1] PANIC:  could not write to file: No space left on device"],
+            &["2026-01-01 00:00:00.000 UTC [1] 53100 checkpointer: PANIC:  could not write to file: No space left on device"],
             Cause::DiskFull,
         ),
         (
@@ -50,7 +50,14 @@ fn what_people_meet_is_known_by_its_words() {
             &[],
             Cause::OutOfMemory,
         ),
-        (Kind::StartFailed, "it did not start", &["FATAL:  could not create any TCP/IP sockets"], Cause::PortTaken),
+        (Kind::StartFailed, "it did not start, as another program has its port: FATAL:  no socket", &[], Cause::PortTaken),
+        // Somebody who may not even log in.
+        (
+            Kind::StartFailed,
+            "it did not start",
+            &["2026-01-01 00:00:00.000 UTC [7] 28000 client backend: FATAL:  role \"No space left on device\" does not exist"],
+            Cause::CrashLoop,
+        ),
         (
             Kind::ConnectionFailed,
             "127.0.0.1:1 could not be used: password authentication failed for user \"postgres\"",
@@ -85,7 +92,7 @@ fn what_people_meet_is_known_by_its_words() {
 #[test]
 fn an_instance_that_runs_is_well_whatever_its_log_says() {
     let key = key();
-    let log = ["2026-01-01 00:00:00 UTC [1] PANIC:  could not write: No space left on device".to_owned()];
+    let log = ["[1] 53100 walwriter: PANIC:  could not write: No space left on device".to_owned()];
     let facts = Facts { seen: Seen::Ready, log_in: LogIn::Works, log: &log, ..facts(&key, InstanceState::Running, None) };
     let verdict = diagnose(&facts);
     assert_eq!((verdict.likely_cause, verdict.fix.len()), (None, 0), "{verdict:?}");
@@ -99,7 +106,7 @@ fn a_log_in_that_is_refused_is_the_password_and_a_strangers_is_not() {
     let refused = failed(FailureKind::ConnectionFailed, "a:1 could not be used: password authentication failed for user", &[]);
     let tried = Facts { seen: Seen::Ready, log_in: LogIn::Failed(refused), ..facts(&key, InstanceState::Running, None) };
     assert_eq!(diagnose(&tried).likely_cause, Some(Cause::WrongPassword));
-    let log = ["FATAL:  password authentication failed for user \"guess\"".to_owned()];
+    let log = ["[7] 28P01 client backend: FATAL:  password authentication failed for user \"guess\"".to_owned()];
     let reason = failed(FailureKind::StartFailed, "the server did not start", &[]);
     let down = Facts { seen: Seen::NotReady(reason), log: &log, ..facts(&key, InstanceState::Running, None) };
     assert_eq!(diagnose(&down).likely_cause, Some(Cause::CrashLoop));

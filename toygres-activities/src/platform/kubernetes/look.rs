@@ -19,7 +19,7 @@ use super::cluster::Cluster;
 use super::identity::{Names, is_of};
 use super::judge::{Seen, Verdict};
 use crate::platform::{Observation, Phase};
-use crate::server_log::is_public;
+use crate::server_log::{headline, told};
 
 /// How long something may be in doubt: a slow controller may still mend it.
 const DOUBT: Duration = Duration::from_secs(3);
@@ -222,10 +222,8 @@ impl Cluster {
             Ok(lines) if !lines.is_empty() => lines,
             _ => self.log(key, LOG_LINES, false).await.unwrap_or_default(),
         };
-        // Statements may hold anything.
-        let lines: Vec<_> = lines.into_iter().filter(|line| is_public(line)).collect();
-        let says = |line: &&String| ["FATAL", "PANIC", "error:", "ERROR"].iter().any(|word| line.contains(word));
-        if let Some(headline) = lines.iter().rev().find(says).or(lines.last()) {
+        let lines: Vec<_> = told(lines).collect();
+        if let Some(headline) = headline(&lines) {
             failure.message = format!("{}: {headline}", failure.message);
         }
         failure.evidence.extend(lines);

@@ -70,7 +70,7 @@ impl Control {
                     return Err(Failure::transient(FailureKind::TimedOut, message));
                 }
                 Err(()) => {
-                    let evidence = super::log::tail(&self.server.log_path(), 20).unwrap_or_default();
+                    let evidence = self.server.log().last_words();
                     let message = "the control database ended while it started; its log has the reason";
                     return Err(Failure::transient(FailureKind::StartFailed, message).with_evidence(evidence));
                 }

@@ -9,7 +9,6 @@ use toygres_models::{Failure, FailureKind, PostgresVersion};
 
 use super::files::{blocking, make_folder, remove_tree, sync_directory};
 use super::instance::{Instance, data_gone};
-use super::log;
 use super::platform::{Inner, STOP_PATIENCE};
 use super::pool::Directory;
 use super::ports::is_free;
@@ -126,7 +125,7 @@ impl Inner {
                 return Err(Failure::transient(FailureKind::TimedOut, message));
             }
             Err(()) => {
-                let evidence = log::significant(&log::tail(&server.log_path(), 50).unwrap_or_default());
+                let evidence = server.log().last_words();
                 let message = format!("the server of {} ended while it started", spec.key);
                 return Err(Failure::transient(FailureKind::StartFailed, message).with_evidence(evidence));
             }

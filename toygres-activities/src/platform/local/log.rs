@@ -1,190 +1,266 @@
-//! A server's log: its last lines, its own words about a failure, and a bound on its size.
-//! ([`log_reader`](super::log_reader) reads it as a stream.)
+//! The files of a server's log, and what the server says of itself in them.
+//!
+//! PostgreSQL's logging collector writes `postgres.<number>.log`, a path that the configuration names. What the
+//! server says before the collector runs goes to the same file, as its standard error. When the file is full
+//! ([`ServerLog::current`]), the configuration names the next one, and the collector goes on there when it reads
+//! it: nothing is renamed or cut, so a file and an offset name a line for good. Numbers only grow, and are times
+//! in milliseconds, so an instance that is made anew under an old name has others.
+//!
+//! The files belong to the servers' account, which an instance's superuser has too. So a link, a pipe, or a file
+//! of anybody else's in their place is passed over, as if it weren't there.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use toygres_models::Failure;
 
-use super::files::failed;
+use super::account::Account;
+use super::files::{failed, make_folder};
 use crate::server_log::told;
 
-const CHUNK_BYTES: u64 = 64 * 1024;
-/// Longest part of a log that is ever read at once.
-const MAX_TAIL_BYTES: u64 = 4 * 1024 * 1024;
-/// Where a log is cut; with the one kept, an instance's logs take at most twice this.
-const MAX_LOG_BYTES: u64 = 16 * 1024 * 1024;
+/// From this size on, the next file is begun.
+const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
+/// How many files are kept.
+const KEPT_FILES: usize = 2;
+/// How much of the end is looked at for evidence, how many lines of that, and how many of them are given.
+const MAX_END_BYTES: u64 = 64 * 1024;
+const MAX_END_LINES: usize = 50;
+const MAX_EVIDENCE_LINES: usize = 20;
 
-/// The last `lines` lines, oldest first, read from the end.
-pub(super) fn tail(path: &Path, lines: usize) -> io::Result<Vec<String>> {
-    if lines == 0 {
-        return Ok(Vec::new());
+/// The log of the server in a folder.
+#[derive(Debug, Clone)]
+pub(super) struct ServerLog {
+    /// The instance's folder: without it, there is no instance.
+    pub(super) home: PathBuf,
+    account: Arc<Account>,
+}
+
+/// A place in a log: so far into that file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Position {
+    pub(super) file: u64,
+    pub(super) offset: u64,
+}
+
+/// Reads until so many bytes are there, or the file ends.
+pub(super) fn read_at(file: &File, mut offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut filled = 0;
+    while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match file.read_at(room, offset) {
+            Ok(0) => break,
+            Ok(count) => (filled, offset) = (filled + count, offset + count as u64),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
-    let mut file = File::open(path)?;
-    let mut start = file.seek(SeekFrom::End(0))?;
-    let end = start;
-    let mut content: Vec<u8> = Vec::new();
-    // One line break more than lines, as the last line ends with one.
-    while start > 0 && end - start < MAX_TAIL_BYTES && content.iter().filter(|byte| **byte == b'\n').count() <= lines {
-        let length = CHUNK_BYTES.min(start);
-        start -= length;
-        file.seek(SeekFrom::Start(start))?;
-        let mut chunk = Vec::with_capacity(content.len() + usize::try_from(length).unwrap_or(0));
-        (&mut file).take(length).read_to_end(&mut chunk)?;
-        chunk.append(&mut content);
-        content = chunk;
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+pub(super) fn file_name(number: u64) -> String {
+    format!("postgres.{number}.log")
+}
+
+impl ServerLog {
+    pub(super) fn new(home: &Path, account: Arc<Account>) -> Self {
+        Self { home: home.to_owned(), account }
     }
-    let text = String::from_utf8_lossy(&content);
-    let all: Vec<_> = text.lines().collect();
-    Ok(all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect())
-}
 
-/// What was written from `offset` on, at most the last 64 KiB of it.
-pub(super) fn since(path: &Path, offset: u64) -> Vec<String> {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
-        // Shorter than before: it was cut in between.
-        let offset = if offset > length { 0 } else { offset };
-        file.seek(SeekFrom::Start(offset.max(length.saturating_sub(CHUNK_BYTES))))?;
-        let mut content = Vec::new();
-        file.take(CHUNK_BYTES).read_to_end(&mut content)?;
-        Ok(content)
-    };
-    String::from_utf8_lossy(&read().unwrap_or_default()).lines().map(str::to_owned).collect()
-}
+    pub(super) fn folder(&self) -> PathBuf {
+        self.home.join("log")
+    }
 
-/// A log line without its time and process id.
-pub(super) fn message_of(line: &str) -> &str {
-    ["FATAL:", "PANIC:", "ERROR:", "HINT:", "DETAIL:", "WARNING:", "LOG:"]
-        .iter()
-        .find_map(|level| line.find(level))
-        .map_or(line, |at| &line[at..])
-}
+    fn path(&self, number: u64) -> PathBuf {
+        self.folder().join(file_name(number))
+    }
 
-fn has_level(line: &str, levels: &[&str]) -> bool {
-    levels.iter().any(|level| message_of(line).starts_with(level))
-}
+    /// The numbers of the files that there are, in order.
+    pub(super) fn numbers(&self) -> io::Result<Vec<u64>> {
+        let entries = match std::fs::read_dir(self.folder()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let number = |name: &str| name.strip_prefix("postgres.")?.strip_suffix(".log")?.parse().ok();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut numbers: Vec<u64> = names.filter_map(|name| number(&name).filter(|number| file_name(*number) == name)).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
 
-/// The lines that say why a server did not start or ended, oldest first, at most 20. Those of sessions are left out: they
-/// may hold anything of the user's.
-pub(super) fn significant(lines: &[String]) -> Vec<String> {
-    const LEVELS: &[&str] = &["FATAL:", "PANIC:", "ERROR:", "HINT:", "WARNING:"];
-    let wanted: Vec<_> = told(lines)
-        .filter(|line| {
-            has_level(line, LEVELS)
-                || line.contains("could not")
-                || line.contains("was terminated by signal")
-                || line.contains("shutdown request")
+    /// Opens a file to read it; `None` if there is none of the account's.
+    pub(super) fn open(&self, number: u64) -> io::Result<Option<File>> {
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(self.path(number)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(&error) == Some(Errno::LOOP) => {
+                return Ok(None);
+            }
+            file => file?,
+        };
+        let found = file.metadata()?;
+        Ok((found.is_file() && found.uid() == self.account.uid).then_some(file))
+    }
+
+    /// The number of the file that the server is to write to now.
+    pub(super) fn current(&self) -> Result<u64, Failure> {
+        let find = || {
+            let last = self.numbers()?.last().copied().unwrap_or_default();
+            let file = self.open(last)?.map(|file| file.metadata()).transpose()?;
+            Ok(match file {
+                Some(found) if found.len() < MAX_FILE_BYTES => last,
+                _ => last.saturating_add(1).max(chrono::Utc::now().timestamp_millis().unsigned_abs()),
+            })
+        };
+        find().map_err(failed("read the log in", &self.folder()))
+    }
+
+    /// The current file, as standard error of a server that is started.
+    pub(super) fn open_to_append(&self) -> Result<File, Failure> {
+        make_folder(&self.folder(), 0o700, self.account.owner())?;
+        let path = self.path(self.current()?);
+        let open = || {
+            let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+            let file = OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(flags).open(&path)?;
+            let found = file.metadata()?;
+            if !found.is_file() || found.nlink() != 1 {
+                return Err(io::Error::other("it is no file of this server's alone"));
+            }
+            if let Some((uid, gid)) = self.account.owner() {
+                fchown(&file, Some(uid), Some(gid))?;
+            }
+            Ok(file)
+        };
+        open().map_err(failed("open", &path))
+    }
+
+    /// Removes all files but the newest ones.
+    pub(super) fn remove_old(&self) -> Result<(), Failure> {
+        let numbers = self.numbers().map_err(failed("list", &self.folder()))?;
+        for number in &numbers[..numbers.len().saturating_sub(KEPT_FILES)] {
+            super::files::remove_file(&self.path(*number))?;
+        }
+        Ok(())
+    }
+
+    /// The file that was begun last, and its number.
+    fn newest(&self) -> Option<(u64, File)> {
+        let numbers = self.numbers().unwrap_or_default();
+        numbers.into_iter().rev().find_map(|number| Some((number, self.open(number).ok()??)))
+    }
+
+    /// Where the log ends now.
+    pub(super) fn end(&self) -> Position {
+        self.newest().map_or_else(Position::default, |(file, opened)| {
+            let offset = opened.metadata().map_or(0, |found| found.len());
+            Position { file, offset }
         })
-        .collect();
-    wanted[wanted.len().saturating_sub(20)..].iter().map(|line| (*line).clone()).collect()
-}
-
-/// The one line to quote in a sentence: the last of the gravest.
-pub(super) fn headline(lines: &[String]) -> Option<&str> {
-    let lines: Vec<_> = told(lines).collect();
-    let last = |levels: &[&str]| lines.iter().rev().find(|line| has_level(line, levels)).map(|line| message_of(line));
-    last(&["PANIC:", "FATAL:"]).or_else(|| last(&["ERROR:"])).or_else(|| {
-        lines.iter().rev().find(|line| line.contains("could not") || line.contains("terminated by")).map(|line| message_of(line))
-    })
-}
-
-/// Where what was cut from a log is kept.
-pub(super) fn kept_path(path: &Path) -> PathBuf {
-    path.with_extension("log.1")
-}
-
-/// Cuts a log that has grown too long. What there was is kept beside it as `….1`.
-///
-/// The server has it open for appending, so cutting it in place needs no word to the server; lines
-/// written in the instant between the copy's end and the cut are lost. The copy gets its name when it
-/// is whole, and before the cut: whoever reads the log finds every line in one of the two.
-pub(super) fn bound(path: &Path) -> Result<bool, Failure> {
-    if std::fs::metadata(path).map_or(0, |found| found.len()) <= MAX_LOG_BYTES {
-        return Ok(false);
     }
-    cut(path).map(|()| true)
-}
 
-pub(super) fn cut(path: &Path) -> Result<(), Failure> {
-    let (unnamed, kept) = (path.with_extension("log.new"), kept_path(path));
-    let copy = || -> io::Result<File> {
-        let mut log = OpenOptions::new().read(true).write(true).open(path)?;
-        let mut copy = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unnamed)?;
-        io::copy(&mut log, &mut copy)?;
-        std::fs::rename(&unnamed, &kept)?;
-        // What came meanwhile.
-        io::copy(&mut log, &mut copy)?;
-        Ok(log)
-    };
-    let log = copy().map_err(failed("copy the log to", &kept))?;
-    log.set_len(0).map_err(failed("cut", path))
+    /// What the server said of itself after that position, in the file that it writes now, oldest first: the last lines
+    /// of it, and no statement.
+    pub(super) fn evidence(&self, after: Position) -> Vec<String> {
+        let Some((number, file)) = self.newest() else { return Vec::new() };
+        let length = file.metadata().map_or(0, |found| found.len());
+        let begin = if number == after.file { after.offset.min(length) } else { 0 };
+        let begin = begin.max(length.saturating_sub(MAX_END_BYTES));
+        let content = read_at(&file, begin, usize::try_from(length - begin).unwrap_or_default()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&content);
+        let lines: Vec<_> = text.lines().collect();
+        let mut lines: Vec<_> =
+            told(&lines[lines.len().saturating_sub(MAX_END_LINES)..]).map(|line| (*line).to_owned()).collect();
+        lines.drain(..lines.len().saturating_sub(MAX_EVIDENCE_LINES));
+        lines
+    }
+
+    /// What it said of itself last.
+    pub(super) fn last_words(&self) -> Vec<String> {
+        self.evidence(Position::default())
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::io::Write;
+
     use super::*;
 
-    fn lines(text: &str) -> Vec<String> {
-        text.lines().map(str::to_owned).collect()
+    /// A folder without a log, of our own account.
+    pub(in super::super) fn empty(folder: &Path) -> ServerLog {
+        let account = Account {
+            name: String::new(),
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            chosen: "",
+            own_name: String::new(),
+            switches: false,
+        };
+        ServerLog::new(folder, Arc::new(account))
+    }
+
+    pub(in super::super) fn append(log: &ServerLog, number: u64, text: &str) {
+        std::fs::create_dir_all(log.folder()).unwrap();
+        let mut file = OpenOptions::new().create(true).append(true).open(log.path(number)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn fatal(words: &str) -> String {
+        format!("2026-01-01 00:00:00.000 UTC [1] XX000 postmaster: FATAL:  {words}\n")
     }
 
     #[test]
-    fn the_tail_of_a_log_longer_than_a_chunk() {
+    fn a_full_file_is_followed_by_another_one_and_two_are_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("postgres.log");
-        let text: String = (0..20_000).map(|n| format!("line {n} é\n")).collect();
-        std::fs::write(&path, &text).unwrap();
-        assert_eq!(tail(&path, 2).unwrap(), ["line 19998 é", "line 19999 é"]);
-        let many = tail(&path, 15_000).unwrap();
-        assert_eq!((many.len(), many[0].as_str()), (15_000, "line 5000 é"));
-        assert_eq!(tail(&path, 100_000).unwrap().len(), 20_000);
-        assert!(tail(&path, 0).unwrap().is_empty());
-        assert_eq!(since(&path, text.len() as u64 - 14), ["line 19999 é"]);
+        let log = empty(folder.path());
+        let first = log.current().unwrap();
+        log.open_to_append().unwrap();
+        assert_eq!(log.numbers().unwrap().len(), 1);
+        let first = log.numbers().unwrap()[0].max(first);
+        assert_eq!(log.current().unwrap(), first, "there is room in it");
+        append(&log, first, &"x".repeat(usize::try_from(MAX_FILE_BYTES).unwrap()));
+        log.open_to_append().unwrap();
+        let far_ahead = 1 << 60;
+        append(&log, far_ahead, &"x".repeat(usize::try_from(MAX_FILE_BYTES).unwrap()));
+        assert_eq!(log.current().unwrap(), far_ahead + 1, "the clock was set back");
+        log.open_to_append().unwrap();
+        std::fs::write(log.folder().join("postgres.+7.log"), "").unwrap();
+        log.remove_old().unwrap();
+        assert_eq!(log.numbers().unwrap(), [far_ahead, far_ahead + 1]);
     }
 
     #[test]
-    fn a_last_line_without_its_end_counts() {
+    fn evidence_is_of_the_server_alone_and_since_a_position() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("postgres.log");
-        std::fs::write(&path, "a\nb\nc").unwrap();
-        assert_eq!(tail(&path, 2).unwrap(), ["b", "c"]);
-        std::fs::write(&path, "").unwrap();
-        assert!(tail(&path, 2).unwrap().is_empty());
+        let log = empty(folder.path());
+        assert!(log.last_words().is_empty());
+        append(&log, 1, &fatal("one"));
+        let end = log.end();
+        append(&log, 1, &fatal("two"));
+        append(&log, 1, "2026-01-01 00:00:00.000 UTC [7] 22P02 client backend: ERROR:  secret\n");
+        let count = |lines: Vec<String>| (lines.len(), lines.concat().contains("secret"));
+        assert_eq!((count(log.evidence(end)), count(log.last_words())), ((1, false), (2, false)));
+        append(&log, 2, &"x\n".repeat(40_000));
+        append(&log, 2, &fatal("four").repeat(30));
+        assert_eq!(log.evidence(end), vec![fatal("four").trim_end(); MAX_EVIDENCE_LINES]);
     }
 
     #[test]
-    fn a_failure_is_told_in_the_servers_words_and_no_statement() {
-        let log = lines(
-            "2026-01-01 00:00:00.000 UTC [1] LOG:  starting PostgreSQL 15.18\n\
-             2026-01-01 00:00:00.000 UTC [1] LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use\n\
-             2026-01-01 00:00:00.000 UTC [1] HINT:  Is another postmaster already running on port 20001?\n\
-             2026-01-01 00:00:00.000 UTC [1] STATEMENT:  could not 'secret'\n\
-             2026-01-01 00:00:00.000 UTC [7] ERROR:  duplicate key value violates unique constraint \"secret\"\n\
-             2026-01-01 00:00:00.000 UTC [7] DETAIL:  Key (name)=(secret) already exists.\n\
-             2026-01-01 00:00:00.000 UTC [7] HINT:  secret\n\
-             2026-01-01 00:00:00.000 UTC [7] WARNING:  secret\n\
-             2026-01-01 00:00:00.000 UTC [7] ERROR:  could not charge card secret\n\
-             2026-01-01 00:00:00.000 UTC [1] FATAL:  could not create any TCP/IP sockets\n\
-             2026-01-01 00:00:00.000 UTC [1] LOG:  database system is shut down",
-        );
-        assert_eq!(headline(&log), Some("FATAL:  could not create any TCP/IP sockets"));
-        let significant = significant(&log);
-        assert_eq!(significant.len(), 3, "{significant:?}");
-        assert!(!significant.iter().any(|line| line.contains("secret")));
-    }
-
-    #[test]
-    fn a_long_log_is_cut_and_kept_once() {
+    fn what_is_no_log_of_the_servers_is_passed_over() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("postgres.log");
-        std::fs::write(&path, vec![b'x'; 17 << 20]).unwrap();
-        assert!(bound(&path).unwrap());
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
-        assert_eq!(std::fs::metadata(folder.path().join("postgres.log.1")).unwrap().len(), 17 << 20);
-        assert!(!bound(&path).unwrap());
+        let log = empty(folder.path());
+        append(&log, 1, &fatal("one"));
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, fatal("secret")).unwrap();
+        std::os::unix::fs::symlink(&secret, log.path(2)).unwrap();
+        std::fs::create_dir(log.path(3)).unwrap();
+        assert_eq!(log.last_words().len(), 1);
+        assert!(log.current().unwrap() > 3);
+        let own = empty(folder.path());
+        let stranger = ServerLog { account: Arc::new(Account { uid: own.account.uid + 1, ..(*own.account).clone() }), ..own };
+        assert!(stranger.last_words().is_empty(), "a file of another user's");
     }
 }

@@ -20,8 +20,8 @@
 //!
 //! | path | content |
 //! |---|---|
-//! | `instances/<namespace>/<name>/` | `instance.json`, `data/`, `postgres.log`, and `postgres.log.1` with what was cut from it |
-//! | `control/` | the control database: `data/`, `postgres.log` |
+//! | `instances/<namespace>/<name>/` | `instance.json`, `data/`, `log/`, `server.crt`, `server.key` |
+//! | `control/` | the control database: `data/`, `log/` |
 //! | `pool/<version>@<programs>/` | data directories made ahead of need |
 //! | `run/` | the servers' sockets, told apart by port |
 //! | `id` | what tells this machine's instances from those of others that share a database |

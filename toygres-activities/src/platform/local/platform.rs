@@ -12,8 +12,7 @@ use toygres_models::{ConnectionUri, Failure, FailureKind, InstanceKey, InstanceO
 use super::files::{blocking, lock, remove_tree};
 use super::host::LocalHost;
 use super::instance::{Common, Instance, data_gone};
-use super::log;
-use super::log_reader::{LogFiles, LogReader};
+use super::log_reader::LogReader;
 use super::ports::PortRegistry;
 use super::record::{Record, instance_folders};
 use crate::kill_point::kill_point;
@@ -195,10 +194,9 @@ impl Inner {
             if !record.provisioned && reason.is_none() {
                 return seen(Phase::Pending, false, None);
             }
-            let evidence = || log::significant(&log::tail(&server.log_path(), 50).unwrap_or_default());
             let reason = reason.unwrap_or_else(|| {
                 let message = format!("the server of {key} doesn't run");
-                Failure::transient(FailureKind::StartFailed, message).with_evidence(evidence())
+                Failure::transient(FailureKind::StartFailed, message).with_evidence(server.log().last_words())
             });
             return seen(Phase::Failed, false, Some(reason));
         };
@@ -213,7 +211,7 @@ impl Inner {
         if answers && postmaster.is_ready() {
             return seen(Phase::Running, true, None);
         }
-        let words = log::tail(&server.log_path(), 1).unwrap_or_default();
+        let words = server.log().last_words().pop().into_iter().collect();
         let message = format!("the server of {key} is starting or recovering");
         seen(Phase::Pending, false, Some(Failure::transient(FailureKind::StartFailed, message).with_evidence(words)))
     }
@@ -321,8 +319,7 @@ impl Platform for LocalPlatform {
 
     async fn logs(&self, key: &InstanceKey, request: LogRequest) -> Result<LogStream, Failure> {
         let instance = Instance::new(key.clone(), self.inner.common.clone());
-        let files = LogFiles { home: instance.home().to_owned(), log: instance.server.log_path() };
-        Ok(LogReader::open(files, request, not_found(key)).await?.into_stream())
+        Ok(LogReader::open(instance.server.log(), request, not_found(key)).await?.into_stream())
     }
 
     fn shutdown(&self) {

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
@@ -111,6 +111,14 @@ pub(super) fn end_orphans(data: &Path) {
             tracing::warn!(process.id = pid.as_raw_nonzero().get(), path = %data.display(), "ending a process whose server is dead");
             let _ = orphan.signal(Signal::KILL);
         }
+    }
+}
+
+/// Waits until a server that ended has no process left, or for so long. The last one writes its log.
+pub(super) async fn last_child_ended(data: &Path, limit: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < limit && !all_parts(data, Part::Child).is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -251,6 +259,7 @@ impl Postmaster {
         {
             self.signal(signal)?;
             if tokio::time::timeout(wait, self.exited()).await.is_ok() {
+                last_child_ended(&self.data, Duration::from_secs(1)).await;
                 return Ok(());
             }
             tracing::warn!(process.id = self.pid(), ?signal, "the server did not stop on a signal");

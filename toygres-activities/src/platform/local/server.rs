@@ -9,22 +9,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::fs::StatVfsMountFlags;
 use toygres_models::{Failure, FailureKind};
 
 use super::account::Account;
 use super::files::{blocking, converge, failed, lock};
-use super::log;
-use super::process::Postmaster;
+use super::log::{Position, ServerLog};
+use super::ports::is_free;
+use super::process::{Postmaster, last_child_ended};
 use super::programs::Programs;
 use super::settings::{self, Role};
 use super::sql;
 use crate::platform::certificates::CertificateAuthority;
+use crate::server_log::{Line, headline};
 
 /// How long a start waits for the server before it goes on in the background. Recovery after a
 /// crash can take longer.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last server's processes may take to let go of the data directory.
 const INTERLOCK_PATIENCE: Duration = Duration::from_secs(8);
+/// How long the log of a server that ended may take to be written to its end.
+pub(super) const COLLECT_LIMIT: Duration = Duration::from_secs(2);
 /// How often a starting server is looked at.
 const POLL: Duration = Duration::from_millis(3);
 
@@ -100,8 +105,8 @@ impl Server {
         self.home.join("data")
     }
 
-    pub(super) fn log_path(&self) -> PathBuf {
-        self.home.join("postgres.log")
+    pub(super) fn log(&self) -> ServerLog {
+        ServerLog::new(&self.home, self.surroundings.account.clone())
     }
 
     /// Why it isn't up, if the last start failed.
@@ -170,30 +175,35 @@ impl Server {
     }
 
     /// Writes the configuration files and the certificate where they aren't as they should be.
-    /// `true` if the certificate is a new one.
+    /// `true` if any of them is a new one.
     pub(super) fn configure(&self, major: u16) -> Result<bool, Failure> {
         let (data, account) = (self.data(), &self.surroundings.account);
         let owner = account.owner();
-        let conf = settings::conf(self.role, major, &self.label, &self.home);
-        converge(&data.join(settings::CONF_FILE), conf.as_bytes(), 0o600, owner)?;
-        converge(&data.join("pg_hba.conf"), settings::hba(self.role).as_bytes(), 0o600, owner)?;
-        converge(&data.join("pg_ident.conf"), settings::ident(account).as_bytes(), 0o600, owner)?;
-        match self.role {
-            Role::Instance => self.surroundings.ca.certify(&self.home, owner),
-            Role::Control => Ok(false),
+        let conf = settings::conf(self.role, major, &self.label, &self.home, self.log().current()?);
+        let mut is_new = false;
+        for (name, text) in
+            [(settings::CONF_FILE, conf), ("pg_hba.conf", settings::hba(self.role)), ("pg_ident.conf", settings::ident(account))]
+        {
+            is_new |= converge(&data.join(name), text.as_bytes(), 0o600, owner)?;
         }
+        if self.role == Role::Instance {
+            is_new |= self.surroundings.ca.certify(&self.home, owner)?;
+        }
+        Ok(is_new)
     }
 
     /// Starts it unless it runs, and waits a little until it answers. The caller holds it.
     pub(super) async fn start(self: &Arc<Self>, programs: &Programs, port: u16) -> Result<Arc<Postmaster>, StartFailure> {
         if let Some(running) = self.find() {
-            self.settle(&running, port, 0).await?;
+            self.settle(&running, port, Position::default()).await?;
             return Ok(running);
         }
         self.surroundings.account.check_reaches(&programs.bin_dir, "the PostgreSQL programs in")?;
         let (server, major) = (self.clone(), programs.postgres_version.major());
         blocking(move || {
             server.check_data(major)?;
+            // First, so that the configuration names the file that there is.
+            server.log().open_to_append()?;
             server.configure(major)?;
             server.clear_stale_locks(port)
         })
@@ -204,15 +214,15 @@ impl Server {
                 let message = format!("the start of {} was given up, as it is being deleted", self.label);
                 return Err(Failure::permanent(FailureKind::Superseded, message).into());
             }
-            let offset = std::fs::metadata(self.log_path()).map_or(0, |found| found.len());
+            let log_end = self.log().end();
             let postmaster = Arc::new(self.spawn(programs, port)?);
             *lock(&self.current) = Some(postmaster.clone());
-            match self.settle(&postmaster, port, offset).await {
+            match self.settle(&postmaster, port, log_end).await {
                 Ok(()) => return Ok(postmaster),
                 Err(StartFailure { cause: Cause::Interlock, .. }) if begun.elapsed() < INTERLOCK_PATIENCE => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     if let Some(running) = Postmaster::find(&self.data()).and_then(|found| self.adopt(found)) {
-                        self.settle(&running, port, offset).await?;
+                        self.settle(&running, port, log_end).await?;
                         return Ok(running);
                     }
                     let data = self.data();
@@ -251,7 +261,7 @@ impl Server {
         if super::files::remove_file(&data.join("postmaster.pid"))? {
             tracing::info!(server = %self.label, "removed a postmaster.pid that no running server owns");
         }
-        let other = self.socket_owner(&format!(".s.PGSQL.{port}.lock")).filter(|folder| *folder != data);
+        let other = self.socket_owner(&lock_name(port)).filter(|folder| *folder != data);
         if other.is_none_or(|other| Postmaster::find(&other).is_none()) {
             self.remove_socket(port)?;
         }
@@ -265,7 +275,7 @@ impl Server {
     }
 
     fn remove_socket(&self, port: u16) -> Result<(), Failure> {
-        for name in [format!(".s.PGSQL.{port}"), format!(".s.PGSQL.{port}.lock")] {
+        for name in [format!(".s.PGSQL.{port}"), lock_name(port)] {
             super::files::remove_file(&self.surroundings.socket_dir.join(name))?;
         }
         Ok(())
@@ -275,7 +285,7 @@ impl Server {
     pub(super) fn remove_left_socket(&self, port: Option<u16>) -> Result<(), Failure> {
         let data = self.data();
         let names = match port {
-            Some(port) => vec![format!(".s.PGSQL.{port}.lock")],
+            Some(port) => vec![lock_name(port)],
             None => super::files::names_in(&self.surroundings.socket_dir)?,
         };
         for name in names {
@@ -291,44 +301,26 @@ impl Server {
 
     fn spawn(&self, programs: &Programs, port: u16) -> Result<Postmaster, Failure> {
         let data = self.data();
-        let log = self.open_log()?;
-        let errors = log.try_clone().map_err(failed("open", &self.log_path()))?;
+        let log = self.log();
+        let stderr = log.open_to_append()?;
+        let stdout = stderr.try_clone().map_err(failed("open", &log.folder()))?;
         let program = programs.program("postgres");
         let mut command = self.surroundings.account.command(&program);
-        command
-            .arg("-D")
-            .arg(&data)
-            .arg("-c")
-            .arg(format!("port={port}"))
-            .arg("-c")
-            .arg(format!("unix_socket_directories={}", settings::list_element(&self.surroundings.socket_dir)))
-            .current_dir(&data)
-            .stdout(log)
-            .stderr(errors);
+        command.arg("-D").arg(&data).arg("-c").arg(format!("port={port}"));
+        for argument in settings::arguments(&self.surroundings.socket_dir, &log) {
+            command.arg("-c").arg(argument);
+        }
+        command.current_dir(&data).stdout(stdout).stderr(stderr);
         let child = command.spawn().map_err(failed("run", &program))?;
         Postmaster::spawned(child, &data)
     }
 
-    /// The log, opened for appending, so that it can be cut while the server writes.
-    fn open_log(&self) -> Result<std::fs::File, Failure> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let path = self.log_path();
-        let open = || {
-            let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
-            if let Some((uid, gid)) = self.surroundings.account.owner() {
-                std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
-            }
-            Ok(file)
-        };
-        open().map_err(failed("open", &path))
-    }
-
     /// Waits until a server answers, ends, or has been waited for long enough. The log's part from
-    /// `offset` on is its own.
-    async fn settle(&self, postmaster: &Postmaster, port: u16, offset: u64) -> Result<(), StartFailure> {
+    /// `log_begin` on is its own.
+    async fn settle(&self, postmaster: &Postmaster, port: u16, log_begin: Position) -> Result<(), StartFailure> {
         match self.wait_answer(postmaster, port, START_PATIENCE).await {
             Ok(_) => Ok(()),
-            Err(()) => Err(self.explain_start(postmaster, offset).await),
+            Err(()) => Err(self.explain_start(postmaster, port, log_begin).await),
         }
     }
 
@@ -357,45 +349,47 @@ impl Server {
     }
 
     /// Why a server that was just started ended, in its own words.
-    async fn explain_start(&self, postmaster: &Postmaster, offset: u64) -> StartFailure {
-        let lines = log::since(&self.log_path(), offset);
-        let evidence = log::significant(&lines);
-        let says = |words: &str| lines.iter().any(|line| line.contains(words));
-        let headline = match log::headline(&lines) {
+    async fn explain_start(&self, postmaster: &Postmaster, port: u16, log_begin: Position) -> StartFailure {
+        last_child_ended(&self.data(), COLLECT_LIMIT).await;
+        let evidence = self.log().evidence(log_begin);
+        let lines: Vec<_> = evidence.iter().filter_map(|line| Line::parse(line)).collect();
+        let says = |code: &str| lines.iter().any(|line| line.code.starts_with(code));
+        let headline = match headline(&evidence) {
             Some(headline) => headline.to_owned(),
             None => format!("it {} and said nothing", postmaster.ending().await),
         };
-        let label = &self.label;
-        let (cause, failure) = if says("lock file \"postmaster.pid\" already exists") || says("pre-existing shared memory block")
-        {
+        let (label, home) = (&self.label, self.home.display());
+        // F0001: a lock file exists, either of the data directory or of the socket.
+        let is_locked = says("F0001");
+        let is_anothers_port = match is_locked {
+            true => self.socket_owner(&lock_name(port)).is_some_and(|owner| owner != self.data()),
+            false => self.role == Role::Instance && !is_free(port),
+        };
+        let is_read_only = || rustix::fs::statvfs(&self.home).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY));
+        let (cause, failure) = if is_anothers_port {
+            let message =
+                format!("the server of {label} did not start, as another program has its port: {headline}; stop that program");
+            (Cause::PortTaken, Failure::transient(FailureKind::StartFailed, message))
+        } else if is_locked {
             let message = format!(
                 "the server of {label} did not start, as processes of its last run still hold its data directory: {headline}"
             );
             (Cause::Interlock, Failure::transient(FailureKind::StartFailed, message))
-        } else if says("could not bind") || says("could not create any TCP/IP sockets") || says("lock file \"/") {
+        } else if says("53100") {
             let message =
-                format!("the server of {label} did not start, as another program has its port: {headline}; stop that program");
-            (Cause::PortTaken, Failure::transient(FailureKind::StartFailed, message))
-        } else if says("No space left on device") {
-            let message = format!(
-                "the server of {label} did not start, as the disk of {} is full; free some room: {headline}",
-                self.home.display()
-            );
+                format!("the server of {label} did not start, as the disk of {home} is full; free some room: {headline}");
             (Cause::Other, Failure::permanent(FailureKind::Exhausted, message))
-        } else if says("Read-only file system") {
-            let message = format!(
-                "the server of {label} did not start, as {} is on a read-only file system: {headline}",
-                self.home.display()
-            );
+        } else if is_read_only() {
+            let message = format!("the server of {label} did not start, as {home} is on a read-only file system: {headline}");
             (Cause::Other, Failure::permanent(FailureKind::Platform, message))
         } else if self.is_being_removed() {
             let message = format!("the start of {label} was given up, as it is being deleted");
             (Cause::Other, Failure::permanent(FailureKind::Superseded, message))
         } else {
-            // Memory and semaphores come back; a wrong setting doesn't.
-            let scarce = says("Cannot allocate memory") || says("semaphore") || says("shared memory");
+            // Memory, semaphores and sockets come back (of these the server tells no SQLSTATE); a wrong setting doesn't.
+            let is_scarce = |line: &Line<'_>| line.is_fatal() && line.process == "postmaster" && line.code == "XX000";
             let message = format!("the server of {label} did not start: {headline}");
-            let failure = if scarce {
+            let failure = if says("53") || lines.iter().any(is_scarce) {
                 Failure::transient(FailureKind::StartFailed, message)
             } else {
                 Failure::permanent(FailureKind::StartFailed, message)
@@ -412,22 +406,24 @@ impl Server {
 
     /// Bounds the log, and renews the certificate where it is time.
     pub(super) fn tend(&self, major: u16) {
-        if let Err(failure) = log::bound(&self.log_path()) {
-            tracing::warn!(server = %self.label, error = %failure, "could not bound the log");
-        }
         // Not while it starts: a signal to read its files anew would kill it.
         let Some(postmaster) = self.current().filter(|postmaster| postmaster.is_ready()) else { return };
-        match self.configure(major) {
-            Ok(true) => {
-                tracing::info!(server = %self.label, "renewed the TLS certificate");
-                if let Err(failure) = postmaster.signal(rustix::process::Signal::HUP) {
-                    tracing::warn!(server = %self.label, error = %failure, "could not have the new certificate read");
-                }
+        let tended = self.configure(major).and_then(|is_new| {
+            if is_new {
+                tracing::info!(server = %self.label, "gave the server another log file, certificate or configuration");
+                postmaster.signal(rustix::process::Signal::HUP)?;
             }
-            Ok(false) => {}
-            Err(failure) => tracing::warn!(server = %self.label, error = %failure, "could not renew the TLS certificate"),
+            self.log().remove_old()
+        });
+        if let Err(failure) = tended {
+            tracing::warn!(server = %self.label, error = %failure, "could not bound the log or renew the certificate");
         }
     }
+}
+
+/// The lock file of a server's socket.
+fn lock_name(port: u16) -> String {
+    format!(".s.PGSQL.{port}.lock")
 }
 
 /// The major version of a data directory; `None` if it isn't a whole one.

@@ -1,13 +1,15 @@
 //! The configuration files that toygres gives a server.
 //!
 //! They are written again at every start, so what a person wants otherwise goes through
-//! `ALTER SYSTEM`, which wins over `toygres.conf`. How toygres itself finds the server, its port and
-//! its socket's folder, stands in the command line, which wins over everything.
+//! `ALTER SYSTEM`, which wins over `toygres.conf`. How toygres itself finds the server, its port, its
+//! socket's folder and its log, stands in the command line, which wins over everything.
 
 use std::fmt::Write;
 use std::path::Path;
 
 use super::account::Account;
+use super::log::{ServerLog, file_name};
+use crate::server_log::PREFIX;
 
 /// The file that `postgresql.conf` includes.
 pub(super) const CONF_FILE: &str = "toygres.conf";
@@ -28,12 +30,27 @@ fn quoted(value: &str) -> String {
 }
 
 /// A folder's path as an element of a list setting.
-pub(super) fn list_element(path: &Path) -> String {
+fn list_element(path: &Path) -> String {
     format!("\"{}\"", path.display().to_string().replace('"', "\"\""))
 }
 
-/// `toygres.conf` of the server whose data directory is in `home`.
-pub(super) fn conf(role: Role, major: u16, label: &str, home: &Path) -> String {
+/// What stands in the command line of every server, besides its port.
+pub(super) fn arguments(socket_dir: &Path, log: &ServerLog) -> Vec<String> {
+    vec![
+        format!("unix_socket_directories={}", list_element(socket_dir)),
+        format!("log_line_prefix={PREFIX}"),
+        "log_timezone=UTC".into(),
+        "lc_messages=C".into(),
+        "log_destination=stderr".into(),
+        "logging_collector=on".into(),
+        format!("log_directory={}", log.folder().display()),
+        "log_rotation_age=0".into(),
+        "log_rotation_size=0".into(),
+    ]
+}
+
+/// `toygres.conf` of the server whose data directory is in `home`, and which writes that file of its log.
+pub(super) fn conf(role: Role, major: u16, label: &str, home: &Path, log_file: u64) -> String {
     // cluster_name holds 63 bytes; names are ASCII.
     let cluster_name: String = label.chars().take(63).collect();
     let mut text = String::new();
@@ -43,10 +60,7 @@ pub(super) fn conf(role: Role, major: u16, label: &str, home: &Path) -> String {
     set("cluster_name", &quoted(&cluster_name));
     set("unix_socket_permissions", "0700");
     set("password_encryption", "'scram-sha-256'");
-    set("log_destination", "'stderr'");
-    set("logging_collector", "off");
-    set("log_line_prefix", "'%m [%p] '");
-    set("log_timezone", "'UTC'");
+    set("log_filename", &quoted(&file_name(log_file)));
     // Many small servers on one machine: fresh ones take 39 MB of disk, not 100.
     set("min_wal_size", "'32MB'");
     if cfg!(target_os = "linux") {
@@ -116,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_control_database_has_no_network() {
-        let conf = |major| conf(Role::Control, major, "control", Path::new("/state/control"));
+        let conf = |major| conf(Role::Control, major, "control", Path::new("/state/control"), 1);
         assert!(conf(18).contains("listen_addresses = ''"));
         assert!(!hba(Role::Control).contains("host"));
         assert!(!conf(17).contains("io_method"));
@@ -125,7 +139,7 @@ mod tests {
     #[test]
     fn odd_paths_are_quoted() {
         assert_eq!(list_element(Path::new("/a b,\"c")), "\"/a b,\"\"c\"");
-        let conf = conf(Role::Instance, 15, "it's", Path::new(r"/o'clock\n"));
+        let conf = conf(Role::Instance, 15, "it's", Path::new(r"/o'clock\n"), 1);
         assert!(conf.contains("cluster_name = 'it''s'"));
         assert!(conf.contains(r"ssl_key_file = '/o''clock\\n/server.key'"), "{conf}");
     }

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::log;
-use super::process::Postmaster;
+use super::process::{Postmaster, last_child_ended};
 use super::server::{Server, StartFailure};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -90,7 +89,8 @@ async fn keep(charge: &dyn Charge) {
         }
         // A removal holds it, and ends this task: that the server ended then isn't reported.
         drop(server.hold().await);
-        let words = log::significant(&log::tail(&server.log_path(), 50).unwrap_or_default());
+        last_child_ended(&server.data(), FIRST_PAUSE).await;
+        let words = server.log().last_words();
         let ending = format!("the server process {} of {} {}", postmaster.pid(), server.label, postmaster.ending().await);
         tracing::warn!(server = %server.label, process.id = postmaster.pid(), "a server ended");
         charge.report(EXITED, with_evidence(&ending, &words[words.len().saturating_sub(5)..]), false);

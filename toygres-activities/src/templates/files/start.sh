@@ -25,4 +25,6 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
 fi
 
 readlink /etc/toygres/config/..data /etc/toygres/tls/..data >/tmp/loaded
-exec postgres
+# How toygres reads the log: it holds from the first line on, and over ALTER SYSTEM.
+exec postgres -c log_line_prefix='%m [%p] %e %b: ' -c log_timezone=UTC -c lc_messages=C \
+    -c log_destination=stderr -c logging_collector=off

@@ -12,7 +12,7 @@ use toygres_activities::platform::local::{DirectoryPorts, LocalConfig, LocalHost
 use toygres_activities::platform::{Phase, Platform, PlatformEvent};
 use toygres_models::FailureKind;
 
-use crate::support::local::{Local, config, fetched, kill, local, postmasters, processes, reachable_folder};
+use crate::support::local::{Local, config, fetched, kill, local, log_of, postmasters, processes, reachable_folder};
 use crate::support::{PASSWORD, READY, Subject, ask, checks, connect, eventually, key, spec};
 
 async fn on_local() -> Option<Local> {
@@ -298,7 +298,7 @@ async fn the_password_is_nowhere_in_clear_text() {
     creation.await.unwrap().unwrap();
     connect(&local, "demo", &password, PgSslMode::VerifyFull).await.unwrap();
     assert_eq!(places_with(&password, &watched), Vec::<String>::new());
-    let log = std::fs::read_to_string(local.home("demo").join("postgres.log")).unwrap();
+    let log = log_of(&local.home("demo"));
     assert!(!log.contains("SCRAM-SHA-256"), "the verifier is in the log:\n{log}");
 }
 
@@ -383,6 +383,6 @@ async fn the_control_database_is_found_again_restarted_and_stopped() {
     again.stop_control().await.unwrap();
     assert_eq!(postmasters(&home), []);
     again.stop_control().await.unwrap();
-    let log = std::fs::read_to_string(home.join("postgres.log")).unwrap();
+    let log = log_of(&home);
     assert!(log.contains("database system is shut down"), "{log}");
 }

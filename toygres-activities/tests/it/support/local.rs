@@ -140,13 +140,22 @@ impl Local {
         }
         for folder in folders {
             eprintln!("--- {}: {:?}", folder.display(), entries(&folder));
-            for file in ["instance.json", "data/postmaster.pid", "postgres.log"] {
-                let text = std::fs::read_to_string(folder.join(file)).unwrap_or_else(|error| error.to_string());
+            let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap_or_else(|error| error.to_string());
+            for (file, text) in [
+                ("instance.json", read("instance.json")),
+                ("postmaster.pid", read("data/postmaster.pid")),
+                ("log", log_of(&folder)),
+            ] {
                 let lines: Vec<_> = text.lines().collect();
                 eprintln!("{file}:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
             }
         }
     }
+}
+
+/// The log of the server in a folder.
+pub fn log_of(home: &Path) -> String {
+    entries(&home.join("log")).iter().map(|file| std::fs::read_to_string(file).unwrap_or_default()).collect()
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {

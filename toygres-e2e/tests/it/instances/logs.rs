@@ -78,7 +78,7 @@ async fn following_loses_and_doubles_no_line_whoever_is_killed() {
     toygres.ok(&["server", "start"]).await.unwrap();
     log(&toygres.api().unwrap(), "end").await.unwrap();
     follower.wait_for("marker end", SOON).await.unwrap();
-    let truth = std::fs::read_to_string(toygres.instance_dir("demo").join("postgres.log")).unwrap();
+    let truth = toygres.log("demo").unwrap();
     let seen = follower.lines();
     let truth: Vec<&str> = truth.lines().take(seen.len()).collect();
     if let Some(at) = truth.iter().zip(&seen).position(|(truth, seen)| truth != seen) {
@@ -132,7 +132,7 @@ async fn the_part_that_is_wanted_may_be_said_by_lines_and_by_time() {
     assert!(two.lines().count() == 2 && two.contains("marker two"), "{two}");
     let all = toygres.ok(&["logs", "demo", "--since", "1h"]).await.unwrap().stdout;
     assert!(all.contains("starting PostgreSQL") && all.contains("marker one"), "{all}");
-    let file = std::fs::read_to_string(toygres.instance_dir("demo").join("postgres.log")).unwrap();
+    let file = toygres.log("demo").unwrap();
     assert_eq!(all, file);
     // The time of a line, as it stands there.
     let line = all.lines().find(|line| line.contains("marker two")).unwrap();
@@ -177,7 +177,7 @@ async fn each_event_says_where_to_go_on_and_the_last_one_that_it_is_the_last() {
         lines.push((event.id.unwrap(), line["text"].as_str().unwrap().to_owned()));
     }
     assert_eq!(lines.pop(), Some(Default::default()), "it ended without a word");
-    let file = std::fs::read_to_string(toygres.instance_dir("demo").join("postgres.log")).unwrap();
+    let file = toygres.log("demo").unwrap();
     assert!(file.lines().eq(lines.iter().map(|(_, text)| text.as_str())), "{lines:#?}");
     for (number, (id, _)) in lines.iter().enumerate() {
         let mut rest = api.stream(path, Some(id)).await.unwrap();
@@ -205,7 +205,7 @@ async fn each_event_says_where_to_go_on_and_the_last_one_that_it_is_the_last() {
 fn append(path: &Path, megabytes: usize) -> Result<u64> {
     use std::io::Write;
     let mut file = std::fs::OpenOptions::new().append(true).open(path)?;
-    let line = format!("2026-01-01 00:00:00.000 UTC [1] LOG:  {}\n", "x".repeat(161));
+    let line = format!("2026-01-01 00:00:00.000 UTC [1] 00000 postmaster: LOG:  {}\n", "x".repeat(143));
     let block = line.repeat(5000);
     for _ in 0..megabytes {
         file.write_all(block.as_bytes())?;
@@ -233,13 +233,13 @@ async fn a_log_of_200_mb_takes_no_memory() {
     let toygres = Toygres::new().unwrap();
     toygres.ok(&["create", "demo"]).await.unwrap();
     let (api, server) = (toygres.api().unwrap(), toygres.server_pid().unwrap());
-    let path = toygres.instance_dir("demo").join("postgres.log");
+    let path = toygres.log_files("demo").unwrap().pop().unwrap();
     // What the first stream costs once isn't the log's.
     toygres.ok(&["logs", "demo"]).await.unwrap();
     let before = process::memory_bytes(server).unwrap();
     let mut figures = Vec::new();
 
-    // Followed while it grows; nobody cuts it in the first minute.
+    // Followed while it grows; no other file is begun in the first minute.
     let logs = "/v1/instances/demo/logs";
     for kind in ["text/plain", "text/event-stream"] {
         let followed = api.open(&format!("{logs}?follow=true&tail_lines=1"), kind, None).await.unwrap();

@@ -161,6 +161,7 @@ async fn every_file_and_folder_is_private_that_should_be() {
     use std::os::unix::fs::PermissionsExt;
     let toygres = Toygres::new().unwrap();
     toygres.ok(&["create", "demo"]).await.unwrap();
+    let log = toygres.log_files("demo").unwrap().remove(0);
     let mode = |path: &str| std::fs::metadata(toygres.state_dir().join(path)).map(|found| found.permissions().mode() & 0o777);
     for (path, expected) in [
         ("secrets", 0o700),
@@ -171,7 +172,8 @@ async fn every_file_and_folder_is_private_that_should_be() {
         ("ca.key", 0o600),
         ("run", 0o700),
         ("instances/default/demo/data", 0o700),
-        ("instances/default/demo/postgres.log", 0o600),
+        ("instances/default/demo/log", 0o700),
+        (log.to_str().unwrap(), 0o600),
         ("instances/default/demo/server.key", 0o600),
     ] {
         assert_eq!(mode(path).map_err(|error| format!("{path}: {error}")).unwrap(), expected, "{path}");

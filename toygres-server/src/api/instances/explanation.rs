@@ -8,7 +8,7 @@ use axum::extract::State;
 use chrono::{DateTime, Utc};
 use tokio::time::{Instant, timeout_at};
 use toygres_activities::diagnosis::{Facts, LogIn, Seen, diagnose};
-use toygres_activities::server_log::{Said, is_public, telling, without_process};
+use toygres_activities::server_log::{Line, Said, said, telling, without_process};
 use toygres_activities::{Place, log_in};
 use toygres_client::explanation::{Explanation, Moment, MomentSource};
 use toygres_models::connection::with_password_reference;
@@ -124,8 +124,7 @@ fn explain(key: &InstanceKey, instance: &Instance, operation: Option<&Operation>
     let failure = instance.failure.as_ref().map(|failure| &failure.0).or(of_operation);
     // What happened before it was last well is another story.
     let last_well = events.iter().rposition(|event| TELLS_HEALTH.contains(&event.kind.as_str())).map_or(0, |at| at + 1);
-    let news = events[last_well..].iter().flat_map(|event| event.message.lines());
-    let news: Vec<String> = news.filter(|line| is_public(line)).map(str::to_owned).collect();
+    let news: Vec<String> = events[last_well..].iter().flat_map(|event| event.message.lines()).map(str::to_owned).collect();
     let well_at = last_well.checked_sub(1).map(|at| events[at].created_at);
     let log: Vec<String> =
         look.log.iter().filter(|said| said.at >= well_at || said.at.is_none()).map(|said| said.text.clone()).collect();
@@ -151,9 +150,7 @@ fn explain(key: &InstanceKey, instance: &Instance, operation: Option<&Operation>
         log: &log,
         log_of_late: &log_of_late,
     };
-    let mut verdict = diagnose(&facts);
-    // The platform's words may have come with the server's, and those with what people asked it.
-    verdict.evidence.retain(|line| is_public(line));
+    let verdict = diagnose(&facts);
     Explanation {
         namespace: instance.namespace.clone(),
         name: instance.name.clone(),
@@ -218,12 +215,9 @@ fn moments_of_operation(operation: &Operation) -> Vec<Moment> {
         };
         tell(step.started_at, MomentSource::Operation, &step.name, began());
         for line in &error.0.evidence {
-            match telling([line]).pop() {
-                Some(said) if said.at.is_some() => {
-                    tell(said.at.unwrap_or(finished_at), MomentSource::Postgres, "log", said.text);
-                }
-                _ if is_public(line) => tell(finished_at, MomentSource::Platform, &step.name, line.clone()),
-                _ => {}
+            match Line::parse(line) {
+                Some(Line { at, .. }) => tell(at.unwrap_or(finished_at), MomentSource::Postgres, "log", said(line).text),
+                None => tell(finished_at, MomentSource::Platform, &step.name, line.clone()),
             }
         }
         tell(finished_at, MomentSource::Operation, &step.name, format!("failed{attempts}: {}", error.0.message));
@@ -233,7 +227,7 @@ fn moments_of_operation(operation: &Operation) -> Vec<Moment> {
 
 fn moment_of_event(event: &Event) -> Moment {
     // The lines after the first are the server's own, which are told by themselves.
-    let text = event.message.lines().next().filter(|line| is_public(line)).unwrap_or_default().to_owned();
+    let text = event.message.lines().next().unwrap_or_default().to_owned();
     let text = match (text.is_empty(), event.cause.is_empty()) {
         (_, true) => text,
         (true, false) => event.cause.clone(),
@@ -250,8 +244,8 @@ fn moments_of_look(look: &Look) -> Vec<Moment> {
         Seen::Gone => Vec::new(),
         Seen::Unknown(failure) => vec![tell("seen_now", format!("it can't be looked at: {}", failure.message))],
         Seen::NotReady(failure) => {
-            let words =
-                failure.evidence.iter().filter(|line| is_public(line) && telling([line]).iter().all(|said| said.at.is_none()));
+            // The server's own are in its log.
+            let words = failure.evidence.iter().filter(|line| Line::parse(line).is_none());
             let words = words.map(|line| tell("seen_now", line.clone()));
             words.chain([tell("seen_now", failure.message.clone())]).collect()
         }
