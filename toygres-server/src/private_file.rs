@@ -1,25 +1,21 @@
 //! Files that only their owner may read: tokens, and where servers answer.
 
-use std::fs::{File, Permissions};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use toygres_models::whole_file::{Durability, write_whole};
 
-/// Writes a file of mode 0600 under another name first, so that readers see all of it or none.
+/// Writes a file of mode 0600, so that readers see all of it or none.
 ///
 /// # Errors
 /// If the folder can't be written to; what was there is as it was.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(parent)?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    write_whole(path, content, 0o600, None, Durability::Synced)
 }
 
 /// Why a private file isn't read.
@@ -73,6 +69,9 @@ pub fn read(path: &Path) -> Result<Option<String>, Unsafe> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod certificates;
 mod default_folder;
+mod diagnosis;
 pub mod kubernetes;
 pub mod local;
 pub(crate) mod logs;
@@ -22,6 +23,7 @@ use toygres_models::{
 };
 
 pub use default_folder::DefaultFolder;
+pub use diagnosis::Diagnosis;
 pub use logs::{LogLine, LogRequest, LogStream, MAX_LINE_BYTES};
 pub use toygres_models::OfferedVersion;
 

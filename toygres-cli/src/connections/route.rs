@@ -10,6 +10,7 @@ use toygres_activities::k8s_client::K8sClient;
 use toygres_activities::platform::kubernetes::Forward;
 use toygres_client::Client;
 use toygres_client::resources::Connection;
+use toygres_models::whole_file::{Durability, write_whole};
 use toygres_models::{ConnectionUri, InstanceKey, PlatformName};
 
 use crate::error::CliError;
@@ -94,9 +95,7 @@ fn bring_certificate(settings: &Settings, connection: &mut Connection) -> Result
     let path = folder.join(format!("{:016x}.crt", hasher.finish()));
     let write = || {
         DirBuilder::new().recursive(true).mode(0o755).create(&folder)?;
-        let file = tempfile::NamedTempFile::new_in(&folder)?;
-        std::fs::write(file.path(), certificate)?;
-        file.persist(&path).map_err(|error| error.error)
+        write_whole(&path, certificate.as_bytes(), 0o644, None, Durability::Repairable)
     };
     let shown = path.display().to_string();
     if !is_here(&shown) {

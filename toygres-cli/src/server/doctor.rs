@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
-use toygres_activities::platform::local::Diagnosis;
+use toygres_activities::platform::Diagnosis;
 use toygres_activities::platform::{kubernetes, local};
 use toygres_models::PlatformName;
 

@@ -9,7 +9,7 @@ use toygres_models::{Failure, Namespace};
 
 use super::config::KubernetesConfig;
 use crate::k8s_client::K8sClient;
-use crate::platform::local::Diagnosis;
+use crate::platform::Diagnosis;
 
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 

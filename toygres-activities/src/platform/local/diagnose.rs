@@ -12,22 +12,10 @@ use super::host::{check_owner, check_port_range, check_socket_path};
 use super::ports::is_free;
 use super::programs::find_program;
 use super::versions::Versions;
+use crate::platform::Diagnosis;
 
 /// Least room for a fresh instance and its first WAL, with something to spare.
 const LOW_DISK_BYTES: u64 = 1 << 30;
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Diagnosis {
-    /// What was looked at.
-    pub name: &'static str,
-    /// Whether it is as it should be.
-    pub ok: bool,
-    /// What was found.
-    pub message: String,
-    /// What to do about it.
-    pub remedy: Option<String>,
-}
 
 fn fine(name: &'static str, message: impl Into<String>) -> Diagnosis {
     Diagnosis { name, ok: true, message: message.into(), remedy: None }

@@ -65,7 +65,7 @@ use super::DefaultFolder;
 
 pub use account::Account;
 pub use archives::FetchProgress;
-pub use diagnose::{Diagnosis, diagnose};
+pub use diagnose::diagnose;
 pub use host::{ControlServer, LocalHost};
 pub use platform::LocalPlatform;
 pub use ports::{DirectoryPorts, PortRegistry, exhausted};
