@@ -7,8 +7,8 @@ use toygres_models::{ConnectionUri, Failure, FailureKind, InstanceKey};
 use super::cluster::Cluster;
 use super::forward::Forward;
 use super::identity::is_of;
-use super::judge::describe;
-use super::tls::{external_address, internal_name};
+use super::objects::tls::{external_address, internal_name};
+use super::watch::judge::describe;
 use crate::platform::{Endpoint, Reach};
 
 const PORT: u16 = 5432;

@@ -26,11 +26,9 @@
 //!   [`reach`](super::Platform::reach) goes through the API server.
 //!
 //! The modules, from the ground up: `config` and `images` (what may be chosen), `identity` (names,
-//! labels, whose an object is), `manifests` (templates to objects), `objects` (making and changing
-//! what is ours), `own_secret` (what a server's replicas share), `cluster` (what the verbs share),
-//! `tls` and `passwords` (the two Secrets), `make`, `remove`, `judge` (what the cluster's words
-//! mean), `look` (reading and watching), `logs`, `forward`, `endpoint`, `news` (events), `renewal` (of
-//! certificates), `control` (the server's own database), `diagnose`, and on top
+//! labels, whose an object is), `own_secret` (what a server's replicas share), `cluster` (what the verbs share),
+//! `objects` (templates to objects, and making, changing, renewing and removing what is ours), `watch` (looking at an
+//! instance, and its log), `passwords`, `forward`, `endpoint`, `control` (the server's own database), `diagnose`, and on top
 //! `platform`.
 
 mod cluster;
@@ -41,19 +39,11 @@ mod endpoint;
 mod forward;
 mod identity;
 mod images;
-mod judge;
-mod logs;
-mod look;
-mod make;
-mod manifests;
-mod news;
 mod objects;
 mod own_secret;
 mod passwords;
 mod platform;
-mod remove;
-mod renewal;
-mod tls;
+mod watch;
 
 pub use config::{KubernetesConfig, Resources};
 pub use diagnose::diagnose;

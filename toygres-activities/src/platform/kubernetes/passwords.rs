@@ -10,8 +10,8 @@ use secrecy::SecretString;
 use toygres_models::{Failure, FailureKind, InstanceKey, Namespace, Password};
 
 use super::identity::{self, Names, is_of};
-use super::manifests::Manifests;
 use super::objects::Creation;
+use super::objects::manifests::Manifests;
 use crate::k8s_client::K8sClient;
 use crate::secrets::SecretStore;
 

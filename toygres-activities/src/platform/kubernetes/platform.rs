@@ -21,9 +21,9 @@ use toygres_models::{Failure, FailureKind, InstanceKey, InstanceOptions, Invalid
 
 use super::cluster::Cluster;
 use super::config::KubernetesConfig;
-use super::logs::LogReader;
 use super::own_secret::{OwnSecret, in_files, make_folder};
 use super::passwords::KubernetesSecretStore;
+use super::watch::logs::LogReader;
 use super::{identity, news, renewal};
 use crate::k8s_client::K8sClient;
 use crate::platform::certificates::CertificateAuthority;

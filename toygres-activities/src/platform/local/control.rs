@@ -3,7 +3,7 @@
 //!
 //! A server like any instance's, by the same code, but with no network: only its socket.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,14 +13,13 @@ use toygres_models::connection::USER;
 use toygres_models::{Failure, FailureKind};
 
 use super::files::{blocking, lock, remove_tree, sync_directory};
-use super::host::ControlServer;
 use super::pool::Pool;
-use super::process::Postmaster;
 use super::programs::Programs;
+use super::programs::versions::Versions;
+use super::server::process::Postmaster;
+use super::server::settings::Role;
+use super::server::supervisor::{Charge, keep_running};
 use super::server::{Server, StartFailure, Surroundings, major_of};
-use super::settings::Role;
-use super::supervisor::{Charge, keep_running};
-use super::versions::Versions;
 
 /// The number in its socket's name. It opens no TCP port.
 const PORT: u16 = 5432;
@@ -28,6 +27,17 @@ const PORT: u16 = 5432;
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a clean stop may take.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The control database, as its clients need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlServer {
+    /// The folder of its socket.
+    pub socket_dir: PathBuf,
+    /// The port number in the socket's name; it listens on no network.
+    pub port: u16,
+    /// The superuser; the socket asks for no password.
+    pub user: String,
+}
 
 pub(super) struct Control {
     server: Arc<Server>,

@@ -6,12 +6,12 @@ use toygres_models::Failure;
 
 use super::LocalConfig;
 use super::account::{Account, Missing};
-use super::archives::NotPublished;
 use super::files::first_unreachable;
 use super::host::{check_owner, check_port_range, check_socket_path};
-use super::ports::is_free;
+use super::programs::archives::NotPublished;
 use super::programs::find_program;
-use super::versions::Versions;
+use super::programs::versions::Versions;
+use super::server::is_free;
 use crate::platform::Diagnosis;
 
 /// Least room for a fresh instance and its first WAL, with something to spare.

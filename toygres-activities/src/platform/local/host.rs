@@ -10,13 +10,13 @@ use toygres_models::{Failure, FailureKind};
 
 use super::LocalConfig;
 use super::account::{Account, Missing};
-use super::archives::FetchProgress;
-use super::control::Control;
+use super::control::{Control, ControlServer};
 use super::files::{Durability, blocking, failed, make_folder, write_whole};
 use super::pool::Pool;
+use super::programs::archives::FetchProgress;
 use super::programs::find_program;
+use super::programs::versions::Versions;
 use super::server::Surroundings;
-use super::versions::Versions;
 use crate::platform::certificates::CertificateAuthority;
 
 /// Longest path of a Unix socket: what `sun_path` holds, less the NUL.
@@ -32,17 +32,6 @@ pub struct LocalHost {
     pub(super) versions: Versions,
     pub(super) pool: Arc<Pool>,
     pub(super) control: Control,
-}
-
-/// The control database, as its clients need it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ControlServer {
-    /// The folder of its socket.
-    pub socket_dir: PathBuf,
-    /// The port number in the socket's name; it listens on no network.
-    pub port: u16,
-    /// The superuser; the socket asks for no password.
-    pub user: String,
 }
 
 impl LocalHost {

@@ -10,11 +10,11 @@ use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::files::{blocking, lock};
 use super::host::LocalHost;
-use super::process::Postmaster;
 use super::record::Record;
+use super::server::process::Postmaster;
+use super::server::settings::Role;
+use super::server::supervisor::{Charge, keep_running};
 use super::server::{Server, StartFailure, major_of};
-use super::settings::Role;
-use super::supervisor::{Charge, keep_running};
 use crate::platform::PlatformEvent;
 
 /// What the instances of one platform share.

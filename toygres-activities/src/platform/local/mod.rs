@@ -27,34 +27,25 @@
 //! | `id` | what tells this machine's instances from those of others that share a database |
 //! | `ca.crt`, `ca.key` | toygres's own certificate authority |
 //!
-//! The modules, from the ground up: `files`, `log` and `log_reader`, `account` (whom servers run as), `programs`,
-//! `archives` and `versions` (which PostgreSQL), `pool` (initdb ahead of need), `tls` and `settings`
-//! (configuration), `process` (telling processes apart), `server` (one directory and its server),
-//! `supervisor` (keeping it running), `control`, `record` and `ports`, `instance` and `creation`, and
-//! on top `host` and `platform`; `diagnose` looks at all of it.
+//! The modules, from the ground up: `files` and `account` (whom servers run as), `logs`, `programs` (which PostgreSQL),
+//! `server` (one data directory and its server: configuration, processes, and keeping it running), `pool` (initdb ahead of
+//! need), `control`, `record` and `ports`, `instance` and `creation`, and on top `host` and `platform`; `diagnose` looks at all
+//! of it.
 
 mod account;
-mod archives;
 mod control;
 mod creation;
 mod diagnose;
 mod files;
 mod host;
 mod instance;
-mod log;
-mod log_reader;
+mod logs;
 mod platform;
 mod pool;
 mod ports;
-mod process;
 pub mod programs;
 mod record;
 mod server;
-mod settings;
-mod sql;
-mod supervisor;
-mod tls;
-mod versions;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -64,11 +55,12 @@ use toygres_models::{Failure, FailureKind};
 use super::DefaultFolder;
 
 pub use account::Account;
-pub use archives::FetchProgress;
+pub use control::ControlServer;
 pub use diagnose::diagnose;
-pub use host::{ControlServer, LocalHost};
+pub use host::LocalHost;
 pub use platform::LocalPlatform;
 pub use ports::{DirectoryPorts, PortRegistry, exhausted};
+pub use programs::archives::FetchProgress;
 
 /// How the local platform is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]

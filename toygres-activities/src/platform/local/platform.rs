@@ -12,7 +12,7 @@ use toygres_models::{ConnectionUri, Failure, FailureKind, InstanceKey, InstanceO
 use super::files::{blocking, lock, remove_tree};
 use super::host::LocalHost;
 use super::instance::{Common, Instance, data_gone};
-use super::log_reader::LogReader;
+use super::logs::reader::LogReader;
 use super::ports::PortRegistry;
 use super::record::{Record, instance_folders};
 use crate::kill_point::kill_point;
@@ -137,7 +137,7 @@ impl Inner {
             let home = &removed.home;
             if existed && !was_running {
                 // It died, perhaps a moment ago.
-                super::process::end_orphans(&removed.data());
+                super::server::process::end_orphans(&removed.data());
                 removed.remove_left_socket(port)?;
             }
             remove_tree(&removed.data())?;

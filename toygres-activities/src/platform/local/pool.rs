@@ -19,10 +19,9 @@ use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind};
 
 use super::account::Account;
-use super::archives::sync_all;
 use super::files::{blocking, failed, lock, make_folder, names_in, remove_tree};
 use super::programs::Programs;
-use super::settings::INCLUDE;
+use super::server::settings::INCLUDE;
 use crate::kill_point::kill_point;
 
 const BUILDING: &str = ".building-";

@@ -1,7 +1,6 @@
 //! TCP ports: one for each instance, unique on this machine.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, TcpListener};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -88,11 +87,6 @@ pub fn exhausted(range: &RangeInclusive<u16>) -> Failure {
             range.end()
         ),
     )
-}
-
-/// Whether a server could listen on the port now.
-pub(super) fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
 #[cfg(test)]

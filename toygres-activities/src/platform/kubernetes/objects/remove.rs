@@ -18,9 +18,9 @@ use kube::core::PartialObjectMeta;
 use serde::de::DeserializeOwned;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
-use super::cluster::Cluster;
-use super::identity::{self, is_of};
-use super::judge::Verdict;
+use crate::platform::kubernetes::cluster::Cluster;
+use crate::platform::kubernetes::identity::{self, is_of};
+use crate::platform::kubernetes::watch::judge::Verdict;
 
 /// How long the last clean stop of a server may take.
 const STOP_SECONDS: u32 = 30;
@@ -38,7 +38,7 @@ struct Left<K> {
 
 impl Cluster {
     /// See [`Platform::remove`](crate::platform::Platform::remove). The caller holds the lock.
-    pub(super) async fn unmake(&self, key: &InstanceKey) -> Result<bool, Failure> {
+    pub(in crate::platform::kubernetes) async fn unmake(&self, key: &InstanceKey) -> Result<bool, Failure> {
         let (services, sets, pods, claims, budgets, policies, configs, accounts, secrets) = tokio::try_join!(
             self.left::<Service>(key),
             self.left::<StatefulSet>(key),
@@ -98,7 +98,7 @@ impl Cluster {
     /// Removes the server of an instance, and not its data, if it can't come up as it is: its pod stays
     /// what it was, whatever has been mended since, and what its controller says of it is old. `true` if
     /// it was. The caller holds the lock.
-    pub(super) async fn clear_stuck_server(&self, key: &InstanceKey) -> Result<bool, Failure> {
+    pub(in crate::platform::kubernetes) async fn clear_stuck_server(&self, key: &InstanceKey) -> Result<bool, Failure> {
         match self.see(key).await?.judge(key) {
             Verdict::Absent | Verdict::Ready | Verdict::Waiting(..) => return Ok(false),
             Verdict::Doubtful(_) | Verdict::Unscheduled(..) | Verdict::Hopeless(_) | Verdict::Crashing(_) => {}

@@ -8,10 +8,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use toygres_models::InstanceKey;
 
-use super::cluster::Cluster;
-use super::identity;
 use super::judge::{condition, container, ended_how};
 use crate::platform::PlatformEvent;
+use crate::platform::kubernetes::cluster::Cluster;
+use crate::platform::kubernetes::identity;
 
 /// What was last known of a pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ struct Known {
 }
 
 /// Watches all pods of toygres's until the platform ends.
-pub(super) async fn watch(cluster: Arc<Cluster>) {
+pub(in crate::platform::kubernetes) async fn watch(cluster: Arc<Cluster>) {
     let mut changes = SelectAll::new();
     for (place, pods) in cluster.places::<Pod>().into_iter().enumerate() {
         let config = watcher::Config::default().labels(identity::ALL);

@@ -10,8 +10,8 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
 use toygres_models::{Failure, FailureKind};
 
-use super::files::{blocking, failed};
-use super::log::{Position, ServerLog, read_at};
+use super::files::{Position, ServerLog, read_at};
+use crate::platform::local::files::{blocking, failed};
 use crate::platform::logs::{LineBuffer, LogLine, LogRequest, LogStream, RawLine};
 use crate::server_log::time_of;
 
@@ -157,7 +157,7 @@ impl ServerLog {
 }
 
 /// Reads a log. See [`Platform::logs`](crate::platform::Platform::logs).
-pub(super) struct LogReader {
+pub(in crate::platform::local) struct LogReader {
     log: ServerLog,
     follow: bool,
     /// Lines are passed over until one of that time.
@@ -170,7 +170,7 @@ pub(super) struct LogReader {
 
 impl LogReader {
     /// Finds where to begin. `missing` is the failure of an instance that isn't there.
-    pub(super) async fn open(log: ServerLog, request: LogRequest, missing: Failure) -> Result<Self, Failure> {
+    pub(in crate::platform::local) async fn open(log: ServerLog, request: LogRequest, missing: Failure) -> Result<Self, Failure> {
         let LogRequest { tail_lines, since, after, follow } = request;
         let after: Option<Position> = after.as_deref().map(str::parse).transpose()?;
         // A position has passed it already.
@@ -191,7 +191,7 @@ impl LogReader {
         .await
     }
 
-    pub(super) fn into_stream(self) -> LogStream {
+    pub(in crate::platform::local) fn into_stream(self) -> LogStream {
         stream::try_unfold(self, |mut reader| async { Ok(reader.next().await?.map(|line| (line, reader))) }).boxed()
     }
 

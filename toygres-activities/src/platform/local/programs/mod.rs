@@ -1,5 +1,8 @@
 //! The PostgreSQL programs on this machine.
 
+pub(in crate::platform::local) mod archives;
+pub(in crate::platform::local) mod versions;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -11,7 +14,7 @@ use futures::future::join_all;
 use tokio::process::Command;
 use toygres_models::PostgresVersion;
 
-use super::files::{lock, names_in};
+use crate::platform::local::files::{lock, names_in};
 
 /// One installation of PostgreSQL: a folder with at least `initdb` and `postgres`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,7 +135,7 @@ impl Programs {
 }
 
 /// The folder with `initdb` in what was unpacked, however deep its archive had it.
-pub(super) fn find_bin_dir(unpacked: &Path) -> Option<PathBuf> {
+pub(in crate::platform::local) fn find_bin_dir(unpacked: &Path) -> Option<PathBuf> {
     let mut level = vec![unpacked.to_owned()];
     for _ in 0..3 {
         if let Some(bin) = level.iter().map(|folder| folder.join("bin")).find(|bin| bin.join("initdb").is_file()) {

@@ -13,12 +13,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::watch_object;
 use toygres_models::{DnsLabel, Failure, FailureKind, InstanceKey, PostgresVersion, StorageClass};
 
-use super::cluster::Cluster;
-use super::identity::{self, Names};
+use super::Creation;
 use super::manifests::Manifests;
-use super::objects::Creation;
 use super::tls::external_address;
 use crate::platform::InstanceSpec;
+use crate::platform::kubernetes::cluster::Cluster;
+use crate::platform::kubernetes::identity::{self, Names};
 
 /// How long a load balancer's address is waited for, so that the first certificate has it. Where it
 /// takes longer, the certificate is made anew when it has come.
@@ -39,7 +39,7 @@ struct Found {
 
 impl Cluster {
     /// See [`Platform::ensure`](crate::platform::Platform::ensure). The caller holds the lock.
-    pub(super) async fn make(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
+    pub(in crate::platform::kubernetes) async fn make(&self, spec: &InstanceSpec) -> Result<bool, Failure> {
         let key = &spec.key;
         let label = spec.dns_label.as_deref().map(str::parse::<DnsLabel>).transpose()?;
         let found = self.find(key).await?;

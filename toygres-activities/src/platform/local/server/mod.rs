@@ -4,6 +4,13 @@
 //! ([`Server::hold`]) against other tasks; looking needs no lock. No other process works on the state
 //! directory.
 
+pub(in crate::platform::local) mod process;
+pub(in crate::platform::local) mod settings;
+pub(in crate::platform::local) mod sql;
+pub(in crate::platform::local) mod supervisor;
+pub(in crate::platform::local) mod tls;
+
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,16 +19,14 @@ use std::time::{Duration, Instant};
 use rustix::fs::StatVfsMountFlags;
 use toygres_models::{Failure, FailureKind};
 
-use super::account::Account;
-use super::files::{blocking, converge, failed, lock};
-use super::log::{Position, ServerLog};
-use super::ports::is_free;
-use super::process::{Postmaster, last_child_ended};
-use super::programs::Programs;
-use super::settings::{self, Role};
-use super::sql;
 use crate::platform::certificates::CertificateAuthority;
+use crate::platform::local::account::Account;
+use crate::platform::local::files::{blocking, converge, failed, lock};
+use crate::platform::local::logs::files::{Position, ServerLog};
+use crate::platform::local::programs::Programs;
 use crate::server_log::{Line, headline};
+use process::{Postmaster, last_child_ended};
+use settings::Role;
 
 /// How long a start waits for the server before it goes on in the background. Recovery after a
 /// crash can take longer.
@@ -29,21 +34,21 @@ const START_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last server's processes may take to let go of the data directory.
 const INTERLOCK_PATIENCE: Duration = Duration::from_secs(8);
 /// How long the log of a server that ended may take to be written to its end.
-pub(super) const COLLECT_LIMIT: Duration = Duration::from_secs(2);
+pub(in crate::platform::local) const COLLECT_LIMIT: Duration = Duration::from_secs(2);
 /// How often a starting server is looked at.
 const POLL: Duration = Duration::from_millis(3);
 
 /// What every server of a state directory shares.
-pub(super) struct Surroundings {
-    pub(super) account: Arc<Account>,
-    pub(super) socket_dir: PathBuf,
-    pub(super) ca: CertificateAuthority,
+pub(in crate::platform::local) struct Surroundings {
+    pub(in crate::platform::local) account: Arc<Account>,
+    pub(in crate::platform::local) socket_dir: PathBuf,
+    pub(in crate::platform::local) ca: CertificateAuthority,
 }
 
-pub(super) struct Server {
+pub(in crate::platform::local) struct Server {
     /// What a person calls it.
-    pub(super) label: String,
-    pub(super) home: PathBuf,
+    pub(in crate::platform::local) label: String,
+    pub(in crate::platform::local) home: PathBuf,
     role: Role,
     surroundings: Arc<Surroundings>,
     /// Held by the task that starts, stops or removes it.
@@ -55,7 +60,7 @@ pub(super) struct Server {
 
 /// Why a server did not start, as far as its starter can do something about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(in crate::platform::local) enum Cause {
     /// Another program has its port.
     PortTaken,
     /// The last server on the directory hasn't let go yet.
@@ -64,9 +69,9 @@ pub(super) enum Cause {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct StartFailure {
-    pub(super) cause: Cause,
-    pub(super) failure: Failure,
+pub(in crate::platform::local) struct StartFailure {
+    pub(in crate::platform::local) cause: Cause,
+    pub(in crate::platform::local) failure: Failure,
 }
 
 impl From<Failure> for StartFailure {
@@ -76,10 +81,10 @@ impl From<Failure> for StartFailure {
 }
 
 /// The right to start, stop or remove a server, until it is dropped.
-pub(super) type Held<'a> = tokio::sync::MutexGuard<'a, ()>;
+pub(in crate::platform::local) type Held<'a> = tokio::sync::MutexGuard<'a, ()>;
 
 /// Counts a removal as long as it is at work.
-pub(super) struct Removing<'a>(&'a Server);
+pub(in crate::platform::local) struct Removing<'a>(&'a Server);
 
 impl Drop for Removing<'_> {
     fn drop(&mut self) {
@@ -88,7 +93,7 @@ impl Drop for Removing<'_> {
 }
 
 impl Server {
-    pub(super) fn new(label: String, home: PathBuf, role: Role, surroundings: Arc<Surroundings>) -> Self {
+    pub(in crate::platform::local) fn new(label: String, home: PathBuf, role: Role, surroundings: Arc<Surroundings>) -> Self {
         Self {
             label,
             home,
@@ -101,40 +106,40 @@ impl Server {
         }
     }
 
-    pub(super) fn data(&self) -> PathBuf {
+    pub(in crate::platform::local) fn data(&self) -> PathBuf {
         self.home.join("data")
     }
 
-    pub(super) fn log(&self) -> ServerLog {
+    pub(in crate::platform::local) fn log(&self) -> ServerLog {
         ServerLog::new(&self.home, self.surroundings.account.clone())
     }
 
     /// Why it isn't up, if the last start failed.
-    pub(super) fn last_failure(&self) -> Option<Failure> {
+    pub(in crate::platform::local) fn last_failure(&self) -> Option<Failure> {
         lock(&self.last_failure).clone()
     }
 
-    pub(super) fn set_last_failure(&self, failure: Option<Failure>) {
+    pub(in crate::platform::local) fn set_last_failure(&self, failure: Option<Failure>) {
         *lock(&self.last_failure) = failure;
     }
 
     /// Announces a removal, so that a start at work ends soon.
-    pub(super) fn announce_removal(&self) -> Removing<'_> {
+    pub(in crate::platform::local) fn announce_removal(&self) -> Removing<'_> {
         self.removing.fetch_add(1, Ordering::SeqCst);
         Removing(self)
     }
 
-    pub(super) fn is_being_removed(&self) -> bool {
+    pub(in crate::platform::local) fn is_being_removed(&self) -> bool {
         self.removing.load(Ordering::SeqCst) > 0
     }
 
     /// Waits until nobody else starts, stops or removes it.
-    pub(super) async fn hold(&self) -> Held<'_> {
+    pub(in crate::platform::local) async fn hold(&self) -> Held<'_> {
         self.turn.lock().await
     }
 
     /// The same for a removal: a start at work is ended, not waited for.
-    pub(super) async fn hold_to_remove(&self) -> Result<Held<'_>, Failure> {
+    pub(in crate::platform::local) async fn hold_to_remove(&self) -> Result<Held<'_>, Failure> {
         if let Ok(held) = self.turn.try_lock() {
             return Ok(held);
         }
@@ -145,17 +150,17 @@ impl Server {
     }
 
     /// The server that is known to run.
-    pub(super) fn current(&self) -> Option<Arc<Postmaster>> {
+    pub(in crate::platform::local) fn current(&self) -> Option<Arc<Postmaster>> {
         lock(&self.current).clone().filter(|postmaster| !postmaster.has_exited())
     }
 
     /// The server that runs: the known one, or one that an earlier toygres started.
-    pub(super) fn find(&self) -> Option<Arc<Postmaster>> {
+    pub(in crate::platform::local) fn find(&self) -> Option<Arc<Postmaster>> {
         self.current().or_else(|| self.adopt(Postmaster::find(&self.data())?))
     }
 
     /// Like [`find`](Self::find), also where somebody removed the data directory under a server.
-    pub(super) fn search(&self) -> Option<Arc<Postmaster>> {
+    pub(in crate::platform::local) fn search(&self) -> Option<Arc<Postmaster>> {
         let found = self.find();
         if found.is_some() || self.data().join("postmaster.pid").exists() {
             return found;
@@ -176,7 +181,7 @@ impl Server {
 
     /// Writes the configuration files and the certificate where they aren't as they should be.
     /// `true` if any of them is a new one.
-    pub(super) fn configure(&self, major: u16) -> Result<bool, Failure> {
+    pub(in crate::platform::local) fn configure(&self, major: u16) -> Result<bool, Failure> {
         let (data, account) = (self.data(), &self.surroundings.account);
         let owner = account.owner();
         let conf = settings::conf(self.role, major, &self.label, &self.home, self.log().current()?);
@@ -193,7 +198,11 @@ impl Server {
     }
 
     /// Starts it unless it runs, and waits a little until it answers. The caller holds it.
-    pub(super) async fn start(self: &Arc<Self>, programs: &Programs, port: u16) -> Result<Arc<Postmaster>, StartFailure> {
+    pub(in crate::platform::local) async fn start(
+        self: &Arc<Self>,
+        programs: &Programs,
+        port: u16,
+    ) -> Result<Arc<Postmaster>, StartFailure> {
         if let Some(running) = self.find() {
             self.settle(&running, port, Position::default()).await?;
             return Ok(running);
@@ -227,7 +236,7 @@ impl Server {
                     }
                     let data = self.data();
                     blocking(move || {
-                        super::process::end_orphans(&data);
+                        process::end_orphans(&data);
                         Ok(())
                     })
                     .await?;
@@ -258,7 +267,7 @@ impl Server {
     /// runs on this data directory; PostgreSQL's interlock by shared memory stays in force.
     fn clear_stale_locks(&self, port: u16) -> Result<(), Failure> {
         let data = self.data();
-        if super::files::remove_file(&data.join("postmaster.pid"))? {
+        if crate::platform::local::files::remove_file(&data.join("postmaster.pid"))? {
             tracing::info!(server = %self.label, "removed a postmaster.pid that no running server owns");
         }
         let other = self.socket_owner(&lock_name(port)).filter(|folder| *folder != data);
@@ -276,17 +285,17 @@ impl Server {
 
     fn remove_socket(&self, port: u16) -> Result<(), Failure> {
         for name in [format!(".s.PGSQL.{port}"), lock_name(port)] {
-            super::files::remove_file(&self.surroundings.socket_dir.join(name))?;
+            crate::platform::local::files::remove_file(&self.surroundings.socket_dir.join(name))?;
         }
         Ok(())
     }
 
     /// Removes the socket that a killed server left. `port` is where to look, if it is known.
-    pub(super) fn remove_left_socket(&self, port: Option<u16>) -> Result<(), Failure> {
+    pub(in crate::platform::local) fn remove_left_socket(&self, port: Option<u16>) -> Result<(), Failure> {
         let data = self.data();
         let names = match port {
             Some(port) => vec![lock_name(port)],
-            None => super::files::names_in(&self.surroundings.socket_dir)?,
+            None => crate::platform::local::files::names_in(&self.surroundings.socket_dir)?,
         };
         for name in names {
             let port = name.strip_prefix(".s.PGSQL.").and_then(|rest| rest.strip_suffix(".lock")?.parse().ok());
@@ -325,7 +334,12 @@ impl Server {
     }
 
     /// `Ok(true)` when it answers, `Ok(false)` when it doesn't yet after `patience`, `Err` when it ended.
-    pub(super) async fn wait_answer(&self, postmaster: &Postmaster, port: u16, patience: Duration) -> Result<bool, ()> {
+    pub(in crate::platform::local) async fn wait_answer(
+        &self,
+        postmaster: &Postmaster,
+        port: u16,
+        patience: Duration,
+    ) -> Result<bool, ()> {
         let deadline = Instant::now() + patience;
         loop {
             if postmaster.has_exited() {
@@ -400,12 +414,16 @@ impl Server {
     }
 
     /// Sets the password of a server that answers.
-    pub(super) async fn set_password(&self, port: u16, password: &secrecy::SecretString) -> Result<(), Failure> {
+    pub(in crate::platform::local) async fn set_password(
+        &self,
+        port: u16,
+        password: &secrecy::SecretString,
+    ) -> Result<(), Failure> {
         sql::set_password(&self.surroundings.socket_dir, port, password).await
     }
 
     /// Bounds the log, and renews the certificate where it is time.
-    pub(super) fn tend(&self, major: u16) {
+    pub(in crate::platform::local) fn tend(&self, major: u16) {
         // Not while it starts: a signal to read its files anew would kill it.
         let Some(postmaster) = self.current().filter(|postmaster| postmaster.is_ready()) else { return };
         let tended = self.configure(major).and_then(|is_new| {
@@ -421,12 +439,17 @@ impl Server {
     }
 }
 
+/// Whether a server could listen on the port now.
+pub(in crate::platform::local) fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
 /// The lock file of a server's socket.
 fn lock_name(port: u16) -> String {
     format!(".s.PGSQL.{port}.lock")
 }
 
 /// The major version of a data directory; `None` if it isn't a whole one.
-pub(super) fn major_of(data: &Path) -> Option<u16> {
+pub(in crate::platform::local) fn major_of(data: &Path) -> Option<u16> {
     std::fs::read_to_string(data.join("PG_VERSION")).ok()?.trim().parse().ok()
 }

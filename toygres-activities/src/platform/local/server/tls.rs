@@ -6,17 +6,17 @@ use std::time::SystemTime;
 
 use toygres_models::Failure;
 
-use super::files::{Durability, Owner, write_whole};
 use crate::platform::certificates::CertificateAuthority;
+use crate::platform::local::files::{Durability, Owner, write_whole};
 
 /// The names of an instance's certificate and its key in its folder.
-pub(super) const CERTIFICATE_FILE: &str = "server.crt";
-pub(super) const KEY_FILE: &str = "server.key";
+pub(in crate::platform::local) const CERTIFICATE_FILE: &str = "server.crt";
+pub(in crate::platform::local) const KEY_FILE: &str = "server.key";
 
 impl CertificateAuthority {
     /// Gives the instance in `home` a certificate if it has none, an old one, or another CA's. `true` if
     /// it was given one.
-    pub(super) fn certify(&self, home: &Path, owner: Option<Owner>) -> Result<bool, Failure> {
+    pub(in crate::platform::local) fn certify(&self, home: &Path, owner: Option<Owner>) -> Result<bool, Failure> {
         let (certificate_path, key_path) = (home.join(CERTIFICATE_FILE), home.join(KEY_FILE));
         let is_current =
             || std::fs::read_to_string(&certificate_path).is_ok_and(|chain| self.is_current(&chain, SystemTime::now()));
@@ -25,7 +25,7 @@ impl CertificateAuthority {
         }
         let issued = self.issue(["localhost", "127.0.0.1", "::1"])?;
         // A cut between the two leaves a pair that doesn't match, so the old certificate goes first.
-        super::files::remove_file(&certificate_path)?;
+        crate::platform::local::files::remove_file(&certificate_path)?;
         write_whole(&key_path, issued.key_pem.as_bytes(), 0o600, owner, Durability::Repairable)?;
         write_whole(&certificate_path, issued.chain_pem.as_bytes(), 0o600, owner, Durability::Repairable)?;
         Ok(true)

@@ -1,5 +1,11 @@
 //! Making and changing an instance's objects, and never anybody else's.
 
+pub(in crate::platform::kubernetes) mod make;
+pub(in crate::platform::kubernetes) mod manifests;
+pub(in crate::platform::kubernetes) mod remove;
+pub(in crate::platform::kubernetes) mod renewal;
+pub(in crate::platform::kubernetes) mod tls;
+
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
@@ -9,11 +15,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
-use super::identity;
 use crate::k8s_client::K8sClient;
+use crate::platform::kubernetes::identity;
 
 /// What became of an object that was to be made.
-pub(super) enum Creation<K> {
+pub(in crate::platform::kubernetes) enum Creation<K> {
     Made(K),
     /// It was there already, and it is ours: another attempt overlaps this one.
     Found(Box<ObjectMeta>),
@@ -24,7 +30,11 @@ impl K8sClient {
     ///
     /// # Errors
     /// A conflict if it is somebody else's; retryable while it is being deleted.
-    pub(super) async fn ours<K>(&self, key: &InstanceKey, name: &str) -> Result<Option<ObjectMeta>, Failure>
+    pub(in crate::platform::kubernetes) async fn ours<K>(
+        &self,
+        key: &InstanceKey,
+        name: &str,
+    ) -> Result<Option<ObjectMeta>, Failure>
     where
         K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
         K::DynamicType: Default,
@@ -56,7 +66,11 @@ impl K8sClient {
     ///
     /// # Errors
     /// As [`ours`](Self::ours) if somebody else's is there by now.
-    pub(super) async fn create_ours<K>(&self, key: &InstanceKey, object: K) -> Result<Creation<K>, Failure>
+    pub(in crate::platform::kubernetes) async fn create_ours<K>(
+        &self,
+        key: &InstanceKey,
+        object: K,
+    ) -> Result<Creation<K>, Failure>
     where
         K: Resource<Scope = NamespaceResourceScope> + Clone + Serialize + DeserializeOwned + Debug,
         K::DynamicType: Default,
@@ -76,7 +90,7 @@ impl K8sClient {
     ///
     /// # Errors
     /// As [`ours`](Self::ours); retryable if the one that was found is there no more.
-    pub(super) async fn put_ours<K>(
+    pub(in crate::platform::kubernetes) async fn put_ours<K>(
         &self,
         key: &InstanceKey,
         mut object: K,

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::TryStreamExt;
 
-use super::super::log::tests::{append, empty};
+use super::super::files::tests::{append, empty};
 use super::*;
 
 struct Log {

@@ -7,23 +7,23 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
 use toygres_models::{Failure, InstanceKey};
 
-use super::cluster::Cluster;
-use super::identity::Names;
 use super::manifests::Manifests;
 use crate::platform::certificates::RENEW_AFTER;
+use crate::platform::kubernetes::cluster::Cluster;
+use crate::platform::kubernetes::identity::Names;
 
 const FOR_NAMES: &str = "toygres.io/certificate-names";
 const RENEW_AT: &str = "toygres.io/certificate-renew-at";
 const SIGNED_BY: &str = "toygres.io/certificate-authority";
-pub(super) const AZURE_LABEL: &str = "service.beta.kubernetes.io/azure-dns-label-name";
+pub(in crate::platform::kubernetes) const AZURE_LABEL: &str = "service.beta.kubernetes.io/azure-dns-label-name";
 
 /// The name of an instance inside the cluster.
-pub(super) fn internal_name(key: &InstanceKey, domain: &str) -> String {
+pub(in crate::platform::kubernetes) fn internal_name(key: &InstanceKey, domain: &str) -> String {
     format!("{}.{}.svc.{domain}", key.name, key.namespace)
 }
 
 /// The address that a load balancer gave: an IP or a host name.
-pub(super) fn external_address(service: &Service) -> Option<String> {
+pub(in crate::platform::kubernetes) fn external_address(service: &Service) -> Option<String> {
     let ingress = service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?.first()?;
     ingress.ip.clone().or_else(|| ingress.hostname.clone())
 }
@@ -31,7 +31,7 @@ pub(super) fn external_address(service: &Service) -> Option<String> {
 impl Cluster {
     /// `<label>.<region>.cloudapp.azure.com`, where a label was asked for and the nodes say where
     /// they are.
-    pub(super) async fn public_name(&self, service: &Service) -> Result<Option<String>, Failure> {
+    pub(in crate::platform::kubernetes) async fn public_name(&self, service: &Service) -> Result<Option<String>, Failure> {
         let label = service.metadata.annotations.as_ref().and_then(|annotations| annotations.get(AZURE_LABEL));
         let Some(label) = label else { return Ok(None) };
         let nodes: Api<Node> = Api::all(self.client.raw());
@@ -63,7 +63,7 @@ impl Cluster {
 
     /// Gives the instance a certificate where `found` isn't one that will do. `true` if the Secret
     /// was made by that.
-    pub(super) async fn certify(
+    pub(in crate::platform::kubernetes) async fn certify(
         &self,
         key: &InstanceKey,
         service: &Service,
@@ -82,20 +82,20 @@ impl Cluster {
     }
 
     /// Like [`certify`](Self::certify), for an instance that is there.
-    pub(super) async fn recertify(&self, key: &InstanceKey, service: &Service) -> Result<(), Failure> {
+    pub(in crate::platform::kubernetes) async fn recertify(&self, key: &InstanceKey, service: &Service) -> Result<(), Failure> {
         let found = self.client.ours::<Secret>(key, &Names::of(key).tls).await?;
         self.certify(key, service, found.as_ref()).await.map(drop)
     }
 
     /// Whether a certificate is this CA's.
-    pub(super) fn has_signed(&self, meta: &ObjectMeta) -> bool {
+    pub(in crate::platform::kubernetes) fn has_signed(&self, meta: &ObjectMeta) -> bool {
         let signer = meta.annotations.as_ref().and_then(|annotations| annotations.get(SIGNED_BY));
         signer.is_some_and(|signer| signer == self.ca.fingerprint())
     }
 }
 
 /// When a certificate is to be made anew.
-pub(super) fn renew_at(meta: &ObjectMeta) -> Option<DateTime<Utc>> {
+pub(in crate::platform::kubernetes) fn renew_at(meta: &ObjectMeta) -> Option<DateTime<Utc>> {
     let note = meta.annotations.as_ref()?.get(RENEW_AT)?;
     DateTime::parse_from_rfc3339(note).ok().map(Into::into)
 }

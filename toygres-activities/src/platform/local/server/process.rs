@@ -18,10 +18,10 @@ use toygres_models::{Failure, FailureKind};
 /// The words of `postmaster.pid` that matter
 /// (<https://www.postgresql.org/docs/current/storage-file-layout.html>).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PidFile {
-    pub(super) pid: i32,
+pub(in crate::platform::local) struct PidFile {
+    pub(in crate::platform::local) pid: i32,
     /// Line 8: `starting`, `stopping`, `ready` or `standby`.
-    pub(super) status: Option<String>,
+    pub(in crate::platform::local) status: Option<String>,
 }
 
 impl PidFile {
@@ -33,18 +33,18 @@ impl PidFile {
         Some(Self { pid, status })
     }
 
-    pub(super) fn read(data: &Path) -> Option<Self> {
+    pub(in crate::platform::local) fn read(data: &Path) -> Option<Self> {
         Self::parse(&std::fs::read_to_string(data.join("postmaster.pid")).ok()?)
     }
 
-    pub(super) fn is_ready(&self) -> bool {
+    pub(in crate::platform::local) fn is_ready(&self) -> bool {
         matches!(self.status.as_deref(), Some("ready" | "standby"))
     }
 }
 
 /// A running server, held so that it can't be mistaken.
 #[derive(Debug)]
-pub(super) struct Postmaster {
+pub(in crate::platform::local) struct Postmaster {
     pid: Pid,
     data: PathBuf,
     #[cfg(target_os = "linux")]
@@ -105,7 +105,7 @@ fn all_parts(data: &Path, part: Part) -> Vec<Pid> {
 
 /// Ends the children of a server that is dead: a busy one doesn't notice its death, and holds the
 /// data directory. The caller knows that no server runs on the directory.
-pub(super) fn end_orphans(data: &Path) {
+pub(in crate::platform::local) fn end_orphans(data: &Path) {
     for pid in all_parts(data, Part::Child) {
         if let Some(orphan) = Postmaster::accept(pid, data, Part::Child) {
             tracing::warn!(process.id = pid.as_raw_nonzero().get(), path = %data.display(), "ending a process whose server is dead");
@@ -115,7 +115,7 @@ pub(super) fn end_orphans(data: &Path) {
 }
 
 /// Waits until a server that ended has no process left, or for so long. The last one writes its log.
-pub(super) async fn last_child_ended(data: &Path, limit: Duration) {
+pub(in crate::platform::local) async fn last_child_ended(data: &Path, limit: Duration) {
     let begun = Instant::now();
     while begun.elapsed() < limit && !all_parts(data, Part::Child).is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -142,14 +142,14 @@ impl Postmaster {
     }
 
     /// The server that runs on a data directory, by its `postmaster.pid`.
-    pub(super) fn find(data: &Path) -> Option<Self> {
+    pub(in crate::platform::local) fn find(data: &Path) -> Option<Self> {
         let pid = Pid::from_raw(PidFile::read(data)?.pid)?;
         Self::accept(pid, data, Part::Postmaster)
     }
 
     /// The server whose data directory, and `postmaster.pid` with it, somebody removed: looks at
     /// every process.
-    pub(super) fn search(data: &Path) -> Option<Self> {
+    pub(in crate::platform::local) fn search(data: &Path) -> Option<Self> {
         all_parts(data, Part::Postmaster).into_iter().find_map(|pid| Self::accept(pid, data, Part::Postmaster))
     }
 
@@ -160,7 +160,7 @@ impl Postmaster {
     }
 
     /// Takes charge of a server just spawned, and reaps it when it ends.
-    pub(super) fn spawned(mut child: Child, data: &Path) -> Result<Self, Failure> {
+    pub(in crate::platform::local) fn spawned(mut child: Child, data: &Path) -> Result<Self, Failure> {
         let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         let held = pid.ok_or_else(|| std::io::Error::other("it has no process id")).and_then(|pid| Self::hold(pid, data));
         let held = held.map_err(|error| {
@@ -175,25 +175,25 @@ impl Postmaster {
         Ok(held)
     }
 
-    pub(super) fn pid(&self) -> i32 {
+    pub(in crate::platform::local) fn pid(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
     }
 
-    pub(super) fn has_answered(&self) -> bool {
+    pub(in crate::platform::local) fn has_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_answered(&self) {
+    pub(in crate::platform::local) fn set_answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
     }
 
     /// Whether `postmaster.pid` is this server's and says ready.
-    pub(super) fn is_ready(&self) -> bool {
+    pub(in crate::platform::local) fn is_ready(&self) -> bool {
         PidFile::read(&self.data).is_some_and(|file| file.pid == self.pid() && file.is_ready())
     }
 
     #[cfg(target_os = "linux")]
-    pub(super) fn has_exited(&self) -> bool {
+    pub(in crate::platform::local) fn has_exited(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -201,12 +201,12 @@ impl Postmaster {
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn has_exited(&self) -> bool {
+    pub(in crate::platform::local) fn has_exited(&self) -> bool {
         !is_part(self.pid, &self.data, Part::Postmaster)
     }
 
     /// Returns when the process has ended.
-    pub(super) async fn exited(&self) {
+    pub(in crate::platform::local) async fn exited(&self) {
         #[cfg(target_os = "linux")]
         if self.pidfd.readable().await.is_ok() {
             return;
@@ -217,7 +217,7 @@ impl Postmaster {
     }
 
     /// How it ended, for a sentence, as far as it is known.
-    pub(super) async fn ending(&self) -> String {
+    pub(in crate::platform::local) async fn ending(&self) -> String {
         use std::os::unix::process::ExitStatusExt;
         // The reaping task may be a moment behind the pidfd.
         for _ in 0..20 {
@@ -234,7 +234,7 @@ impl Postmaster {
     }
 
     /// Sends a signal to exactly this process. No error if it has ended.
-    pub(super) fn signal(&self, signal: Signal) -> Result<(), Failure> {
+    pub(in crate::platform::local) fn signal(&self, signal: Signal) -> Result<(), Failure> {
         #[cfg(target_os = "linux")]
         let sent = rustix::process::pidfd_send_signal(&self.pidfd, signal);
         #[cfg(not(target_os = "linux"))]
@@ -253,7 +253,7 @@ impl Postmaster {
     }
 
     /// Stops it: a clean fast shutdown; where `patience` isn't enough, an immediate one; at last by force.
-    pub(super) async fn stop(&self, patience: Duration) -> Result<(), Failure> {
+    pub(in crate::platform::local) async fn stop(&self, patience: Duration) -> Result<(), Failure> {
         for (signal, wait) in
             [(Signal::INT, patience), (Signal::QUIT, Duration::from_secs(5)), (Signal::KILL, Duration::from_secs(10))]
         {

@@ -19,8 +19,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use toygres_models::Failure;
 
-use super::account::Account;
-use super::files::{failed, make_folder};
+use crate::platform::local::account::Account;
+use crate::platform::local::files::{failed, make_folder};
 use crate::server_log::told;
 
 /// From this size on, the next file is begun.
@@ -34,21 +34,21 @@ const MAX_EVIDENCE_LINES: usize = 20;
 
 /// The log of the server in a folder.
 #[derive(Debug, Clone)]
-pub(super) struct ServerLog {
+pub(in crate::platform::local) struct ServerLog {
     /// The instance's folder: without it, there is no instance.
-    pub(super) home: PathBuf,
+    pub(in crate::platform::local) home: PathBuf,
     account: Arc<Account>,
 }
 
 /// A place in a log: so far into that file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(super) struct Position {
-    pub(super) file: u64,
-    pub(super) offset: u64,
+pub(in crate::platform::local) struct Position {
+    pub(in crate::platform::local) file: u64,
+    pub(in crate::platform::local) offset: u64,
 }
 
 /// Reads until so many bytes are there, or the file ends.
-pub(super) fn read_at(file: &File, mut offset: u64, length: usize) -> io::Result<Vec<u8>> {
+pub(in crate::platform::local) fn read_at(file: &File, mut offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     let mut filled = 0;
     while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
@@ -63,16 +63,16 @@ pub(super) fn read_at(file: &File, mut offset: u64, length: usize) -> io::Result
     Ok(bytes)
 }
 
-pub(super) fn file_name(number: u64) -> String {
+pub(in crate::platform::local) fn file_name(number: u64) -> String {
     format!("postgres.{number}.log")
 }
 
 impl ServerLog {
-    pub(super) fn new(home: &Path, account: Arc<Account>) -> Self {
+    pub(in crate::platform::local) fn new(home: &Path, account: Arc<Account>) -> Self {
         Self { home: home.to_owned(), account }
     }
 
-    pub(super) fn folder(&self) -> PathBuf {
+    pub(in crate::platform::local) fn folder(&self) -> PathBuf {
         self.home.join("log")
     }
 
@@ -81,7 +81,7 @@ impl ServerLog {
     }
 
     /// The numbers of the files that there are, in order.
-    pub(super) fn numbers(&self) -> io::Result<Vec<u64>> {
+    pub(in crate::platform::local) fn numbers(&self) -> io::Result<Vec<u64>> {
         let entries = match std::fs::read_dir(self.folder()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
@@ -94,7 +94,7 @@ impl ServerLog {
     }
 
     /// Opens a file to read it; `None` if there is none of the account's.
-    pub(super) fn open(&self, number: u64) -> io::Result<Option<File>> {
+    pub(in crate::platform::local) fn open(&self, number: u64) -> io::Result<Option<File>> {
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let file = match OpenOptions::new().read(true).custom_flags(flags).open(self.path(number)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(&error) == Some(Errno::LOOP) => {
@@ -107,7 +107,7 @@ impl ServerLog {
     }
 
     /// The number of the file that the server is to write to now.
-    pub(super) fn current(&self) -> Result<u64, Failure> {
+    pub(in crate::platform::local) fn current(&self) -> Result<u64, Failure> {
         let find = || {
             let last = self.numbers()?.last().copied().unwrap_or_default();
             let file = self.open(last)?.map(|file| file.metadata()).transpose()?;
@@ -120,7 +120,7 @@ impl ServerLog {
     }
 
     /// The current file, as standard error of a server that is started.
-    pub(super) fn open_to_append(&self) -> Result<File, Failure> {
+    pub(in crate::platform::local) fn open_to_append(&self) -> Result<File, Failure> {
         make_folder(&self.folder(), 0o700, self.account.owner())?;
         let path = self.path(self.current()?);
         let open = || {
@@ -139,10 +139,10 @@ impl ServerLog {
     }
 
     /// Removes all files but the newest ones.
-    pub(super) fn remove_old(&self) -> Result<(), Failure> {
+    pub(in crate::platform::local) fn remove_old(&self) -> Result<(), Failure> {
         let numbers = self.numbers().map_err(failed("list", &self.folder()))?;
         for number in &numbers[..numbers.len().saturating_sub(KEPT_FILES)] {
-            super::files::remove_file(&self.path(*number))?;
+            crate::platform::local::files::remove_file(&self.path(*number))?;
         }
         Ok(())
     }
@@ -154,7 +154,7 @@ impl ServerLog {
     }
 
     /// Where the log ends now.
-    pub(super) fn end(&self) -> Position {
+    pub(in crate::platform::local) fn end(&self) -> Position {
         self.newest().map_or_else(Position::default, |(file, opened)| {
             let offset = opened.metadata().map_or(0, |found| found.len());
             Position { file, offset }
@@ -163,7 +163,7 @@ impl ServerLog {
 
     /// What the server said of itself after that position, in the file that it writes now, oldest first: the last lines
     /// of it, and no statement.
-    pub(super) fn evidence(&self, after: Position) -> Vec<String> {
+    pub(in crate::platform::local) fn evidence(&self, after: Position) -> Vec<String> {
         let Some((number, file)) = self.newest() else { return Vec::new() };
         let length = file.metadata().map_or(0, |found| found.len());
         let begin = if number == after.file { after.offset.min(length) } else { 0 };
@@ -178,19 +178,19 @@ impl ServerLog {
     }
 
     /// What it said of itself last.
-    pub(super) fn last_words(&self) -> Vec<String> {
+    pub(in crate::platform::local) fn last_words(&self) -> Vec<String> {
         self.evidence(Position::default())
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::platform::local) mod tests {
     use std::io::Write;
 
     use super::*;
 
     /// A folder without a log, of our own account.
-    pub(in super::super) fn empty(folder: &Path) -> ServerLog {
+    pub(in crate::platform::local) fn empty(folder: &Path) -> ServerLog {
         let account = Account {
             name: String::new(),
             uid: rustix::process::geteuid().as_raw(),
@@ -202,7 +202,7 @@ pub(super) mod tests {
         ServerLog::new(folder, Arc::new(account))
     }
 
-    pub(in super::super) fn append(log: &ServerLog, number: u64, text: &str) {
+    pub(in crate::platform::local) fn append(log: &ServerLog, number: u64, text: &str) {
         std::fs::create_dir_all(log.folder()).unwrap();
         let mut file = OpenOptions::new().create(true).append(true).open(log.path(number)).unwrap();
         file.write_all(text.as_bytes()).unwrap();

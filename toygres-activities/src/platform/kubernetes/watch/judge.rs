@@ -4,21 +4,21 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, PersistentVolumeClaim, Pod, PodCondition};
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
-use super::identity::Names;
 use crate::platform::Phase;
+use crate::platform::kubernetes::identity::Names;
 
 /// What was seen of an instance.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
-    pub(super) set: Option<StatefulSet>,
-    pub(super) claim: Option<PersistentVolumeClaim>,
-    pub(super) pod: Option<Pod>,
+pub(in crate::platform::kubernetes) struct Seen {
+    pub(in crate::platform::kubernetes) set: Option<StatefulSet>,
+    pub(in crate::platform::kubernetes) claim: Option<PersistentVolumeClaim>,
+    pub(in crate::platform::kubernetes) pod: Option<Pod>,
     /// Warnings about any of them, and all that is said of the claim, oldest first.
-    pub(super) events: Vec<Event>,
+    pub(in crate::platform::kubernetes) events: Vec<Event>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Verdict {
+pub(in crate::platform::kubernetes) enum Verdict {
     /// There is no such instance.
     Absent,
     Ready,
@@ -50,12 +50,12 @@ const NO_SUCH_IMAGE: &[&str] = &[
 const PROVISIONER_PATIENCE_SECONDS: i64 = 30;
 
 impl Seen {
-    pub(super) fn is_ready(&self) -> bool {
+    pub(in crate::platform::kubernetes) fn is_ready(&self) -> bool {
         let ready = |pod: &Pod| condition(pod, "Ready").is_some_and(|ready| ready.status == "True");
         self.set.is_some() && self.pod.as_ref().is_some_and(|pod| ready(pod) && pod.metadata.deletion_timestamp.is_none())
     }
 
-    pub(super) fn judge(&self, key: &InstanceKey) -> Verdict {
+    pub(in crate::platform::kubernetes) fn judge(&self, key: &InstanceKey) -> Verdict {
         let names = Names::of(key);
         let Some(set) = &self.set else {
             if self.claim.is_none() && self.pod.is_none() {
@@ -252,22 +252,22 @@ impl Seen {
 }
 
 /// An event as one line.
-pub(super) fn describe(event: &Event) -> String {
+pub(in crate::platform::kubernetes) fn describe(event: &Event) -> String {
     let kind = event.involved_object.kind.as_deref().unwrap_or_default();
     let name = event.involved_object.name.as_deref().unwrap_or_default();
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     format!("{kind} {name}: {}: {}", text(&event.reason), text(&event.message).trim())
 }
 
-pub(super) fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+pub(in crate::platform::kubernetes) fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
     pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
 }
 
-pub(super) fn container(pod: &Pod) -> Option<&ContainerStatus> {
+pub(in crate::platform::kubernetes) fn container(pod: &Pod) -> Option<&ContainerStatus> {
     pod.status.as_ref()?.container_statuses.as_ref()?.first()
 }
 
-pub(super) fn ended_how(exit_code: i32, reason: Option<&str>) -> String {
+pub(in crate::platform::kubernetes) fn ended_how(exit_code: i32, reason: Option<&str>) -> String {
     match reason {
         Some("OOMKilled") => "it used more memory than its limit and was killed".to_owned(),
         // Its program was never begun.

@@ -10,9 +10,9 @@ use kube::api::ListParams;
 use tokio::time::MissedTickBehavior;
 use toygres_models::{Failure, InstanceKey};
 
-use super::cluster::Cluster;
-use super::identity::{self, Names};
 use super::tls::renew_at;
+use crate::platform::kubernetes::cluster::Cluster;
+use crate::platform::kubernetes::identity::{self, Names};
 
 /// A certificate is due months before it expires, so an hour more or less is nothing.
 const PERIOD: Duration = Duration::from_secs(60 * 60);
@@ -20,7 +20,7 @@ const PERIOD: Duration = Duration::from_secs(60 * 60);
 const CERTIFICATES: &str = "type=kubernetes.io/tls";
 
 /// Goes over all instances now, and then every hour until the platform ends.
-pub(super) async fn keep_renewing(cluster: Arc<Cluster>) {
+pub(in crate::platform::kubernetes) async fn keep_renewing(cluster: Arc<Cluster>) {
     let mut ticks = tokio::time::interval(PERIOD);
     // After a suspension of the machine, once is enough.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -38,7 +38,7 @@ pub(super) async fn keep_renewing(cluster: Arc<Cluster>) {
 impl Cluster {
     /// Renews what is due; how many that were. Another server may do the same: the certificate of
     /// whichever comes last is served.
-    pub(super) async fn renew_all(&self) -> Result<usize, Failure> {
+    pub(in crate::platform::kubernetes) async fn renew_all(&self) -> Result<usize, Failure> {
         let now = Utc::now();
         let params = ListParams::default().labels(identity::ALL).fields(CERTIFICATES);
         let mut due = Vec::new();

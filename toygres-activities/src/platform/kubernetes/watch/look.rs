@@ -15,9 +15,9 @@ use kube::runtime::{WatchStreamExt, watcher};
 use tokio::time::Instant;
 use toygres_models::{Failure, InstanceKey};
 
-use super::cluster::Cluster;
-use super::identity::{Names, is_of};
 use super::judge::{Seen, Verdict};
+use crate::platform::kubernetes::cluster::Cluster;
+use crate::platform::kubernetes::identity::{Names, is_of};
 use crate::platform::{Observation, Phase};
 use crate::server_log::{headline, told};
 
@@ -42,7 +42,7 @@ type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
 
 impl Cluster {
     /// See [`Platform::observe`](crate::platform::Platform::observe).
-    pub(super) async fn look(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
+    pub(in crate::platform::kubernetes) async fn look(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
         let seen = self.see(key).await?;
         let observation = |phase, ready, reason| Ok(Some(Observation { phase, ready, reason }));
         match seen.judge(key) {
@@ -56,7 +56,11 @@ impl Cluster {
     }
 
     /// See [`Platform::wait_ready`](crate::platform::Platform::wait_ready).
-    pub(super) async fn watch_until_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure> {
+    pub(in crate::platform::kubernetes) async fn watch_until_ready(
+        &self,
+        key: &InstanceKey,
+        timeout: Duration,
+    ) -> Result<Observation, Failure> {
         let deadline = Instant::now() + timeout;
         let mut seen = self.see(key).await?;
         let mut changes: Option<Changes> = None;
@@ -120,7 +124,7 @@ impl Cluster {
     }
 
     /// The instance as it is now.
-    pub(super) async fn see(&self, key: &InstanceKey) -> Result<Seen, Failure> {
+    pub(in crate::platform::kubernetes) async fn see(&self, key: &InstanceKey) -> Result<Seen, Failure> {
         let names = Names::of(key);
         let namespace = key.namespace.as_str();
         let (sets, pods) = (self.client.api::<StatefulSet>(namespace), self.client.api::<Pod>(namespace));
@@ -205,7 +209,7 @@ impl Cluster {
         Ok(())
     }
 
-    pub(super) fn explain(&self, key: &InstanceKey, error: &watcher::Error) -> Failure {
+    pub(in crate::platform::kubernetes) fn explain(&self, key: &InstanceKey, error: &watcher::Error) -> Failure {
         let doing = format!("watch the pod of {key}");
         match error {
             watcher::Error::InitialListFailed(error)
@@ -231,7 +235,12 @@ impl Cluster {
     }
 
     /// The end of a server's log; of the last one that ended, if `previous`.
-    pub(super) async fn log(&self, key: &InstanceKey, lines: i64, previous: bool) -> Result<Vec<String>, Failure> {
+    pub(in crate::platform::kubernetes) async fn log(
+        &self,
+        key: &InstanceKey,
+        lines: i64,
+        previous: bool,
+    ) -> Result<Vec<String>, Failure> {
         let params = LogParams { tail_lines: Some(lines), previous, ..LogParams::default() };
         let pods = self.client.api::<Pod>(key.namespace.as_str());
         let pod = Names::of(key).pod();

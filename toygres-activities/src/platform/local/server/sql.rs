@@ -42,7 +42,7 @@ async fn run(connection: &mut PgConnection, statement: &str, socket_dir: &Path, 
 }
 
 /// Whether it answers SQL.
-pub(super) async fn answers(socket_dir: &Path, port: u16) -> Result<(), Failure> {
+pub(in crate::platform::local) async fn answers(socket_dir: &Path, port: u16) -> Result<(), Failure> {
     let mut connection = connect(socket_dir, port).await?;
     run(&mut connection, "SELECT 1", socket_dir, port).await?;
     let _ = connection.close().await;
@@ -51,7 +51,11 @@ pub(super) async fn answers(socket_dir: &Path, port: u16) -> Result<(), Failure>
 
 /// Sets the superuser's password. Only its SCRAM verifier leaves this process, and even that isn't
 /// logged.
-pub(super) async fn set_password(socket_dir: &Path, port: u16, password: &SecretString) -> Result<(), Failure> {
+pub(in crate::platform::local) async fn set_password(
+    socket_dir: &Path,
+    port: u16,
+    password: &SecretString,
+) -> Result<(), Failure> {
     let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
     let mut connection = connect(socket_dir, port).await?;
     let quiet = "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = 'panic'";
