@@ -21,10 +21,12 @@ use toygres_models::{Failure, FailureKind, InstanceKey, InstanceOptions, Invalid
 
 use super::cluster::Cluster;
 use super::config::KubernetesConfig;
+use super::identity;
+use super::objects::renewal;
 use super::own_secret::{OwnSecret, in_files, make_folder};
 use super::passwords::KubernetesSecretStore;
 use super::watch::logs::LogReader;
-use super::{identity, news, renewal};
+use super::watch::news;
 use crate::k8s_client::K8sClient;
 use crate::platform::certificates::CertificateAuthority;
 use crate::platform::{

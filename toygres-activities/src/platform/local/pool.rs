@@ -21,6 +21,7 @@ use toygres_models::{Failure, FailureKind};
 use super::account::Account;
 use super::files::{blocking, failed, lock, make_folder, names_in, remove_tree};
 use super::programs::Programs;
+use super::programs::archives::sync_all;
 use super::server::settings::INCLUDE;
 use crate::kill_point::kill_point;
 

@@ -36,6 +36,13 @@ fn the_objects_of_an_instance() {
 }
 
 #[test]
+fn the_log_has_the_prefix_by_which_it_is_read() {
+    let key = key();
+    let start = Manifests::new(&key).config_map().unwrap().data.unwrap().remove("start.sh").unwrap();
+    assert!(start.contains(&format!("-c log_line_prefix='{}'", crate::server_log::PREFIX)), "{start}");
+}
+
+#[test]
 fn the_volume_is_where_the_official_image_wants_it() {
     let key = key();
     let place = |version: &str| {
