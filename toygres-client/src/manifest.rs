@@ -84,12 +84,12 @@ impl InstanceManifest {
             Some(_) => Err(ManifestError::new(field, "has to be text (in quotes)")),
         };
         let (name, namespace, password) = (text("name")?, text("namespace")?, text("password")?);
-        let name = name.ok_or_else(|| ManifestError::new("name", "is missing"))?;
         if let Some(unknown) = map.keys().find(|field| !FIELDS.iter().any(|known| known.name == **field)) {
             let known: Vec<_> = ["name", "namespace"].into_iter().chain(FIELDS.iter().map(|known| known.name)).collect();
             let problem = format!("is no field of an instance; known are {}, password", known.join(", "));
             return Err(ManifestError::new(unknown, problem));
         }
+        let name = name.ok_or_else(|| ManifestError::new("name", "the name is missing"))?;
         // Without a default of their own, an explicit none names nothing.
         map.retain(|field, value| !value.is_null() || !matches!(field.as_str(), "platform" | "postgres_version"));
         Ok(Self { name, namespace, fields: map, password })
