@@ -2,7 +2,9 @@
 //! `toygres get -o yaml`; and the JSON Schema by which an editor checks it. Its fields are those of
 //! [`InstanceSpec`], all of them optional, with the instance's name and password.
 
-use serde::de::{Error, Unexpected};
+use std::fmt;
+
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 use toygres_models::instance::FIELDS;
@@ -82,12 +84,12 @@ impl InstanceManifest {
             Some(_) => Err(ManifestError::new(field, "has to be text (in quotes)")),
         };
         let (name, namespace, password) = (text("name")?, text("namespace")?, text("password")?);
-        let name = name.ok_or_else(|| ManifestError::new("name", "is missing"))?;
         if let Some(unknown) = map.keys().find(|field| !FIELDS.iter().any(|known| known.name == **field)) {
             let known: Vec<_> = ["name", "namespace"].into_iter().chain(FIELDS.iter().map(|known| known.name)).collect();
             let problem = format!("is no field of an instance; known are {}, password", known.join(", "));
             return Err(ManifestError::new(unknown, problem));
         }
+        let name = name.ok_or_else(|| ManifestError::new("name", "the name is missing"))?;
         // Without a default of their own, an explicit none names nothing.
         map.retain(|field, value| !value.is_null() || !matches!(field.as_str(), "platform" | "postgres_version"));
         Ok(Self { name, namespace, fields: map, password })
@@ -121,10 +123,39 @@ impl ManifestError {
 
 impl<'de> Deserialize<'de> for InstanceManifest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::Object(map) => Self::from_map(map).map_err(D::Error::custom),
-            _ => Err(D::Error::invalid_type(Unexpected::Other("no object"), &"an instance (fields and their values)")),
+        let Fields(map) = Fields::deserialize(deserializer)?;
+        Self::from_map(map).map_err(D::Error::custom)
+    }
+}
+
+/// An object of which no field is there twice: of two, nobody knows which one is meant.
+#[derive(Debug)]
+pub struct Fields(pub Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Once;
+
+        impl<'de> Visitor<'de> for Once {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an instance (fields and their values)")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Fields, A::Error> {
+                let mut map = Map::new();
+                while let Some((field, value)) = object.next_entry::<String, Value>()? {
+                    if map.contains_key(&field) {
+                        return Err(A::Error::custom(format!("duplicate field `{field}`")));
+                    }
+                    map.insert(field, value);
+                }
+                Ok(Fields(map))
+            }
         }
+
+        deserializer.deserialize_map(Once)
     }
 }
 

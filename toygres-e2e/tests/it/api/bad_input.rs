@@ -168,10 +168,11 @@ async fn a_malformed_request_is_answered_with_what_is_wrong_in_it() {
         (Method::PATCH, "/v1/instances/demo"),
         (Method::POST, "/v1/operations"),
         (Method::DELETE, "/healthz"),
+        (Method::GET, "/v1/instances/demo/restart"),
     ] {
         api.send(method, path, None).await.unwrap().expect_problem(405).unwrap();
     }
-    for path in ["/", "/v2/instances", "/v1", "/v1/instances/demo/secrets", "/v1/instances/", "/../token"] {
+    for path in ["/", "/v2/instances", "/v1", "/v1/instances/demo/secrets/all", "/v1/instances/", "/../token"] {
         api.get(path).await.unwrap().expect_problem(404).unwrap();
     }
     for path in [

@@ -35,6 +35,9 @@ const ROUTES: &[(&str, &str, &str, &str, For, u16)] = &[
     ("get", "/instances/{name}", "/instances/nobody?namespace={ns}", "", For::InNamespace("viewer"), 404),
     ("put", "/instances/{name}", "/instances/nobody?namespace={ns}", r#"{"name":"nobody","storage_size_gb":0}"#, For::InNamespace("editor"), 422),
     ("delete", "/instances/{name}", "/instances/nobody?namespace={ns}", "", For::InNamespace("editor"), 404),
+    ("post", "/instances/{name}/{verb}", "/instances/nobody/restart?namespace={ns}", "", For::InNamespace("editor"), 404),
+    ("get", "/adoptable", "/adoptable", "", For::Everywhere("admin"), 200),
+    ("post", "/adoptable/{name}", "/adoptable/nobody?namespace={ns}", "", For::Everywhere("admin"), 404),
     ("get", "/instances/{name}/connection", "/instances/nobody/connection?namespace={ns}", "", For::InNamespace("editor"), 404),
     ("get", "/instances/{name}/events", "/instances/nobody/events?namespace={ns}", "", For::InNamespace("viewer"), 404),
     ("get", "/instances/{name}/why", "/instances/nobody/why?namespace={ns}", "", For::InNamespace("viewer"), 404),
@@ -472,7 +475,7 @@ async fn labels_and_protection_are_asked_for_shown_and_kept() {
     toygres.ok(&["create", "demo", "--label", "team=a", "--label", "env=prod", "--delete-protection"]).await.unwrap();
     toygres.ok(&["create", "other", "--label", "team=b"]).await.unwrap();
     let shown = toygres.ok(&["get", "demo"]).await.unwrap().stdout;
-    for part in ["env=prod, team=a", "from deletion", "Revision"] {
+    for part in ["env=prod, team=a", "from deletion", "Generation"] {
         assert!(shown.contains(part), "{part} is missing: {shown}");
     }
     for (arguments, expected) in [

@@ -167,7 +167,7 @@ async fn what_can_change_changes_and_what_cannot_stops_all_before_it_starts() {
 async fn bad_documents_are_refused_before_a_server_is_started() {
     let toygres = Toygres::new().unwrap();
     for (text, told) in [
-        ("nmae: a\n", "\"nmae\" is unknown"),
+        ("nmae: a\n", "(document 1, nmae): is no field of an instance"),
         ("name: a\n---\nname: Demo\n", "(document 2, name)"),
         ("name: a\n---\nname: a\n", "default/a is there twice"),
         ("name: a\nstorage_size_gb: lots\n", "whole number"),

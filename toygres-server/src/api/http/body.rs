@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
-use toygres_client::manifest::{InstanceManifest, ManifestError};
+use toygres_client::manifest::{Fields, InstanceManifest, ManifestError};
 
 use super::problem::ApiError;
 
@@ -25,7 +25,7 @@ impl<S: Send + Sync> FromRequest<S> for ManifestBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let Body(map) = Body::from_request(request, state).await?;
+        let Body(Fields(map)) = Body::from_request(request, state).await?;
         let refuse = |error: ManifestError| ApiError::invalid(error.to_string()).field(&error.field);
         InstanceManifest::from_map(map).map(Self).map_err(refuse)
     }
@@ -54,16 +54,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             let path = error.path().to_string();
             let inner = error.into_inner();
             let text = inner.to_string();
-            let unknown = unknown_field(&text);
+            let named = named_field(&text);
             let refused = ApiError::invalid(match inner.classify() {
                 // Both texts hold names of fields, not their values.
-                serde_json::error::Category::Data if text.starts_with("missing field") || text.starts_with("unknown field") => {
-                    text
-                }
+                serde_json::error::Category::Data if named.is_some() => text,
                 serde_json::error::Category::Data => format!("{path}: has the wrong type or is out of range"),
                 _ => format!("the body is not JSON (line {}, column {})", inner.line(), inner.column()),
             });
-            match unknown {
+            match named {
                 Some(field) => refused.field(&field),
                 None if path == "." => refused,
                 None => refused.field(&path),
@@ -74,9 +72,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
-/// The field that serde's "unknown field" or "missing field" is about.
-fn unknown_field(text: &str) -> Option<String> {
-    let rest = text.strip_prefix("unknown field `").or_else(|| text.strip_prefix("missing field `"))?;
+/// The field that serde's "unknown field", "missing field" or "duplicate field" is about.
+fn named_field(text: &str) -> Option<String> {
+    let rest = ["unknown", "missing", "duplicate"].iter().find_map(|how| text.strip_prefix(how)?.strip_prefix(" field `"))?;
     Some(rest.split('`').next()?.to_owned())
 }
 
