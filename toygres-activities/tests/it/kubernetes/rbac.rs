@@ -166,7 +166,7 @@ async fn live(subject: &Kubernetes, rights: &[Right]) -> Result<Arc<KubernetesPl
     };
     let (private, mut public, mut unable) = (wanted("private"), wanted("public"), wanted("unable"));
     public.spec.use_load_balancer = true;
-    unable.postgres_version = "16".parse().unwrap();
+    unable.spec.postgres_version = "16".parse().unwrap();
 
     let mut news = platform.events();
     expect("nothing is there", platform.list().await?, vec![])?;

@@ -320,7 +320,8 @@ pub async fn a_restart_happens_once_for_each_request(subject: &dyn Subject) {
     platform.ensure(&spec(subject, "demo")).await.unwrap();
     let mut started = ask(subject, "demo", STARTED).await;
     for request in ["first", "second"] {
-        let restarted = futures::future::join_all((0..3).map(|_| platform.restart(&key("demo"), request))).await;
+        let demo = key("demo");
+        let restarted = futures::future::join_all((0..3).map(|_| platform.restart(&demo, request))).await;
         assert_eq!(restarted.into_iter().map(Result::unwrap).filter(|restarted| *restarted).count(), 1, "{request}");
         let now = ask(subject, "demo", STARTED).await;
         assert_ne!(now, started, "{request}");
