@@ -137,7 +137,12 @@ fn one_that_recovers_has_no_cause_and_may_be_waited_for() {
 fn commands_name_the_namespace_where_it_is_needed() {
     let failure = failed(FailureKind::Exhausted, "no node can take the pod", &[]);
     let (team, plain) = (key(), InstanceKey::parse("default", "demo").unwrap());
-    let fix = |key: &InstanceKey| diagnose(&facts(key, InstanceState::Failed, Some(&failure))).fix.join("\n");
-    assert!(fix(&team).contains("`toygres delete demo -n team`"), "{}", fix(&team));
-    assert!(fix(&plain).contains("`toygres delete demo`"), "{}", fix(&plain));
+    let fix = |key: &InstanceKey, never_ran| {
+        diagnose(&Facts { never_ran, ..facts(key, InstanceState::Failed, Some(&failure)) }).fix.join("\n")
+    };
+    assert!(fix(&team, true).contains("`toygres delete demo -n team`"), "{}", fix(&team, true));
+    assert!(fix(&plain, true).contains("`toygres delete demo`"), "{}", fix(&plain, true));
+    // What may have data is never advised to be deleted.
+    assert!(!fix(&team, false).contains("toygres delete"), "{}", fix(&team, false));
+    assert!(fix(&team, false).contains("`toygres start demo -n team`"), "{}", fix(&team, false));
 }

@@ -276,7 +276,7 @@ mod tests {
         let mut operation = testing::operation(OperationKind::CREATE);
         operation.state = OperationState::Cancelled;
         operation.cancel_requested_by = Some("alice".into());
-        assert!(ended(&operation).contains("nothing of it is left"), "{}", ended(&operation));
+        assert!(ended(&operation).contains("what was made of it is removed"), "{}", ended(&operation));
         assert!(unexpected(&operation).message.contains("cancelled by alice"), "{:?}", unexpected(&operation));
         assert!(details(&testing::ui(), &operation).contains("Cancelled by  alice"), "{}", details(&testing::ui(), &operation));
     }

@@ -90,9 +90,11 @@ async fn a_server_that_is_away_is_unreachable() {
 
 #[tokio::test]
 async fn a_create_tells_whether_it_began_something() {
+    let spec = json!({ "platform": "local", "postgres_version": "17" });
     let operation = json!({ "id": Uuid::nil(), "kind": "create", "instance_id": Uuid::nil(), "namespace": "team",
-        "instance_name": "demo", "state": "pending", "cause": "c", "error": null, "revision": 1,
-        "created_at": "2026-01-01T00:00:00Z", "started_at": null, "finished_at": null, "steps": [] });
+        "instance_name": "demo", "place": "local", "summary": "create", "input": {}, "spec_before": spec, "spec": spec,
+        "generation": 1, "state_before": "creating", "reverting": false, "state": "pending", "cause": "c", "actor": "root",
+        "error": null, "revision": 1, "created_at": "2026-01-01T00:00:00Z", "started_at": null, "finished_at": null, "steps": [] });
     let create = |Json(body): Json<Value>| async move {
         let status = if body["name"] == "demo" { Status::ACCEPTED } else { Status::OK };
         (status, Json(operation))

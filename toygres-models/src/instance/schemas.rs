@@ -3,6 +3,7 @@
 use serde_json::json;
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 
+use crate::PlatformName;
 use crate::version::SUPPORTED_MAJORS;
 
 pub(super) fn postgres_version() -> ObjectBuilder {
@@ -13,6 +14,21 @@ pub(super) fn postgres_version() -> ObjectBuilder {
         .minimum(Some(*SUPPORTED_MAJORS.start()))
         .maximum(Some(*SUPPORTED_MAJORS.end()))
         .examples([json!("17"), json!("17.4")])
+}
+
+pub(super) fn platform() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some("`local` (a server process) or `kubernetes` (a pod); the server's default if left out."))
+        .enum_values(Some(PlatformName::ALL.map(PlatformName::as_str)))
+}
+
+pub(super) fn power() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some("Whether its server runs (`running`) or is stopped (`stopped`)."))
+        .enum_values(Some(["running", "stopped"]))
+        .default(Some(json!("running")))
 }
 
 pub(super) fn cpu() -> ObjectBuilder {

@@ -30,7 +30,7 @@ pub enum Power {
 #[serde(deny_unknown_fields)]
 pub struct InstanceSpec {
     /// `local` (a server process) or `kubernetes` (a pod); the server's default if left out.
-    #[schema(inline)]
+    #[schema(schema_with = schemas::platform)]
     pub platform: PlatformName,
     /// A major or a full version (in quotes); the platform's default if left out.
     #[schema(schema_with = schemas::postgres_version)]
@@ -75,7 +75,7 @@ pub struct InstanceSpec {
     pub delete_protection: bool,
     /// Whether its server runs (`running`) or is stopped (`stopped`).
     #[serde(default)]
-    #[schema(inline, default = "running")]
+    #[schema(schema_with = schemas::power)]
     pub power: Power,
 }
 
@@ -152,8 +152,14 @@ impl InstanceSpec {
             let path = error.path().to_string();
             let problem = error.into_inner().to_string();
             // "missing field `x`" and "unknown field `x`" are about the whole object.
-            let field = if path == "." { problem.split('`').nth(1).unwrap_or("spec").to_owned() } else { path };
-            let problem = problem.strip_prefix(&format!("{field}: ")).unwrap_or(&problem).to_owned();
+            let field = if path == "." { problem.split('`').nth(1).unwrap_or("spec").to_owned() } else { path.clone() };
+            let problem = match (problem.strip_prefix(&format!("{field}: ")), problem.split_once(", expected ")) {
+                // In the words of the field's type.
+                (Some(own), _) => own.to_owned(),
+                // serde's: "invalid type: string \"x\", expected a boolean".
+                (None, Some((_, expected))) if path != "." => format!("has to be {expected}"),
+                (None, _) => problem,
+            };
             Invalid { field: static_name(&field), problem }
         })?;
         if spec.dns_label.is_some() && !spec.use_load_balancer {

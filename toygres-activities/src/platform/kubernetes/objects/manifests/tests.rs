@@ -92,8 +92,7 @@ fn the_types_know_every_field_of_the_templates() {
         json!({ "public": false, "control_namespace": "x" }),
     );
     check::<PodDisruptionBudget>(&manifests, template!("postgres-poddisruptionbudget.yaml"), json!({}));
-    let values =
-        json!({ "image": "i", "volume_path": "/v", "pgdata": "/v/d", "user_id": 999, "resources": Resources::default() });
+    let values = json!({ "image": "i", "replicas": 1, "volume_path": "/v", "pgdata": "/v/d", "user_id": 999, "resources": Resources::default() });
     check::<StatefulSet>(&manifests, template!("postgres-statefulset.yaml"), values);
 }
 

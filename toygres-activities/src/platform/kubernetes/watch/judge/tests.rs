@@ -142,7 +142,9 @@ fn what_somebody_deleted_is_named() {
     let lost = Seen { claim: None, ..without_pod() };
     assert!(doubtful(&lost).message.contains("demo-data"));
     let half = Seen { set: None, ..without_pod() };
-    assert!(doubtful(&half).message.contains("half-made"));
+    assert!(doubtful(&half).message.contains("its data is intact"));
+    let gone = Seen { set: None, claim: None, ..with_pod(json!({})) };
+    assert!(doubtful(&gone).message.contains("its data with them"));
     let mut mount = waiting("ContainerCreating", "");
     mount.events.push(event("Pod", "FailedMount", "MountVolume.SetUp failed for volume \"tls\" : secret \"demo-tls\" not found"));
     assert!(doubtful(&mount).message.contains("demo-tls"));
