@@ -29,6 +29,14 @@ impl<'de> Deserialize<'de> for TextOrNumber {
             fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
                 Ok(TextOrNumber(number.to_string()))
             }
+
+            // To JSON Schema 18.0 is a whole number.
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Self::Value, E> {
+                match number.fract() == 0.0 {
+                    true => Ok(TextOrNumber(format!("{number:.0}"))),
+                    false => Err(E::invalid_value(de::Unexpected::Float(number), &self)),
+                }
+            }
         }
 
         deserializer.deserialize_any(TextOrNumberVisitor)

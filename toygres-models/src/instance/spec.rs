@@ -157,7 +157,9 @@ impl InstanceSpec {
                 // In the words of the field's type.
                 (Some(own), _) => own.to_owned(),
                 // serde's: "invalid type: string \"x\", expected a boolean".
-                (None, Some((_, expected))) if path != "." => format!("has to be {expected}"),
+                (None, Some((_, expected))) if path != "." && !problem.starts_with("unknown field") => {
+                    format!("has to be {}", in_plain_words(expected))
+                }
                 (None, _) => problem,
             };
             Invalid { field: static_name(&field), problem }
@@ -212,6 +214,16 @@ impl InstanceSpec {
     #[must_use]
     pub fn label_map(&self) -> BTreeMap<String, String> {
         self.labels.clone().into()
+    }
+}
+
+/// What serde expects, for a person.
+fn in_plain_words(expected: &str) -> &str {
+    match expected {
+        "a string" => "text (in quotes)",
+        "a boolean" => "true or false",
+        "a map" => "a mapping of names to values",
+        other => other,
     }
 }
 

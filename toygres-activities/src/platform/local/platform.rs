@@ -242,6 +242,10 @@ impl Inner {
             if observation.ready {
                 return Ok(observation);
             }
+            if observation.phase == Phase::Stopped {
+                let message = format!("{key} is stopped; `toygres start {}` starts it", key.name);
+                return Err(Failure::permanent(FailureKind::Conflict, message));
+            }
             if observation.phase == Phase::Failed {
                 // One that has just ended is restarted in a moment; a start that failed is an answer.
                 let restarts = self.known(key).is_some_and(|instance| {

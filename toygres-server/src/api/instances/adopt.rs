@@ -56,14 +56,26 @@ pub(super) async fn adopt(
     let key = instance_key(&name, parameters.namespace.as_deref())?;
     caller.may_administer(None)?;
     for platform in state.platforms.names() {
-        let place = state.platforms.get(platform).await?;
-        let Some(record) = place.platform.records().await?.into_iter().find(|record| record.key == key) else { continue };
+        let found = async {
+            let place = state.platforms.get(platform).await?;
+            let record = place.platform.records().await?.into_iter().find(|record| record.key == key);
+            Ok::<_, Failure>(record.map(|record| (place, record)))
+        };
+        let (place, record) = match found.await {
+            Ok(Some(found)) => found,
+            Ok(None) => continue,
+            Err(failure) => {
+                tracing::warn!(platform = %platform, error = %failure, "a platform's instances could not be listed");
+                continue;
+            }
+        };
         let adopted = described(&state, &caller, &place, record).await?;
         let operation = state.store.adopt_instance(&adopted).await?;
         begin(&state, &operation).await;
         return Ok(accepted(operation));
     }
-    let message = format!("no platform that is served here has an instance {key} with its data; `toygres adopt` lists them");
+    let message =
+        format!("no platform that can be reached from here has an instance {key} with its data; `toygres adopt` lists them");
     Err(Failure::permanent(FailureKind::NotFound, message).into())
 }
 
