@@ -116,8 +116,12 @@ pub(in crate::platform::local) fn end_orphans(data: &Path) {
 
 /// Waits until a server that ended has no process left, or for so long. The last one writes its log.
 pub(in crate::platform::local) async fn last_child_ended(data: &Path, limit: Duration) {
+    wait_until_gone(limit, || all_parts(data, Part::Child).is_empty()).await;
+}
+
+async fn wait_until_gone(limit: Duration, is_gone: impl Fn() -> bool) {
     let begun = Instant::now();
-    while begun.elapsed() < limit && !all_parts(data, Part::Child).is_empty() {
+    while begun.elapsed() < limit && !is_gone() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -252,14 +256,23 @@ impl Postmaster {
         }
     }
 
+    /// The processes that it started, where the system lists them.
+    fn children(&self) -> Vec<Pid> {
+        let list = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).unwrap_or_default();
+        list.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+    }
+
     /// Stops it: a clean fast shutdown; where `patience` isn't enough, an immediate one; at last by force.
     pub(in crate::platform::local) async fn stop(&self, patience: Duration) -> Result<(), Failure> {
+        let children = self.children();
         for (signal, wait) in
             [(Signal::INT, patience), (Signal::QUIT, Duration::from_secs(5)), (Signal::KILL, Duration::from_secs(10))]
         {
             self.signal(signal)?;
             if tokio::time::timeout(wait, self.exited()).await.is_ok() {
-                last_child_ended(&self.data, Duration::from_secs(1)).await;
+                // The one that writes its log is the last; to look at these is cheaper than at all there are.
+                let is_gone = || !children.iter().any(|child| is_part(*child, &self.data, Part::Child));
+                wait_until_gone(Duration::from_secs(1), is_gone).await;
                 return Ok(());
             }
             tracing::warn!(process.id = self.pid(), ?signal, "the server did not stop on a signal");
