@@ -156,6 +156,11 @@ impl InstanceSpec {
             let problem = match (problem.strip_prefix(&format!("{field}: ")), problem.split_once(", expected ")) {
                 // In the words of the field's type.
                 (Some(own), _) => own.to_owned(),
+                // serde's: "unknown variant `docker`, expected `local` or `kubernetes`".
+                (None, Some((unknown, expected))) if unknown.starts_with("unknown variant") => {
+                    let value: String = unknown.split('`').nth(1).unwrap_or_default().chars().take(40).collect();
+                    format!("{value:?} is unknown; known are {}", expected.replace('`', "").replace(" or ", " and "))
+                }
                 // serde's: "invalid type: string \"x\", expected a boolean".
                 (None, Some((_, expected))) if path != "." && !problem.starts_with("unknown field") => {
                     format!("has to be {}", in_plain_words(expected))

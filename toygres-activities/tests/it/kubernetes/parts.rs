@@ -21,9 +21,9 @@ async fn what_is_deleted_around_intact_data_is_listed_and_made_again() {
     let parts = [
         ("statefulset/demo", "the StatefulSet"),
         ("service/demo", "the Service"),
-        ("configmap/demo-config", "the ConfigMap"),
         ("secret/demo-password", "the Secret with the password"),
         ("secret/demo-tls", "the Secret with the certificate"),
+        ("configmap/demo-config", "the ConfigMap"),
         ("serviceaccount/demo-postgres", "the ServiceAccount"),
         ("networkpolicy/demo-postgres", "the NetworkPolicy"),
         ("poddisruptionbudget/demo-postgres", "the PodDisruptionBudget"),

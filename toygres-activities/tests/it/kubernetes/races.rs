@@ -110,29 +110,35 @@ async fn watches_that_are_cut_off_are_taken_up_again() {
     let platform = subject.platform_on(subject.by_way_of(&proxy)).await;
     let key = subject.real_key("demo");
     platform.ensure(&subject.real_spec("demo")).await.unwrap();
-    // Nothing can get ready as long as there is no pod.
-    subject.kubectl(&["scale", "statefulset", "demo", "--replicas=0"]);
-    subject.kubectl(&["wait", "--for=delete", "pod/demo-0", "--timeout=60s"]);
+    subject.kubectl(&["wait", "--for=create", "pod/demo-0", "--timeout=60s"]);
+    // Nothing can get ready as long as the last pod is held: a StatefulSet makes no second one of its name.
+    subject.kubectl(&["wait", "--for=condition=Ready", "pod/demo-0", "--timeout=120s"]);
+    subject.kubectl(&["patch", "pod", "demo-0", "--type=merge", "-p", HOLD]);
+    subject.kubectl(&["delete", "pod", "demo-0", "--wait=false"]);
+    subject.kubectl(&["wait", "--for=condition=Ready=false", "pod/demo-0", "--timeout=60s"]);
     let waiting = tokio::spawn({
         let (platform, key) = (platform.clone(), key.clone());
         async move { platform.wait_ready(&key, READY).await }
     });
     cut_watches(&proxy, 4).await;
-    subject.kubectl(&["scale", "statefulset", "demo", "--replicas=1"]);
+    subject.kubectl(&["patch", "pod", "demo-0", "--type=merge", "-p", LET_GO]);
     assert!(waiting.await.unwrap().unwrap().ready);
 
     // Nothing is gone as long as somebody holds it.
-    subject.kubectl(&["patch", "service", "demo", "--type=merge", "-p", r#"{"metadata":{"finalizers":["test.example/hold"]}}"#]);
+    subject.kubectl(&["patch", "service", "demo", "--type=merge", "-p", HOLD]);
     let removing = tokio::spawn({
         let (platform, key) = (platform.clone(), key.clone());
         async move { platform.remove(&key).await }
     });
     cut_watches(&proxy, 4).await;
     assert!(!removing.is_finished());
-    subject.kubectl(&["patch", "service", "demo", "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#]);
+    subject.kubectl(&["patch", "service", "demo", "--type=merge", "-p", LET_GO]);
     assert!(removing.await.unwrap().unwrap());
     assert_eq!((subject.servers(), subject.leftovers()), (0, vec![]));
 }
+
+const HOLD: &str = r#"{"metadata":{"finalizers":["test.example/hold"]}}"#;
+const LET_GO: &str = r#"{"metadata":{"finalizers":null}}"#;
 
 async fn cut_watches(proxy: &Proxy, number: usize) {
     let before = proxy.watches_cut();

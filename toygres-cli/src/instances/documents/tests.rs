@@ -54,7 +54,11 @@ fn what_is_wrong_is_told_with_its_place_and_without_its_value() {
         ("name: a\npostgres_version: \"13\"\n", "f.yaml:2:19 (document 1, postgres_version)", "14 to 18"),
         ("- name: a\n- name: Demo\n", "f.yaml:2:9 (document 2, name)", "did you mean \"demo\""),
         ("name: a\nnamespace: Team\n", "f.yaml:2:12 (document 1, namespace)", "did you mean \"team\""),
-        ("name: a\nplatform: docker\n", "f.yaml:2:11 (document 1, platform)", "`local` or `kubernetes`"),
+        (
+            "name: a\nplatform: docker\n",
+            "f.yaml:2:11 (document 1, platform)",
+            "\"docker\" is unknown; known are local and kubernetes",
+        ),
         ("name: a\ndns_label: blog\n", "f.yaml:2:12 (document 1, dns_label)", "use_load_balancer"),
         ("name: a\n bad: - x\n", "f.yaml:2:", "not allowed"),
         ("name: [\n", "f.yaml:1:7", "bracket"),

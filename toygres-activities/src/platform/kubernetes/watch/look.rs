@@ -19,7 +19,7 @@ use super::judge::{Seen, Verdict};
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{Names, is_of};
 use crate::platform::{Observation, Phase};
-use crate::server_log::{headline, told};
+use crate::server_log::{Line, headline, told};
 
 /// How long something may be in doubt: a slow controller may still mend it.
 const DOUBT: Duration = Duration::from_secs(3);
@@ -237,7 +237,11 @@ impl Cluster {
             Ok(lines) if !lines.is_empty() => lines,
             _ => self.log(key, LOG_LINES, false).await.unwrap_or_default(),
         };
-        let lines: Vec<_> = told(lines).collect();
+        // `initdb` speaks first, of itself alone and without a prefix. A log that was cut begins anywhere.
+        let whole = lines.len() < usize::try_from(LOG_LINES).unwrap_or(usize::MAX);
+        let of_server = if whole { lines.iter().position(|line| Line::parse(line).is_some()).unwrap_or(lines.len()) } else { 0 };
+        let (before, of_server) = lines.split_at(of_server);
+        let lines: Vec<_> = before.iter().filter(|line| !line.trim().is_empty()).chain(told(of_server)).cloned().collect();
         if let Some(headline) = headline(&lines) {
             failure.message = format!("{}: {headline}", failure.message);
         }
