@@ -197,7 +197,7 @@ pub fn diagnose(facts: &Facts<'_>) -> Verdict {
     }
     let is_well = facts.state == InstanceState::Running && facts.seen == Seen::Ready;
     if is_well && facts.failure.is_none() {
-        // Whoever writes is refused, and the rest works.
+        // Writes are refused, and the rest works.
         if let Some((cause @ Cause::DiskFull, evidence)) = find(RULES, &[Witness::anybody(facts.log_of_late)]) {
             return verdict(facts, cause, evidence);
         }

@@ -111,7 +111,7 @@ impl K8sClient {
         self.origin.in_cluster
     }
 
-    /// Whether the kubeconfig has changed since: whoever logged in anew wants a new client.
+    /// Whether the kubeconfig has changed since: a new log-in needs a new client.
     #[must_use]
     pub fn is_outdated(&self) -> bool {
         self.origin.files.iter().any(|(path, then)| written(path) != *then)

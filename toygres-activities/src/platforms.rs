@@ -53,7 +53,7 @@ impl Served {
     }
 }
 
-/// The platforms that are served. Each is opened when it is first needed, so that whoever has a
+/// The platforms that are served. Each is opened when it is first needed, so that a user who has a
 /// kubeconfig and only local instances has no cluster called; and anew when that has changed since.
 /// Cheap to clone.
 #[derive(Clone)]

@@ -90,7 +90,7 @@ pub enum Command {
     Operations(Operations),
     /// Print the end of an instance's PostgreSQL log, or follow it
     Logs(Logs),
-    /// List the PostgreSQL versions to be had
+    /// List the PostgreSQL versions that are available
     Versions {
         /// Where: local or kubernetes [default: the server's first] [env: TOYGRES_PLATFORM]
         #[arg(long, value_name = "PLATFORM", value_parser = platform)]

@@ -73,7 +73,7 @@ fn run(cli: Cli) -> Outcome {
             return dispatch(cli.command, settings, &ui).await;
         }
         tokio::select! {
-            // First, so that whoever waits for Ctrl-C further down gets to say something better.
+            // First, so that code further down that waits for Ctrl-C gets to say something better.
             biased;
             outcome = dispatch(cli.command, settings, &ui) => outcome,
             () = interrupted() => {

@@ -204,7 +204,7 @@ impl Client {
         self.get(self.url(&["v1", "operations", &id.to_string()], &[])?).await
     }
 
-    /// The PostgreSQL versions to be had on a platform, newest first.
+    /// The PostgreSQL versions that are available on a platform, newest first.
     pub async fn versions(&self, platform: Option<PlatformName>) -> Result<Page<OfferedVersion>, ClientError> {
         let platform = ("platform", platform.map(|platform| platform.to_string()));
         self.get(self.url(&["v1", "versions"], &[platform])?).await

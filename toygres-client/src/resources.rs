@@ -16,7 +16,7 @@ pub use crate::manifest::{InstanceManifest, ManifestError};
 /// What a problem's `type` begins with; a stable word follows.
 pub const PROBLEM_TYPE: &str = "urn:toygres:problem:";
 
-/// Header with the context that the server's kubeconfig has to be used with: a safeguard for whoever
+/// Header with the context that the server's kubeconfig has to be used with: a safeguard for a client that
 /// means a particular cluster. A server that was started with another one refuses the request.
 pub const KUBE_CONTEXT: &str = "x-toygres-kube-context";
 

@@ -32,7 +32,7 @@ pub const IN_SECONDS: Duration = Duration::from_secs(90);
 /// A test that takes longer says so.
 const SLOW: Duration = Duration::from_secs(30);
 
-/// Past the capture of a test's output, which would hide it from whoever reads "ok".
+/// Past the capture of a test's output, which would hide it from those who read "ok".
 fn tell(words: &str) {
     let _ = writeln!(std::io::stderr(), "\n{words}");
 }

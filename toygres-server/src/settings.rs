@@ -1,4 +1,4 @@
-//! The settings of a server, checked: whoever starts one says where they come from.
+//! The settings of a server, checked. Where they come from is the starter's business.
 
 mod state_dir;
 

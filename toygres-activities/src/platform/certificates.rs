@@ -56,7 +56,7 @@ fn params(common_name: &str, days: u32) -> CertificateParams {
 fn look_at<T>(pem: &str, look: impl FnOnce(&X509Certificate<'_>) -> T) -> Result<T, String> {
     let (_, block) = parse_x509_pem(pem.as_bytes()).map_err(|error| error.to_string())?;
     let certificate = block.parse_x509().map_err(|error| error.to_string())?;
-    Ok(look(&certificate))
+    Ok(describe(&certificate))
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {

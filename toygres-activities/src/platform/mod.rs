@@ -172,7 +172,7 @@ pub trait Platform: Send + Sync + 'static {
     /// Names the field that the platform doesn't offer, and why.
     fn check(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Invalid>;
 
-    /// The versions to be had, newest first. What would have to be fetched is listed as far as
+    /// The versions that are available, newest first. What would have to be fetched is listed as far as
     /// the archive can be reached now.
     async fn versions(&self) -> Result<Vec<OfferedVersion>, Failure>;
 
@@ -244,7 +244,7 @@ pub trait Platform: Send + Sync + 'static {
     ///
     /// Following, and a request with [`after`](LogRequest::after), go on over restarts of the server, over
     /// the log's being cut for its length, and over the replacement of what the server runs in: no line is
-    /// left out or comes twice, as long as the platform still has it. Whoever stops listening ends all
+    /// left out or comes twice, as long as the platform still has it. A listener that stops ends all
     /// work on it.
     ///
     /// # Errors

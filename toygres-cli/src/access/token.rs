@@ -24,7 +24,7 @@ pub enum TokenCommand {
     /// List tokens, without their secrets
     #[command(visible_alias = "ls")]
     List,
-    /// Revoke a token: whoever has it is refused from now on
+    /// Revoke a token: its holder is refused from now on
     Revoke {
         /// The token's name
         #[arg(value_parser = token_name)]

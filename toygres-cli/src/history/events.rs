@@ -22,7 +22,7 @@ use crate::values::instance_name;
 /// How many of the latest events are shown unless told otherwise.
 const DEFAULT_LIMIT: u32 = 50;
 /// How long a server may be away before that is told, after the try that is under way then: longer than it takes to stop,
-/// refuse whoever came in that moment, and start.
+/// refuse a client that came in that moment, and start.
 const UNTOLD: Duration = Duration::from_secs(4);
 /// How wide kinds and names are shown where lines come one by one.
 const KIND_WIDTH: usize = 19;

@@ -14,7 +14,7 @@ use toygres_models::{InstanceKey, InstanceName, LogLine, LogRequest};
 use crate::error::{CliError, Outcome};
 use crate::output::interrupt::interrupted;
 use crate::output::ui::write_to_reader;
-use crate::session::{PATIENCE, PAUSE, Session, is_gone};
+use crate::session::{PAUSE, RETRY_TIMEOUT, Session, is_gone};
 use crate::values::instance_name;
 
 /// How often the server on this machine is started again while no line comes.
@@ -93,7 +93,7 @@ async fn print(session: &mut Session<'_>, key: &InstanceKey, mut request: LogReq
                     }
                     if let Some(broken) = broken {
                         // That it was opened is no answer yet: where it breaks each time, that has an end.
-                        if opened_at.elapsed() > PATIENCE {
+                        if opened_at.elapsed() > RETRY_TIMEOUT {
                             last_answer = Instant::now();
                         }
                         break broken;
@@ -118,7 +118,7 @@ async fn reconnect(
     if is_gone(&broken) && session.is_local() && *restarts < RESTARTS {
         *restarts += 1;
         session.reopen().await?;
-    } else if broken.is_passing() && last_answer.elapsed() < PATIENCE {
+    } else if broken.is_passing() && last_answer.elapsed() < RETRY_TIMEOUT {
         sleep(PAUSE).await;
     } else {
         return Err(session.explain(broken));

@@ -16,7 +16,7 @@ use crate::output::display::between;
 use crate::output::interrupt::interrupted;
 use crate::output::progress::Progress;
 use crate::output::ui::Ui;
-use crate::session::{PATIENCE, PAUSE, Session, is_gone};
+use crate::session::{PAUSE, RETRY_TIMEOUT, Session, is_gone};
 
 /// How long the server holds a request while nothing happens.
 const LONG_POLL: Duration = Duration::from_secs(20);
@@ -124,7 +124,7 @@ pub async fn follow(
                 display.tell("the server went away; the work goes on when it is back");
                 session.reopen().await?;
             }
-            Err(error) if error.is_passing() && last_answer.elapsed() < PATIENCE => sleep(PAUSE).await,
+            Err(error) if error.is_passing() && last_answer.elapsed() < RETRY_TIMEOUT => sleep(PAUSE).await,
             Err(error) => return Err(lost(session, error, operation.id)),
         }
     }

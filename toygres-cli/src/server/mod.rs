@@ -60,7 +60,7 @@ async fn start(settings: &Settings, ui: &Ui) -> Outcome {
         None => local_server::start(settings, ui).await?,
     };
     if !ui.is_for_people() {
-        ui.print_record(&look(settings).await?)?;
+        ui.print_record(&fetch_status(settings).await?)?;
     } else if was_running {
         ui.print(format_args!("the toygres server is running already, at {url}"))?;
     } else {
@@ -126,7 +126,7 @@ struct Status {
     log: String,
 }
 
-async fn look(settings: &Settings) -> Result<Status, CliError> {
+async fn fetch_status(settings: &Settings) -> Result<Status, CliError> {
     let server = local_server::find(settings).await?;
     let ready = match &server {
         Some(server) => {
@@ -149,7 +149,7 @@ async fn look(settings: &Settings) -> Result<Status, CliError> {
 }
 
 async fn status(settings: &Settings, ui: &Ui) -> Outcome {
-    let status = look(settings).await?;
+    let status = fetch_status(settings).await?;
     if ui.is_for_people() {
         ui.print(status_text(ui, &status))?
     } else {

@@ -46,7 +46,7 @@ pub enum Found {
 /// Looks for a server that runs here: the process that left its record is there, and answers
 /// as a toygres server. It isn't enough that someone answers on its port, who may be a stranger or
 /// the server of another state directory: they would be shown this one's token.
-pub async fn look(settings: &Settings) -> Result<Found, CliError> {
+pub async fn find_server(settings: &Settings) -> Result<Found, CliError> {
     let Some(record) = running(settings)? else { return Ok(Found::Nothing) };
     match client(settings, &record.url, None)?.health().await {
         Ok(_) => Ok(Found::Answering(record)),
@@ -57,7 +57,7 @@ pub async fn look(settings: &Settings) -> Result<Found, CliError> {
 
 /// A server that runs here, if one does. One that is there and doesn't answer is an error: another can't be started.
 pub async fn find(settings: &Settings) -> Result<Option<ServerRecord>, CliError> {
-    match look(settings).await? {
+    match find_server(settings).await? {
         Found::Answering(record) => Ok(Some(record)),
         Found::Hanging(record) => {
             Err(CliError::failed(format!("the toygres server (process {}) is there, but does not answer", record.pid))
@@ -264,7 +264,7 @@ mod tests {
     use crate::testing::settings;
 
     #[tokio::test]
-    async fn a_record_whose_process_is_gone_is_no_server_whoever_answers_at_its_address() {
+    async fn a_record_whose_process_is_gone_is_no_server_even_if_its_address_answers() {
         let state_dir = tempfile::tempdir().unwrap();
         let settings = settings(state_dir.path());
         assert!(find(&settings).await.unwrap().is_none());

@@ -27,7 +27,7 @@ const RESTARTS: usize = 2;
 /// Between requests to a server that is away.
 pub const PAUSE: Duration = Duration::from_millis(250);
 /// How long a server that was named may be away while a command works with it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A command's connection to a server. Clones are for what goes on side by side.
 #[derive(Clone)]
@@ -81,8 +81,10 @@ impl<'a> Session<'a> {
                     self.reopen().await?;
                 }
                 // The first try was cut off: its server may be gone, and holds it for a while yet.
-                Err(error) if is_in_progress(&error) && began.elapsed() < PATIENCE => sleep(PAUSE).await,
-                Err(error) if !self.is_local() && self.was_cut_off(&error) && began.elapsed() < PATIENCE => sleep(PAUSE).await,
+                Err(error) if is_in_progress(&error) && began.elapsed() < RETRY_TIMEOUT => sleep(PAUSE).await,
+                Err(error) if !self.is_local() && self.was_cut_off(&error) && began.elapsed() < RETRY_TIMEOUT => {
+                    sleep(PAUSE).await
+                }
                 Err(error) => return Err(self.explain(error)),
             }
         }
@@ -112,7 +114,7 @@ impl<'a> Session<'a> {
     /// `false` if none answers.
     pub async fn find_again(&mut self) -> Result<bool, CliError> {
         if self.is_local() {
-            let Found::Answering(server) = local_server::look(self.settings).await? else { return Ok(false) };
+            let Found::Answering(server) = local_server::find_server(self.settings).await? else { return Ok(false) };
             self.client = client_of(&server.url, self.settings)?;
         }
         Ok(true)
@@ -164,7 +166,7 @@ fn client_of(url: &str, settings: &Settings) -> Result<Client, CliError> {
 /// A client of a server that was named, known by the CA that was set or else the system's.
 ///
 /// # Errors
-/// If whoever is on the way could read the token, and that isn't allowed.
+/// If others on the network could read the token, and that isn't allowed.
 pub fn client(settings: &Settings, url: &Url, token: Option<&SecretString>) -> Result<Client, CliError> {
     if token.is_some() {
         expect_private_way(settings, url)?;
@@ -177,7 +179,7 @@ pub fn client(settings: &Settings, url: &Url, token: Option<&SecretString>) -> R
 pub fn expect_private_way(settings: &Settings, server: &Url) -> Result<(), CliError> {
     if server.scheme() == "http" && !is_this_machine(server) && !settings.allow_plaintext {
         return Err(CliError::usage(format!(
-            "{server} is plain HTTP: whoever is on the way would read the token; nothing was sent"
+            "{server} is plain HTTP: others on the network could read the token; nothing was sent"
         ))
         .hint("give an https:// address, or --allow-plaintext where the network is trusted"));
     }

@@ -92,7 +92,7 @@ pub struct SettingFlags {
     pub tls_names: Option<String>,
 
     /// Serve the API over TLS with this certificate, its issuers' behind it, in PEM. A new one in its
-    /// place is taken up by itself [env: TOYGRES_TLS_CERTIFICATE]
+    /// place is loaded by itself [env: TOYGRES_TLS_CERTIFICATE]
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = SETTINGS)]
     pub tls_certificate: Option<String>,
 

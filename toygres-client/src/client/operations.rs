@@ -24,7 +24,7 @@ impl Client {
     }
 
     /// One operation, sent by the server with each change after `after_revision`. The stream ends with
-    /// the operation, or sooner if the server stops; it can be taken up again at the last revision seen.
+    /// the operation, or sooner if the server stops; it can be resumed at the last revision seen.
     pub async fn operation_stream(
         &self,
         id: Uuid,

@@ -98,7 +98,7 @@ impl Store {
         self.events_matching(&EventFilter::of_instance(instance_id), after, limit).await
     }
 
-    /// Events in order, after the one of that number. Whoever goes on after the last of them misses none:
+    /// Events in order, after the one of that number. A reader that goes on after the last of them misses none:
     /// ids are in the order in which events become visible.
     ///
     /// # Errors
@@ -257,13 +257,13 @@ impl<'a> NewEvent<'a> {
         Self { operation_id: Some(operation_id), ..self.asked_by(requested) }
     }
 
-    /// In that operation, for whoever asked for it.
+    /// In that operation, for the caller that asked for it.
     pub(super) fn in_operation(self, operation: &'a Operation) -> Self {
         Self { actor: &operation.actor, cause: &operation.cause, operation_id: Some(operation.id), ..self }
     }
 }
 
-/// Writes an event. It is the last thing that a transaction does: whoever else writes one waits for
+/// Writes an event. It is the last thing that a transaction does: another transaction that writes one waits for
 /// the transaction's end, so that events become visible in the order of their ids.
 pub(super) async fn insert_event(connection: &mut sqlx::PgConnection, event: &NewEvent<'_>) -> Result<(), StoreError> {
     sqlx::query(

@@ -152,7 +152,7 @@ async fn select(connection: &mut PgConnection, name: &Namespace) -> Result<Optio
 /// instance would exceed it: of two creates at once, the second counts the first.
 pub(super) async fn check_quota(tx: &mut Transaction<'_, Postgres>, new: &NewInstance) -> Result<(), StoreError> {
     let namespace = new.key.namespace.as_str();
-    // Creates don't wait for each other here, but whoever sets the first quota waits for them.
+    // Creates don't wait for each other here, but setting the first quota waits for them.
     sqlx::query("SELECT pg_advisory_xact_lock_shared(hashtextextended($1, 7846919))").bind(namespace).execute(&mut **tx).await?;
     let quota: Option<(Option<i32>, Option<i64>)> = sqlx::query_as(
         "SELECT max_instances, max_storage_gb FROM namespaces

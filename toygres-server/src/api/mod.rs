@@ -88,7 +88,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .with_state(state)
 }
 
-/// Whoever names a cluster gets that one or none.
+/// A caller that names a cluster gets that one or none.
 async fn check_context(State(state): Shared, request: Request, next: Next) -> Response {
     let wanted = request.headers().get(KUBE_CONTEXT).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     match (wanted, state.kube_context.as_deref()) {
@@ -126,7 +126,7 @@ async fn readyz(State(state): Shared) -> Result<Json<Health>, ApiError> {
             tracing::warn!(%error, "not ready: the metadata store failed");
             Err(ApiError::unavailable("the metadata store can't be used"))
         }
-        Ok(Err(error)) => Err(ApiError::unavailable(format!("{error}. Until then no work is taken up"))),
+        Ok(Err(error)) => Err(ApiError::unavailable(format!("{error}. Until then no work is begun"))),
         Err(_) => Err(ApiError::unavailable("the metadata store does not answer")),
     }
 }

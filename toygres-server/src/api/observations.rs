@@ -25,7 +25,7 @@ impl Default for Observations {
 
 impl Observations {
     /// Whether the instance could be looked at, by this look unless another was a moment ago; and whether by this one.
-    pub async fn look(&self, id: Uuid, looking: impl Future<Output = bool>) -> (bool, bool) {
+    pub async fn share(&self, id: Uuid, looking: impl Future<Output = bool>) -> (bool, bool) {
         let look = self.looks.entry(id).or_insert_with(looking).await;
         (*look.value(), look.is_fresh())
     }

@@ -49,7 +49,7 @@ pub async fn run(settings: ServerSettings, background: bool) -> anyhow::Result<(
     result
 }
 
-/// Tells whoever started the server in the background how it goes. That one may be gone: then
+/// Tells the process that started the server in the background how it goes. That process may be gone: then
 /// nobody is told, which is no error.
 struct Announcer {
     background: bool,

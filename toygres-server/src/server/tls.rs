@@ -29,7 +29,7 @@ use tracing::{error, info};
 use crate::settings::TlsSettings;
 
 /// How often the files of a given certificate are looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How old a certificate of the own CA gets. It is valid for a year.
 const OWN_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -104,16 +104,16 @@ impl Tls {
         TlsAcceptor { here: OpenSSLAcceptor::new(self.own.clone()), others: OpenSSLAcceptor::new(others.clone()) }
     }
 
-    /// Takes up files that have changed, and makes the own certificate anew before it ends. New
+    /// Loads files that have changed, and makes the own certificate anew before it ends. New
     /// connections get what is current.
     pub async fn keep_current(mut self) {
         let mut made = Instant::now();
         loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             if let Some(given) = &mut self.given
-                && let Err(problem) = given.look()
+                && let Err(problem) = given.reload_if_changed()
             {
-                error!(problem = format!("{problem:#}"), "the API's certificate was not taken up; the old one stays in use");
+                error!(problem = format!("{problem:#}"), "the API's certificate was not loaded; the old one stays in use");
             }
             if made.elapsed() > OWN_AGE {
                 match own_acceptor(&self.ca, &self.names, self.given.as_ref().map(|given| given.config.clone())) {
@@ -127,9 +127,9 @@ impl Tls {
 }
 
 impl Given {
-    /// Takes up the files if they have changed. Both are looked at, so a pair that is just being
-    /// replaced is refused, and taken up at the next look.
-    fn look(&mut self) -> anyhow::Result<()> {
+    /// Loads the files if they have changed. Both are looked at, so a pair that is just being
+    /// replaced is refused, and loaded at the next check.
+    fn reload_if_changed(&mut self) -> anyhow::Result<()> {
         let pair = Pair::read(&self.certificate, &self.key)?;
         if pair == self.seen {
             return Ok(());

@@ -1,5 +1,5 @@
 //! The clock. Servers share work by leases and by times from which it is seen, which each writes and reads by its own
-//! clock. One that was an hour ahead when it was killed leaves work that the others don't take up for that hour.
+//! clock. One that was an hour ahead when it was killed leaves work that the others don't resume for that hour.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,8 +60,8 @@ impl Clock {
     /// If they are more than a second apart, or the database doesn't answer.
     pub async fn compare(&self) -> Result<(), ClockError> {
         // A clock that is just being set is looked at again.
-        let compared = match self.look().await {
-            Err(ClockError::Apart { .. }) => self.look().await,
+        let compared = match self.measure().await {
+            Err(ClockError::Apart { .. }) => self.measure().await,
             compared => compared,
         };
         let is_right = match &compared {
@@ -72,7 +72,7 @@ impl Clock {
         if self.is_right.swap(is_right, Ordering::Relaxed) != is_right {
             match &compared {
                 Ok(()) => tracing::info!("this machine's clock and the database's agree again"),
-                Err(error) => tracing::error!(%error, "no work is taken up until the clocks agree"),
+                Err(error) => tracing::error!(%error, "no work is begun until the clocks agree"),
             }
         }
         compared
@@ -80,7 +80,7 @@ impl Clock {
 
     /// However slow the database is, clocks that agree aren't told apart: it has looked at its own at some time between the
     /// question and the answer.
-    async fn look(&self) -> Result<(), ClockError> {
+    async fn measure(&self) -> Result<(), ClockError> {
         let asked = Utc::now();
         let database: chrono::DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.database).await?;
         let (ahead, behind) = (asked - database, database - Utc::now());
@@ -95,7 +95,7 @@ impl Clock {
     pub async fn keep_comparing(self: Arc<Self>) {
         loop {
             tokio::time::sleep(INTERVAL).await;
-            if let Err(error @ ClockError::Database(_)) = self.compare().await {
+            if let Err(error @ ClockError::Database(_)) = self.measure().await {
                 tracing::warn!(%error, "the clocks can't be compared; it is tried again");
             }
         }

@@ -1,6 +1,6 @@
 //! Events as they happen: read from the store once, and told to every stream.
 //!
-//! The store gives events ids in the order in which they become visible, so whoever has read all after
+//! The store gives events ids in the order in which they become visible, so a reader that has read all after
 //! one id has missed none. A notification only wakes the reader; one that is lost costs time, never an
 //! event.
 

@@ -97,7 +97,7 @@ pub struct WakingProvider {
 }
 
 impl WakingProvider {
-    /// Decorates `inner`. Of the workflows, those that are `known` are taken up, and nothing is while the `clock` is
+    /// Decorates `inner`. Of the workflows, those that are `known` are run, and nothing is while the `clock` is
     /// wrong, by which that would be leased.
     #[must_use]
     pub fn new(inner: Arc<dyn Provider>, known: OrchestrationRegistry, clock: Arc<Clock>, places: Places) -> Self {

@@ -15,7 +15,7 @@ use toygres_orchestrations::retry::CANCEL_QUEUE;
 use tracing::{error, info};
 use uuid::Uuid;
 
-/// A killed server's work is taken up this long after its last sign of life. It gives one every 3 s (duroxide: half of it,
+/// A killed server's work is resumed this long after its last sign of life. It gives one every 3 s (duroxide: half of it,
 /// in whole seconds), so that 3 s are left by its own clock, and 1 s by the one furthest ahead of it (`clock::LIMIT`, twice).
 const LOCK_TIMEOUT: Duration = Duration::from_secs(6);
 /// Activities mostly wait for processes and sockets, so there may be many more than cores.

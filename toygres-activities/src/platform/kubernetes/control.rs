@@ -37,7 +37,7 @@ impl Cluster {
             };
             let deployment =
                 Deployment { key: key.clone(), instance_id: None, spec, password: password.clone(), data_exists: false };
-            self.make(&deployment).await?;
+            self.create(&deployment).await?;
             password
         };
         // From now on its certificate is renewed with the others.

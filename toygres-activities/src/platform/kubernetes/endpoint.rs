@@ -8,7 +8,7 @@ use super::cluster::Cluster;
 use super::forward::Forward;
 use super::identity::is_of;
 use super::objects::tls::{external_address, internal_name};
-use super::watch::judge::describe;
+use super::watch::readiness::describe;
 use crate::platform::{Endpoint, Reach};
 
 const PORT: u16 = 5432;
@@ -41,7 +41,7 @@ impl Cluster {
     }
 
     async fn no_service(&self, key: &InstanceKey) -> Result<Failure, Failure> {
-        Ok(match self.look(key).await? {
+        Ok(match self.observe(key).await? {
             None => self.not_found(key),
             Some(_) => Failure::permanent(
                 FailureKind::Platform,

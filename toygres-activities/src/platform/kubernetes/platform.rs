@@ -24,7 +24,7 @@ use super::cluster::Cluster;
 use super::config::KubernetesConfig;
 use super::identity;
 use super::identity::Names;
-use super::objects::make::Parts;
+use super::objects::create::Parts;
 use super::objects::renewal;
 use super::own_secret::{OwnSecret, in_files, make_folder};
 use super::passwords::KubernetesSecretStore;
@@ -193,7 +193,7 @@ impl Platform for KubernetesPlatform {
             if given_up.is_cancelled() {
                 return Err(nobody_waits());
             }
-            cluster.make(&deployment).await
+            cluster.create(&deployment).await
         })
         .await
     }
@@ -208,7 +208,7 @@ impl Platform for KubernetesPlatform {
     }
 
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
-        self.cluster.look(key).await
+        self.cluster.observe(key).await
     }
 
     async fn wait_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure> {
@@ -312,7 +312,7 @@ impl Platform for KubernetesPlatform {
     fn events(&self) -> broadcast::Receiver<PlatformEvent> {
         let receiver = self.cluster.events.subscribe();
         self.watching.call_once(|| {
-            tokio::spawn(news::watch(self.cluster.clone()));
+            tokio::spawn(pod_events::watch(self.cluster.clone()));
             tokio::spawn(renewal::keep_renewing(self.cluster.clone()));
         });
         receiver

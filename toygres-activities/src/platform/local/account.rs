@@ -99,7 +99,7 @@ impl Account {
         if missing == Missing::Create {
             let created = create_own_user().await;
             // Another toygres may be creating it at this moment: then useradd refused, or the user
-            // isn't to be seen yet.
+            // can't be seen yet.
             for _ in 0..20 {
                 if let Some(ids) = find(OWN_USER) {
                     tracing::info!(user.name = OWN_USER, created, "the servers' system user is there");

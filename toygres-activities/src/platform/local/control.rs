@@ -26,7 +26,7 @@ const PORT: u16 = 5432;
 /// How long recovery after a crash may take before the start of toygres gives up waiting.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a clean stop may take.
-const STOP_PATIENCE: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The control database, as its clients need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl Control {
         let _held = self.server.hold().await;
         self.release();
         match self.server.search() {
-            Some(postmaster) => postmaster.stop(STOP_PATIENCE).await,
+            Some(postmaster) => postmaster.stop(STOP_TIMEOUT).await,
             None => Ok(()),
         }
     }

@@ -9,7 +9,7 @@ use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion, Power};
 
 use super::files::{blocking, make_folder, remove_tree, sync_directory};
 use super::instance::{Instance, data_gone, data_is_gone};
-use super::platform::{Inner, STOP_PATIENCE, not_found};
+use super::platform::{Inner, STOP_TIMEOUT, not_found};
 use super::pool::Directory;
 use super::programs::Programs;
 use super::record::{Record, RestartMark};
@@ -67,7 +67,7 @@ impl Inner {
             return Err(Failure::transient(FailureKind::Busy, format!("{key} is being made by another request; try again")));
         }
         instance.server.set_last_failure(None);
-        let made = self.make(&instance, &deployment, record, &programs, directory).await;
+        let made = self.create_parts(&instance, &deployment, record, &programs, directory).await;
         match &made {
             Ok(()) if deployment.spec.power == Power::Running => instance.supervise(),
             Ok(()) => {}
@@ -123,7 +123,7 @@ impl Inner {
     }
 
     /// Makes what is missing of an instance, which is held.
-    async fn make(
+    async fn create_parts(
         &self,
         instance: &Arc<Instance>,
         deployment: &Deployment,
@@ -196,7 +196,7 @@ impl Inner {
             if port != record.port
                 && let Some(running) = &running
             {
-                running.stop(STOP_PATIENCE).await?;
+                running.stop(STOP_TIMEOUT).await?;
             }
             let is_ours = running.is_some() && port == record.port;
             if is_ours || is_free(port) || unusable.len() >= PORT_ATTEMPTS {

@@ -10,7 +10,7 @@ use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::files::{blocking, lock};
 use super::host::LocalHost;
-use super::platform::STOP_PATIENCE;
+use super::platform::STOP_TIMEOUT;
 use super::record::Record;
 use super::server::process::Postmaster;
 use super::server::settings::Role;
@@ -61,7 +61,7 @@ impl Instance {
         self.release();
         let server = self.server.clone();
         if let Some(running) = blocking(move || Ok(server.search())).await? {
-            running.stop(STOP_PATIENCE).await?;
+            running.stop(STOP_TIMEOUT).await?;
         }
         self.server.set_last_failure(None);
         Ok(())

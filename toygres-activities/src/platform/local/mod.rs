@@ -8,7 +8,7 @@
 //!   asked for.
 //! - Servers outlive toygres. While toygres runs, it restarts those that end on their own; when it
 //!   starts, it finds those that run and starts those that should.
-//! - All servers run as one user of the operating system. Whoever is superuser of an instance can
+//! - All servers run as one user of the operating system. A superuser of an instance can
 //!   run programs as that user and so reach the others' files: instances of people who don't trust
 //!   each other belong on different machines, or on Kubernetes.
 //! - Under systemd, stopping toygres's unit stops the servers too, unless it says

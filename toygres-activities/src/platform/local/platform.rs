@@ -25,7 +25,7 @@ use crate::platform::{
 };
 
 /// How long a clean stop may take before the next sharper one.
-pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 const EVENTS_KEPT: usize = 1024;
 
@@ -138,7 +138,7 @@ impl Inner {
         })
         .await?;
         if let Some(running) = &running {
-            running.stop(STOP_PATIENCE).await?;
+            running.stop(STOP_TIMEOUT).await?;
         }
         kill_point("remove-server-stopped");
         let (removed, was_running) = (server.clone(), running.is_some());

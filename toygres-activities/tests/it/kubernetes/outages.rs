@@ -28,13 +28,13 @@ use crate::support::{Subject, ask, key};
 /// How long the cluster is away.
 const OUTAGE: Duration = Duration::from_secs(20);
 /// How long all may take, the outage and what the cluster needs to recover included.
-const PATIENCE: Duration = Duration::from_secs(180);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
 /// Two outages at once would be another test.
 static ONE_BY_ONE: Mutex<()> = Mutex::const_new(());
 
 async fn subject() -> Option<Kubernetes> {
     if std::env::var_os("TOYGRES_TEST_KUBERNETES_OUTAGES").is_none_or(|value| value != "1") {
-        // Past the capture of output, which would hide it from whoever reads "ok".
+        // Past the capture of output, which would hide it from those who read "ok".
         let _ = writeln!(std::io::stderr(), "\nSKIPPED: set TOYGRES_TEST_KUBERNETES_OUTAGES=1 to have the cluster's API cut off");
         return None;
     }
@@ -114,7 +114,11 @@ where
         match attempt().await {
             Ok(value) => return (value, number),
             Err(failure) => {
-                assert!(failure.retryable && begun.elapsed() < PATIENCE, "attempt {number}, {:.1?}: {failure}", begun.elapsed());
+                assert!(
+                    failure.retryable && begun.elapsed() < RETRY_TIMEOUT,
+                    "attempt {number}, {:.1?}: {failure}",
+                    begun.elapsed()
+                );
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -135,7 +139,7 @@ async fn a_life_with<Away: Outage>(subject: &Kubernetes, pause: Duration) {
                 if seen.ready {
                     return;
                 }
-                assert!(begun.elapsed() < PATIENCE, "{seen:?}");
+                assert!(begun.elapsed() < RETRY_TIMEOUT, "{seen:?}");
             };
             looks().await;
             (begun.elapsed(), made)

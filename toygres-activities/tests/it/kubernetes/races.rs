@@ -104,7 +104,7 @@ async fn a_creation_that_is_overtaken_by_its_own_repeat_takes_what_is_there() {
 
 /// Whatever waits goes on waiting when its watch is cut off.
 #[tokio::test(flavor = "multi_thread")]
-async fn watches_that_are_cut_off_are_taken_up_again() {
+async fn watches_that_are_cut_off_are_resumed() {
     let Some(subject) = Kubernetes::new("17").await else { return };
     let proxy = Proxy::plain().await;
     let platform = subject.platform_on(subject.by_way_of(&proxy)).await;

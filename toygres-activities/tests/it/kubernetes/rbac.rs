@@ -22,7 +22,7 @@ use crate::support::{READY, Subject, secret, spec};
 
 const MANIFESTS: &str = include_str!("../../../../deploy/manifests/toygres.yaml");
 /// How long something is waited for that the cluster does by itself.
-const PATIENCE: Duration = Duration::from_secs(60);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One verb on one resource.
 #[derive(Clone, PartialEq, Eq)]
@@ -129,7 +129,7 @@ fn expect<T: PartialEq + Debug>(what: &str, got: T, wanted: T) -> Result<(), Bro
 /// Waits as the workflow does, for the failure that ends it.
 async fn failure_of(platform: &KubernetesPlatform, key: &InstanceKey) -> Result<Failure, Broken> {
     let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < RETRY_TIMEOUT {
         match platform.wait_ready(key, Duration::from_secs(5)).await {
             Err(failure) if !failure.retryable => return Ok(failure),
             _ => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -144,7 +144,7 @@ async fn endpoint_of(platform: &KubernetesPlatform, key: &InstanceKey) -> Result
         match platform.endpoint(key).await {
             Ok(endpoint) => return Ok(endpoint.uri.host),
             // The load balancer's address comes later.
-            Err(failure) if failure.retryable && begun.elapsed() < PATIENCE => {
+            Err(failure) if failure.retryable && begun.elapsed() < RETRY_TIMEOUT => {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             Err(failure) => return Err(failure.into()),
@@ -196,7 +196,8 @@ async fn live(subject: &Kubernetes, rights: &[Right]) -> Result<Arc<KubernetesPl
 
     subject.kubectl(&["exec", "private-0", "--", "sh", "-c", "kill -QUIT 1"]);
     for kind in ["server_exited", "server_restarted"] {
-        let told = tokio::time::timeout(PATIENCE, news.recv()).await.map_err(|_| Broken(format!("no news of {kind}")))?.unwrap();
+        let told =
+            tokio::time::timeout(RETRY_TIMEOUT, news.recv()).await.map_err(|_| Broken(format!("no news of {kind}")))?.unwrap();
         expect("the news", (told.kind, told.key), (kind, private.key.clone()))?;
     }
 

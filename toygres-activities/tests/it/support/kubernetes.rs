@@ -52,7 +52,7 @@ pub fn is_wanted() -> bool {
             "TOYGRES_TEST_KUBERNETES_REQUIRED=1 asks for tests on a cluster, and TOYGRES_TEST_KUBERNETES=1 is missing"
         );
         static ONCE: std::sync::Once = std::sync::Once::new();
-        // Past the capture of output, which would hide it from whoever reads "ok".
+        // Past the capture of output, which would hide it from those who read "ok".
         ONCE.call_once(|| {
             let words = "SKIPPED: there is no cluster, so the tests on Kubernetes did nothing, whatever their results say; \
                          set TOYGRES_TEST_KUBERNETES=1 and KUBECONFIG to test on that cluster";

@@ -139,7 +139,7 @@ async fn a_given_certificate_is_shown_to_others_and_its_successor_is_taken_up() 
     std::fs::write(&certificate, "nothing").unwrap();
     let log = toygres.state_dir().join("server.log");
     eventually("the log to tell of half a pair", SOON, async || {
-        Ok(std::fs::read_to_string(&log)?.contains("was not taken up").then_some(()))
+        Ok(std::fs::read_to_string(&log)?.contains("was not loaded").then_some(()))
     })
     .await
     .unwrap();

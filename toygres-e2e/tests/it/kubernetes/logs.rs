@@ -6,12 +6,12 @@ use anyhow::{Context, Result};
 use toygres_e2e::{Cluster, Follower, eventually, wait_until};
 
 /// How long a pod may take to be there again.
-const PATIENCE: Duration = Duration::from_secs(90);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Has the server log a line, as soon as it answers.
 async fn say(cluster: &Cluster, words: &str) -> Result<()> {
     let query = format!("do $$ begin raise log 'said {words}'; end $$");
-    eventually(words, PATIENCE, async || cluster.sql("demo", &query).await.map(Some)).await.map(drop)
+    eventually(words, RETRY_TIMEOUT, async || cluster.sql("demo", &query).await.map(Some)).await.map(drop)
 }
 
 #[tokio::test]
@@ -39,7 +39,7 @@ async fn following_goes_on_over_pods_and_servers() {
             expected.push(format!("{event} {number}"));
             say(&cluster, expected.last().unwrap()).await.unwrap();
         }
-        let all_seen = wait_until(event, PATIENCE, || said().len() >= expected.len()).await;
+        let all_seen = wait_until(event, RETRY_TIMEOUT, || said().len() >= expected.len()).await;
         all_seen.with_context(|| format!("{:#?}", follower.lines())).unwrap();
         assert_eq!(said(), expected, "after {event}");
     }

@@ -208,7 +208,7 @@ async fn add_steps(executor: impl PgExecutor<'_>, operations: &mut [Operation]) 
     Ok(())
 }
 
-/// An operation and its instance, held until the transaction ends. Whoever holds both takes the
+/// An operation and its instance, held until the transaction ends. A transaction that holds both takes the
 /// instance first.
 pub(super) async fn lock_operation(connection: &mut PgConnection, id: Uuid) -> Result<(Instance, Operation), StoreError> {
     let instance: Option<Instance> = sqlx::query_as(&format!(

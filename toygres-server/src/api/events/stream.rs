@@ -44,7 +44,7 @@ pub fn open(state: &Arc<AppState>, filter: EventFilter, after: i64) -> Result<Re
         is_behind: true,
         spoke: Instant::now(),
     };
-    // Whoever is cut off before the first event knows where to go on.
+    // A client that is cut off before the first event knows where to go on.
     let beginning = stream::once(async move { at(after).retry(RECONNECT) });
     let rest = stream::unfold(stream, async |mut stream| Some((stream.next().await?, stream)));
     Ok(Sse::new(beginning.chain(rest).map(Ok::<_, Infallible>)).into_response())

@@ -1,4 +1,4 @@
-//! What every answer has, whoever gives it: a request id, a problem document where it is an error, and
+//! What every answer has, from any handler: a request id, a problem document where it is an error, and
 //! the headers that keep a browser from misreading it.
 
 use axum::extract::Request;

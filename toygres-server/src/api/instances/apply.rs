@@ -11,7 +11,7 @@ use toygres_models::store::{ChangeRequested, Created, Instance, Operation, Store
 use toygres_models::{InstanceKey, InstanceState, OperationKind};
 use utoipa::{IntoParams, ToSchema};
 
-use super::create::{make, prepare};
+use super::create::{create_instance, prepare};
 use super::named;
 use super::plan::{Known, Planned, Request, plan, plan_creation, refusal, taken};
 use crate::api::auth::caller::Caller;
@@ -90,7 +90,7 @@ pub(super) async fn put(
                 state.store.expect_room(&new).await?;
                 return Ok(Json(plan_creation(&request)).into_response());
             }
-            match make(&state, &new, &request).await? {
+            match create_instance(&state, &new, &request).await? {
                 Created::New(operation) => return Ok(accepted(operation)),
                 Created::Existing(..) => continue,
             }

@@ -39,7 +39,7 @@ pub(super) async fn create(
             return existing(&state, &key, &instance, &request).await;
         }
         let Some(new) = prepare(&state, &caller, key.clone(), &request).await? else { continue };
-        return match make(&state, &new, &request).await? {
+        return match create_instance(&state, &new, &request).await? {
             Created::New(operation) => Ok(accepted(operation)),
             Created::Existing(instance, _) => existing(&state, &key, &instance, &request).await,
         };
@@ -82,7 +82,7 @@ pub(super) async fn prepare(
 }
 
 /// Writes it with its password, and begins its creation, unless the name is taken.
-pub(super) async fn make(state: &AppState, new: &NewInstance, request: &Request) -> Result<Created, ApiError> {
+pub(super) async fn create_instance(state: &AppState, new: &NewInstance, request: &Request) -> Result<Created, ApiError> {
     // The semaphore is never closed. Dropped with its request, a wait gives its place up.
     let _turn = state.creating.acquire().await;
     let place = state.platforms.get(new.spec.platform).await?;

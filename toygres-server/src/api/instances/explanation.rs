@@ -29,7 +29,7 @@ const MOMENTS: usize = 100;
 /// Which part of the log tells of what is wrong now with an instance that works otherwise.
 const OF_LATE: Duration = Duration::from_secs(10 * 60);
 /// How long the platform may take to answer all that it is asked, and a log-in. Together less than an answer may.
-const LOOK_LIMIT: Duration = Duration::from_secs(10);
+const OBSERVATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why an instance isn't what it should be
 ///
@@ -51,8 +51,8 @@ pub(super) async fn why(
     let filter = EventFilter::of_instance(instance.id);
     let after = state.store.event_position(&filter, EventStart::Last(EVENTS)).await?;
     let events = state.store.events_matching(&filter, after, EVENTS).await?;
-    let look = look(&state, &instance, &key).await;
-    Ok(Json(explain(&key, &instance, operation.as_ref(), &events, look)))
+    let observed = observe(&state, &instance, &key).await;
+    Ok(Json(explain(&key, &instance, operation.as_ref(), &events, observed)))
 }
 
 async fn last_operation(state: &AppState, instance: &Instance) -> Result<Option<Operation>, ApiError> {
@@ -65,25 +65,25 @@ async fn last_operation(state: &AppState, instance: &Instance) -> Result<Option<
     Ok(operations.into_iter().find(|operation| operation.instance_id == instance.id))
 }
 
-/// What there is to be seen now.
-struct Look {
+/// What the platform and the server say now.
+struct Observed {
     at: DateTime<Utc>,
     seen: Seen,
     log_in: LogIn,
     log: Vec<Said>,
 }
 
-async fn look(state: &AppState, instance: &Instance, key: &InstanceKey) -> Look {
-    let mut look = Look { at: Utc::now(), seen: Seen::Gone, log_in: LogIn::NotTried, log: Vec::new() };
+async fn observe(state: &AppState, instance: &Instance, key: &InstanceKey) -> Observed {
+    let mut observed = Observed { at: Utc::now(), seen: Seen::Gone, log_in: LogIn::NotTried, log: Vec::new() };
     if instance.state == InstanceState::Deleted {
-        return look;
+        return observed;
     }
-    let until = Instant::now() + LOOK_LIMIT;
+    let until = Instant::now() + OBSERVATION_TIMEOUT;
     let place = match in_time(until, state.platforms.of(instance)).await {
         Ok(place) => place,
-        Err(failure) => return Look { seen: Seen::Unknown(failure), ..look },
+        Err(failure) => return Observed { seen: Seen::Unknown(failure), ..observed },
     };
-    look.seen = match in_time(until, place.platform.observe(key)).await {
+    observed.seen = match in_time(until, place.platform.observe(key)).await {
         Ok(None) => Seen::Gone,
         Ok(Some(seen)) if seen.ready => Seen::Ready,
         Ok(Some(seen)) => Seen::NotReady(seen.reason.unwrap_or_else(|| {
@@ -92,20 +92,20 @@ async fn look(state: &AppState, instance: &Instance, key: &InstanceKey) -> Look 
         Err(failure) => Seen::Unknown(failure),
     };
     // Before the log-in, which writes a line where it is refused.
-    look.log = in_time(until, place.platform.log_tail(key, LOG_LINES)).await.map(telling).unwrap_or_default();
-    if look.seen == Seen::Ready && instance.state != InstanceState::Deleting {
-        look.log_in = match in_time(Instant::now() + LOOK_LIMIT, try_log_in(&place, key)).await {
+    observed.log = in_time(until, place.platform.log_tail(key, LOG_LINES)).await.map(telling).unwrap_or_default();
+    if observed.seen == Seen::Ready && instance.state != InstanceState::Deleting {
+        observed.log_in = match in_time(Instant::now() + OBSERVATION_TIMEOUT, try_log_in(&place, key)).await {
             Ok(()) => LogIn::Works,
             Err(failure) => LogIn::Failed(failure),
         };
     }
-    look
+    observed
 }
 
-/// A look that is to be over `until` then.
+/// An observation that is to be over `until` then.
 async fn in_time<T>(until: Instant, looking: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     timeout_at(until, looking).await.unwrap_or_else(|_| {
-        let message = format!("there was no answer within {} s", LOOK_LIMIT.as_secs());
+        let message = format!("there was no answer within {} s", OBSERVATION_TIMEOUT.as_secs());
         Err(Failure::transient(FailureKind::TimedOut, message))
     })
 }
@@ -117,7 +117,13 @@ async fn try_log_in(place: &Place, key: &InstanceKey) -> Result<(), Failure> {
 }
 
 /// Puts together what is known. Asks nobody.
-fn explain(key: &InstanceKey, instance: &Instance, operation: Option<&Operation>, events: &[Event], look: Look) -> Explanation {
+fn explain(
+    key: &InstanceKey,
+    instance: &Instance,
+    operation: Option<&Operation>,
+    events: &[Event],
+    observed: Observed,
+) -> Explanation {
     // An update that failed is told by its operation alone.
     let of_operation = operation.filter(|operation| operation.state == OperationState::Failed);
     let of_operation = of_operation.and_then(|operation| operation.error.as_ref()).map(|error| &error.0);
@@ -127,15 +133,15 @@ fn explain(key: &InstanceKey, instance: &Instance, operation: Option<&Operation>
     let news: Vec<String> = events[last_well..].iter().flat_map(|event| event.message.lines()).map(str::to_owned).collect();
     let well_at = last_well.checked_sub(1).map(|at| events[at].created_at);
     let log: Vec<String> =
-        look.log.iter().filter(|said| said.at >= well_at || said.at.is_none()).map(|said| said.text.clone()).collect();
-    let late = look.at - OF_LATE;
+        observed.log.iter().filter(|said| said.at >= well_at || said.at.is_none()).map(|said| said.text.clone()).collect();
+    let late = observed.at - OF_LATE;
     let log_of_late: Vec<String> =
-        look.log.iter().filter(|said| said.at.is_some_and(|at| at >= late)).map(|said| said.text.clone()).collect();
+        observed.log.iter().filter(|said| said.at.is_some_and(|at| at >= late)).map(|said| said.text.clone()).collect();
     let mut timeline = Vec::new();
     timeline.extend(operation.into_iter().flat_map(moments_of_operation));
     timeline.extend(events.iter().map(moment_of_event));
-    timeline.extend(moments_of_look(&look));
-    timeline.extend(look.log.iter().filter_map(moment_of_log));
+    timeline.extend(moments_of(&observed));
+    timeline.extend(observed.log.iter().filter_map(moment_of_log));
     timeline.sort_by_key(|moment| moment.at);
     let mut told = told_once(timeline);
     told.drain(..told.len().saturating_sub(MOMENTS));
@@ -145,8 +151,8 @@ fn explain(key: &InstanceKey, instance: &Instance, operation: Option<&Operation>
         state: instance.state,
         never_ran: instance.status.members.is_empty(),
         failure: failure.map(|failure| &failure.failure),
-        seen: look.seen,
-        log_in: look.log_in,
+        seen: observed.seen,
+        log_in: observed.log_in,
         news: &news,
         log: &log,
         log_of_late: &log_of_late,
@@ -237,10 +243,15 @@ fn moment_of_event(event: &Event) -> Moment {
     Moment { at: event.created_at, source: MomentSource::Event, what: event.kind.clone(), text, times: 1 }
 }
 
-fn moments_of_look(look: &Look) -> Vec<Moment> {
-    let tell =
-        |what: &str, text: String| Moment { at: look.at, source: MomentSource::Platform, what: what.to_owned(), text, times: 1 };
-    let mut moments = match &look.seen {
+fn moments_of(observed: &Observed) -> Vec<Moment> {
+    let tell = |what: &str, text: String| Moment {
+        at: observed.at,
+        source: MomentSource::Platform,
+        what: what.to_owned(),
+        text,
+        times: 1,
+    };
+    let mut moments = match &observed.seen {
         Seen::Ready => vec![tell("seen_now", "it answers SQL".into())],
         Seen::Gone => Vec::new(),
         Seen::Unknown(failure) => vec![tell("seen_now", format!("it can't be looked at: {}", failure.message))],
@@ -251,7 +262,7 @@ fn moments_of_look(look: &Look) -> Vec<Moment> {
             words.chain([tell("seen_now", failure.message.clone())]).collect()
         }
     };
-    match &look.log_in {
+    match &observed.log_in {
         LogIn::NotTried => {}
         LogIn::Works => moments.push(tell("log_in_tried", "a log-in with the password that toygres keeps works".into())),
         LogIn::Failed(failure) => moments.push(tell("log_in_tried", failure.message.clone())),

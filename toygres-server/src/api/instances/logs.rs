@@ -1,6 +1,6 @@
 //! `/v1/instances/{name}/logs`: the server's own log, as it comes.
 //!
-//! As plain text for people. As server-sent events for whoever has to go on exactly where a connection
+//! As plain text for people. As server-sent events for clients that have to go on exactly where a connection
 //! broke: each line is an event with its position as the `id`, and a request with that as its
 //! `Last-Event-ID` gets what came after it, from this server of toygres or another. The event `end` says that
 //! the log has ended; a stream that ends without it was cut off.

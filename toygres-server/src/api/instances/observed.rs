@@ -14,7 +14,7 @@ pub(super) async fn observed(state: &AppState, key: &InstanceKey) -> Result<Inst
     if instance.state != InstanceState::Running {
         return Ok(instance);
     }
-    let (could_look, is_fresh) = state.observations.look(instance.id, look(state, key, &instance)).await;
+    let (could_look, is_fresh) = state.observations.share(instance.id, observe(state, key, &instance)).await;
     if !could_look {
         let mut instance = instance;
         instance.status.0.health_status = Some("unknown".into());
@@ -24,7 +24,7 @@ pub(super) async fn observed(state: &AppState, key: &InstanceKey) -> Result<Inst
 }
 
 /// Looks, and writes down what is new. `false` if that can't be done now.
-async fn look(state: &AppState, key: &InstanceKey, instance: &Instance) -> bool {
+async fn observe(state: &AppState, key: &InstanceKey, instance: &Instance) -> bool {
     let looked = async {
         let seen = state.platforms.of(instance).await?.platform.observe(key).await?;
         let (healthy, reason) = health(seen);

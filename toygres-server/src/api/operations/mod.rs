@@ -104,7 +104,7 @@ pub(super) async fn list(
 /// One operation
 ///
 /// With `wait`: as soon as it has changed since `after_revision`, has ended, or the wait is over. To
-/// whoever accepts `text/event-stream` it is sent anew with each change until it has ended, as an event
+/// clients that accept `text/event-stream` it is sent anew with each change until it has ended, as an event
 /// `operation` whose id is the revision; with `Last-Event-ID`, from the change after that on.
 #[utoipa::path(get, path = "/operations/{id}", tag = "operations",
     params(("id" = Uuid, Path), WaitParameters, ("last-event-id" = Option<i64>, Header, description = "The last revision seen")),
@@ -130,7 +130,7 @@ pub(super) async fn get(
         return Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response());
     }
     let mut watch = OperationWatch::begin(state, operation.id);
-    let operation = watch.news(parameters.after_revision.unwrap_or(i64::MAX), wait).await?;
+    let operation = watch.wait_for_change(parameters.after_revision.unwrap_or(i64::MAX), wait).await?;
     Ok(Json(operation).into_response())
 }
 

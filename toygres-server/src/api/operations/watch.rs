@@ -1,4 +1,4 @@
-//! What becomes of an operation, for whoever waits for it: by a request that is held, or a stream.
+//! What becomes of an operation, for clients that wait for it: by a request that is held, or a stream.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::api::http::problem::ApiError;
 use crate::api::state::AppState;
 
-/// Whoever waits looks by itself this often, in case a wake was lost with its connection.
+/// A waiting request reads the operation this often, in case a wake was lost with its connection.
 const FALLBACK_INTERVAL: Duration = Duration::from_secs(2);
 /// An operation that nothing was done of for this long is waiting for something.
 const STILL: TimeDelta = TimeDelta::seconds(2);
@@ -40,12 +40,12 @@ impl OperationWatch {
 
     /// The operation, as soon as it is beyond the revision `seen`, has ended or tells of other progress;
     /// as it is when `wait` is over or the server stops.
-    pub(super) async fn news(&mut self, seen: i64, wait: Duration) -> Result<Operation, ApiError> {
+    pub(super) async fn wait_for_change(&mut self, seen: i64, wait: Duration) -> Result<Operation, ApiError> {
         let deadline = Instant::now() + wait;
         loop {
-            let (operation, is_news) = self.look(seen).await?;
+            let (operation, has_changed) = self.fetch(seen).await?;
             let left = deadline.saturating_duration_since(Instant::now());
-            if is_news || left.is_zero() || self.state.stopping.is_cancelled() {
+            if has_changed || left.is_zero() || self.state.stopping.is_cancelled() {
                 return Ok(operation);
             }
             self.change(&operation, left).await;
@@ -53,7 +53,7 @@ impl OperationWatch {
     }
 
     /// The operation at each change after the revision `seen`, until it has ended. A stream that breaks
-    /// off before that, since the server stops or its database is away, can be taken up again.
+    /// off before that, since the server stops or its database is away, can be resumed.
     pub(super) fn stream(self, seen: i64) -> impl Stream<Item = Result<Event, axum::Error>> {
         stream::unfold(Some((self, seen)), |following| async move {
             let (mut watch, seen) = following?;
@@ -66,8 +66,8 @@ impl OperationWatch {
 
     async fn next(&mut self, seen: i64) -> Option<Operation> {
         loop {
-            let (operation, is_news) = self.look(seen).await.ok()?;
-            if is_news {
+            let (operation, has_changed) = self.fetch(seen).await.ok()?;
+            if has_changed {
                 return Some(operation);
             }
             if self.state.stopping.is_cancelled() {
@@ -77,8 +77,8 @@ impl OperationWatch {
         }
     }
 
-    /// The operation as it is, and whether whoever has seen that revision is to be told.
-    async fn look(&mut self, seen: i64) -> Result<(Operation, bool), ApiError> {
+    /// The operation as it is, and whether it has changed since that revision.
+    async fn fetch(&mut self, seen: i64) -> Result<(Operation, bool), ApiError> {
         let found = self.state.store.operation(self.id).await?;
         let mut operation = found.ok_or(StoreError::OperationNotFound(self.id))?;
         if operation.state.is_final() {
@@ -91,8 +91,8 @@ impl OperationWatch {
         operation.progress = progress(&self.state, &operation);
         // That there is progress at the first look is no news: who asked has seen the last answer's.
         let before = self.told.replace(operation.progress.clone());
-        let is_news = operation.revision > seen || before.is_some_and(|before| before != operation.progress);
-        Ok((operation, is_news))
+        let has_changed = operation.revision > seen || before.is_some_and(|before| before != operation.progress);
+        Ok((operation, has_changed))
     }
 
     /// Returns when the operation may have changed, or after `limit`.

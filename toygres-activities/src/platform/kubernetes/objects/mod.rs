@@ -1,6 +1,6 @@
 //! Making and changing an instance's objects, and never anybody else's.
 
-pub(in crate::platform::kubernetes) mod make;
+pub(in crate::platform::kubernetes) mod create;
 pub(in crate::platform::kubernetes) mod manifests;
 pub(in crate::platform::kubernetes) mod remove;
 pub(in crate::platform::kubernetes) mod renewal;

@@ -20,12 +20,12 @@ use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{self, Names, is_of};
-use crate::platform::kubernetes::watch::judge::Verdict;
+use crate::platform::kubernetes::watch::readiness::Readiness;
 
 /// How long the last clean stop of a server may take.
 const STOP_SECONDS: u32 = 30;
 /// How long one removal waits; the next one goes on where it ended.
-const PATIENCE: Duration = Duration::from_secs(45);
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(45);
 /// How long one watch lasts at most, in seconds.
 const WATCH_SECONDS: u32 = 60;
 
@@ -89,7 +89,7 @@ impl Cluster {
                 self.wait_gone(key, secrets),
             )
         };
-        match tokio::time::timeout(PATIENCE, waits).await {
+        match tokio::time::timeout(REMOVE_TIMEOUT, waits).await {
             Ok(waited) => waited.map(|_| existed),
             Err(_) => Err(self.still_there(key).await),
         }
@@ -99,9 +99,9 @@ impl Cluster {
     /// what it was, whatever has been mended since, and what its controller says of it is old. `true` if
     /// it was. The caller holds the lock.
     pub(in crate::platform::kubernetes) async fn clear_stuck_server(&self, key: &InstanceKey) -> Result<bool, Failure> {
-        match self.see(key).await?.judge(key) {
-            Verdict::Absent | Verdict::Ready | Verdict::Stopped | Verdict::Waiting(..) => return Ok(false),
-            Verdict::Doubtful(_) | Verdict::Unscheduled(..) | Verdict::Hopeless(_) | Verdict::Crashing(_) => {}
+        match self.fetch_objects(key).await?.readiness(key) {
+            Readiness::Absent | Readiness::Ready | Readiness::Stopped | Readiness::Waiting(..) => return Ok(false),
+            Readiness::Stalled(_) | Readiness::Unscheduled(..) | Readiness::Failed(_) | Readiness::Crashing(_) => {}
         }
         let (sets, pods) = tokio::try_join!(self.left::<StatefulSet>(key), self.left::<Pod>(key))?;
         let background = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
@@ -109,7 +109,7 @@ impl Cluster {
         let sets = self.delete(key, sets, &background).await?;
         let pods = self.delete(key, pods, &stop).await?;
         let waits = async { tokio::try_join!(self.wait_gone(key, sets), self.wait_gone(key, pods)) };
-        match tokio::time::timeout(PATIENCE, waits).await {
+        match tokio::time::timeout(REMOVE_TIMEOUT, waits).await {
             Ok(waited) => waited.map(|_| true),
             Err(_) => Err(self.still_there(key).await),
         }
@@ -121,7 +121,7 @@ impl Cluster {
         let pods = self.left::<Pod>(key).await?;
         let stop = DeleteParams { grace_period_seconds: Some(STOP_SECONDS), ..DeleteParams::default() };
         let pods = self.delete(key, pods, &stop).await?;
-        match tokio::time::timeout(PATIENCE, self.wait_gone(key, pods)).await {
+        match tokio::time::timeout(REMOVE_TIMEOUT, self.wait_gone(key, pods)).await {
             Ok(waited) => waited,
             Err(_) => Err(self.still_there(key).await),
         }
@@ -153,7 +153,7 @@ impl Cluster {
         }
         let stop = DeleteParams { grace_period_seconds: Some(STOP_SECONDS), ..DeleteParams::default() };
         let pods = self.delete(key, pods, &stop).await?;
-        match tokio::time::timeout(PATIENCE, self.wait_gone(key, pods)).await {
+        match tokio::time::timeout(REMOVE_TIMEOUT, self.wait_gone(key, pods)).await {
             Ok(waited) => waited.map(|()| true),
             Err(_) => Err(self.still_there(key).await),
         }
@@ -254,7 +254,7 @@ impl Cluster {
         evidence.extend(describe(self.left::<StatefulSet>(key).await));
         evidence.extend(describe(self.left::<Pod>(key).await));
         evidence.extend(describe(self.left::<PersistentVolumeClaim>(key).await));
-        let message = format!("{key} is still being removed after {} s: {}", PATIENCE.as_secs(), evidence.join("; "));
+        let message = format!("{key} is still being removed after {} s: {}", REMOVE_TIMEOUT.as_secs(), evidence.join("; "));
         Failure::transient(FailureKind::TimedOut, message).with_evidence(evidence)
     }
 }

@@ -49,7 +49,7 @@ impl Cluster {
             format!("{name}.{namespace}"),
             format!("{name}.{namespace}.svc"),
             internal_name(key, &self.config.cluster_domain),
-            // For whoever comes by port-forward.
+            // For clients that come by port-forward.
             "localhost".to_owned(),
             "127.0.0.1".to_owned(),
             "::1".to_owned(),

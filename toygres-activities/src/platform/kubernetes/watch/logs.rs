@@ -26,7 +26,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use tokio::time::timeout;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
-use super::judge::container;
+use super::readiness::container;
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{Names, is_of};
 use crate::platform::logs::{LineBuffer, LogLine, LogRequest, LogStream, RawLine};
@@ -218,7 +218,7 @@ impl LogReader {
             has_set: None,
         };
         reader.place = reader.cluster.place(&reader.key).await?;
-        if reader.place.is_none() && reader.cluster.look(&reader.key).await?.is_none() {
+        if reader.place.is_none() && reader.cluster.observe(&reader.key).await?.is_none() {
             return Err(reader.cluster.not_found(&reader.key));
         }
         reader.plan_history(tail_lines).await?;
@@ -330,7 +330,7 @@ impl LogReader {
             Err(failure) if failure.kind == FailureKind::NotFound || (span.previous && !failure.retryable) => Ok(None),
             Err(failure) if failure.message.contains("waiting to start") => {
                 if !span.follow && !self.follow {
-                    let seen = self.cluster.look(&self.key).await?;
+                    let seen = self.cluster.observe(&self.key).await?;
                     self.words.extend(seen.and_then(|seen| seen.reason).map(|reason| reason.evidence).unwrap_or_default());
                 }
                 Ok(None)

@@ -10,7 +10,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use toygres_models::{Failure, InstanceKey};
 
-use super::judge::container;
+use super::readiness::container;
 use crate::platform::PlatformEvent;
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{self, Names};

@@ -30,9 +30,9 @@ use settings::Role;
 
 /// How long a start waits for the server before it goes on in the background. Recovery after a
 /// crash can take longer.
-const START_PATIENCE: Duration = Duration::from_secs(5);
+const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last server's processes may take to let go of the data directory.
-const INTERLOCK_PATIENCE: Duration = Duration::from_secs(8);
+const INTERLOCK_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long the log of a server that ended may take to be written to its end.
 pub(in crate::platform::local) const COLLECT_LIMIT: Duration = Duration::from_secs(2);
 /// How often a starting server is looked at.
@@ -228,7 +228,7 @@ impl Server {
             *lock(&self.current) = Some(postmaster.clone());
             match self.settle(&postmaster, port, log_end).await {
                 Ok(()) => return Ok(postmaster),
-                Err(StartFailure { cause: Cause::Interlock, .. }) if begun.elapsed() < INTERLOCK_PATIENCE => {
+                Err(StartFailure { cause: Cause::Interlock, .. }) if begun.elapsed() < INTERLOCK_TIMEOUT => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     if let Some(running) = Postmaster::find(&self.data()).and_then(|found| self.adopt(found)) {
                         self.settle(&running, port, log_end).await?;
@@ -327,7 +327,7 @@ impl Server {
     /// Waits until a server answers, ends, or has been waited for long enough. The log's part from
     /// `log_begin` on is its own.
     async fn settle(&self, postmaster: &Postmaster, port: u16, log_begin: Position) -> Result<(), StartFailure> {
-        match self.wait_answer(postmaster, port, START_PATIENCE).await {
+        match self.wait_answer(postmaster, port, START_TIMEOUT).await {
             Ok(_) => Ok(()),
             Err(()) => Err(self.explain_start(postmaster, port, log_begin).await),
         }

@@ -41,7 +41,7 @@ pub(in crate::platform::local) async fn keep_running(charge: Arc<dyn Charge>, st
         () = stop.cancelled() => {}
         () = keep(&*charge) => {}
     }
-    // Whoever holds the token sees that nobody keeps it running any more.
+    // The holder of the token sees that nobody keeps it running any more.
     stop.cancel();
 }
 

@@ -145,7 +145,7 @@ async fn the_api_server_takes_every_object_strictly() {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| value == "1");
     if !is_set("TOYGRES_TEST_KUBERNETES") {
         assert!(!is_set("TOYGRES_TEST_KUBERNETES_REQUIRED"), "a cluster is required, and TOYGRES_TEST_KUBERNETES=1 is missing");
-        // Past the capture of output, which would hide it from whoever reads "ok".
+        // Past the capture of output, which would hide it from those who read "ok".
         let words = "SKIPPED: there is no cluster, so the dry run of the manifests did nothing; set TOYGRES_TEST_KUBERNETES=1";
         let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("\n{words}\n").as_bytes());
         return;

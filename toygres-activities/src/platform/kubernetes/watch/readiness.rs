@@ -10,7 +10,7 @@ use crate::platform::kubernetes::identity::Names;
 
 /// What was seen of an instance.
 #[derive(Debug, Clone, Default)]
-pub(in crate::platform::kubernetes) struct Seen {
+pub(in crate::platform::kubernetes) struct Objects {
     pub(in crate::platform::kubernetes) set: Option<StatefulSet>,
     pub(in crate::platform::kubernetes) claim: Option<PersistentVolumeClaim>,
     pub(in crate::platform::kubernetes) pod: Option<Pod>,
@@ -19,7 +19,7 @@ pub(in crate::platform::kubernetes) struct Seen {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::platform::kubernetes) enum Verdict {
+pub(in crate::platform::kubernetes) enum Readiness {
     /// There is no such instance.
     Absent,
     Ready,
@@ -28,11 +28,11 @@ pub(in crate::platform::kubernetes) enum Verdict {
     /// It comes up; with what it does.
     Waiting(Phase, Failure),
     /// It won't come up if this lasts for more than a few seconds.
-    Doubtful(Failure),
+    Stalled(Failure),
     /// No node can take its pod, since that second of Unix time. An autoscaler may add one.
     Unscheduled(Failure, i64),
     /// Waiting can't help.
-    Hopeless(Failure),
+    Failed(Failure),
     /// Waiting can't help, and the server's log says why.
     Crashing(Failure),
 }
@@ -50,9 +50,9 @@ const NO_SUCH_IMAGE: &[&str] = &[
 ];
 
 /// How long a provisioner may be silent: replicas of one take over from each other in less.
-const PROVISIONER_PATIENCE_SECONDS: i64 = 30;
+const PROVISIONER_TIMEOUT_SECONDS: i64 = 30;
 
-impl Seen {
+impl Objects {
     pub(in crate::platform::kubernetes) fn is_ready(&self) -> bool {
         let ready = |pod: &Pod| condition(pod, "Ready").is_some_and(|ready| ready.status == "True");
         self.set.is_some() && self.pod.as_ref().is_some_and(|pod| ready(pod) && pod.metadata.deletion_timestamp.is_none())
@@ -66,46 +66,46 @@ impl Seen {
         Some(if has_digest { reference.to_owned() } else { format!("{reference} (id {})", status.image_id) })
     }
 
-    pub(in crate::platform::kubernetes) fn judge(&self, key: &InstanceKey) -> Verdict {
+    pub(in crate::platform::kubernetes) fn readiness(&self, key: &InstanceKey) -> Readiness {
         let names = Names::of(key);
         let Some(set) = &self.set else {
             if self.claim.is_none() && self.pod.is_none() {
-                return Verdict::Absent;
+                return Readiness::Absent;
             }
             let message = match &self.claim {
                 Some(_) => format!("the StatefulSet of {key} is gone, and its data is intact: starting {key} makes it again"),
                 None => format!("the StatefulSet and the PersistentVolumeClaim of {key} are gone, and its data with them"),
             };
-            return Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::Platform, message)));
+            return Readiness::Stalled(self.failure(Failure::permanent(FailureKind::Platform, message)));
         };
         if set.metadata.deletion_timestamp.is_some() {
             let message = format!("the StatefulSet of {key} is being deleted");
-            return Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::Platform, message)));
+            return Readiness::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::Platform, message)));
         }
         if self.is_ready() {
-            return Verdict::Ready;
+            return Readiness::Ready;
         }
         if set.spec.as_ref().and_then(|spec| spec.replicas) == Some(0) {
             return match self.pod {
-                None => Verdict::Stopped,
+                None => Readiness::Stopped,
                 Some(_) => {
                     let message = format!("the server of {key} is being stopped");
-                    Verdict::Waiting(Phase::Running, Failure::transient(FailureKind::Platform, message))
+                    Readiness::Waiting(Phase::Running, Failure::transient(FailureKind::Platform, message))
                 }
             };
         }
         if self.claim.is_none() {
             let message = format!("the PersistentVolumeClaim {} of {key} is gone: somebody deleted it", names.data);
-            return Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::StartFailed, message)));
+            return Readiness::Stalled(self.failure(Failure::permanent(FailureKind::StartFailed, message)));
         }
         let claim = self.claim_trouble(key);
         match &self.pod {
-            None => self.judge_no_pod(key, claim),
-            Some(pod) => self.judge_pod(key, pod, claim),
+            None => self.readiness_of_no_pod(key, claim),
+            Some(pod) => self.readiness_of_pod(key, pod, claim),
         }
     }
 
-    fn judge_no_pod(&self, key: &InstanceKey, claim: Option<Verdict>) -> Verdict {
+    fn readiness_of_no_pod(&self, key: &InstanceKey, claim: Option<Readiness>) -> Readiness {
         // The StatefulSet's controller says why it can't make the pod.
         if let Some(event) = self.events.iter().rev().find(|event| event.reason.as_deref() == Some("FailedCreate")) {
             let words = event.message.as_deref().unwrap_or_default();
@@ -113,15 +113,15 @@ impl Seen {
             let message = format!("the pod of {key} can't be made: {words}");
             let failure = self.failure(Failure::permanent(kind, message));
             let lasting = words.contains("forbidden") || words.contains("invalid");
-            return if lasting { Verdict::Hopeless(failure) } else { Verdict::Doubtful(failure) };
+            return if lasting { Readiness::Failed(failure) } else { Readiness::Stalled(failure) };
         }
         claim.unwrap_or_else(|| {
             let message = format!("the pod of {key} is being made");
-            Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)))
+            Readiness::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)))
         })
     }
 
-    fn judge_pod(&self, key: &InstanceKey, pod: &Pod, claim: Option<Verdict>) -> Verdict {
+    fn readiness_of_pod(&self, key: &InstanceKey, pod: &Pod, claim: Option<Readiness>) -> Readiness {
         if let Some(scheduled) = condition(pod, "PodScheduled").filter(|scheduled| scheduled.status == "False") {
             let words = scheduled.message.as_deref().unwrap_or_default();
             // Of a claim that isn't bound yet the claim itself knows more.
@@ -132,18 +132,18 @@ impl Seen {
             if scheduled.reason.as_deref() == Some("Unschedulable") {
                 let failure = self.failure(Failure::permanent(FailureKind::Exhausted, message));
                 let since = scheduled.last_transition_time.as_ref().map_or(0, |time| time.0.as_second());
-                return Verdict::Unscheduled(failure, since);
+                return Readiness::Unscheduled(failure, since);
             }
-            return Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)));
+            return Readiness::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)));
         }
         let Some(status) = container(pod) else {
             let message = format!("the pod of {key} is being placed");
-            return Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)));
+            return Readiness::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)));
         };
         if let Some(waiting) = status.state.as_ref().and_then(|state| state.waiting.as_ref()) {
             let reason = waiting.reason.as_deref().unwrap_or_default();
             let words = waiting.message.as_deref().unwrap_or_default();
-            return self.judge_waiting(key, status, reason, words);
+            return self.readiness_of_waiting(key, status, reason, words);
         }
         let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
         let doing = match ended {
@@ -152,30 +152,30 @@ impl Seen {
             None => "its server starts or recovers".to_owned(),
         };
         let failure = self.failure(Failure::transient(FailureKind::StartFailed, format!("{key} isn't ready: {doing}")));
-        Verdict::Waiting(Phase::Pending, failure)
+        Readiness::Waiting(Phase::Pending, failure)
     }
 
-    fn judge_waiting(&self, key: &InstanceKey, status: &ContainerStatus, reason: &str, words: &str) -> Verdict {
+    fn readiness_of_waiting(&self, key: &InstanceKey, status: &ContainerStatus, reason: &str, words: &str) -> Readiness {
         let image = &status.image;
         let definite = NO_SUCH_IMAGE.iter().any(|no| words.to_lowercase().contains(no));
         match reason {
             "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable" if definite || reason == "ImagePullBackOff" => {
                 let message = format!("the image {image} of {key} can't be pulled: {}", self.pull_error(words));
-                Verdict::Hopeless(self.failure(Failure::permanent(FailureKind::ProgramsUnavailable, message)))
+                Readiness::Failed(self.failure(Failure::permanent(FailureKind::ProgramsUnavailable, message)))
             }
             "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" | "SignatureValidationFailed" => {
                 let message = format!("the image {image} of {key} can't be used: {reason}: {words}");
-                Verdict::Hopeless(self.failure(Failure::permanent(FailureKind::ProgramsUnavailable, message)))
+                Readiness::Failed(self.failure(Failure::permanent(FailureKind::ProgramsUnavailable, message)))
             }
             "CrashLoopBackOff" => {
                 let last = status.last_state.as_ref().and_then(|last| last.terminated.as_ref());
                 let how = last.map_or_else(|| words.to_owned(), |last| ended_how(last.exit_code, last.reason.as_deref()));
                 let message = format!("the server of {key} ends whenever it is started: {how}");
-                Verdict::Crashing(self.failure(Failure::permanent(FailureKind::StartFailed, message)))
+                Readiness::Crashing(self.failure(Failure::permanent(FailureKind::StartFailed, message)))
             }
             "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "PostStartHookError" => {
                 let message = format!("the container of {key} can't be started: {words}");
-                Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::StartFailed, message)))
+                Readiness::Stalled(self.failure(Failure::permanent(FailureKind::StartFailed, message)))
             }
             _ => {
                 // A Secret or ConfigMap that somebody deleted; they are there before the pod is.
@@ -186,10 +186,10 @@ impl Seen {
                 if let Some(event) = self.events.iter().rev().find(lacks) {
                     let words = event.message.as_deref().unwrap_or_default();
                     let message = format!("the pod of {key} lacks what it mounts: {words}");
-                    return Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::StartFailed, message)));
+                    return Readiness::Stalled(self.failure(Failure::permanent(FailureKind::StartFailed, message)));
                 }
                 let message = format!("the container of {key} is being made ({reason})");
-                Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)))
+                Readiness::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)))
             }
         }
     }
@@ -204,7 +204,7 @@ impl Seen {
     }
 
     /// Why the volume isn't there yet, where it isn't.
-    fn claim_trouble(&self, key: &InstanceKey) -> Option<Verdict> {
+    fn claim_trouble(&self, key: &InstanceKey) -> Option<Readiness> {
         let claim = self.claim.as_ref()?;
         let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
         if phase == "Bound" {
@@ -216,7 +216,7 @@ impl Seen {
             let message = format!(
                 "the volume {name} of {key} can't be made: the cluster has no default StorageClass; choose one (kubectl get storageclass)"
             );
-            return Some(Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::Platform, message))));
+            return Some(Readiness::Stalled(self.failure(Failure::permanent(FailureKind::Platform, message))));
         };
         let is_claims = |event: &&Event| event.involved_object.kind.as_deref() == Some("PersistentVolumeClaim");
         let words = self.events.iter().rev().find(is_claims).and_then(|event| event.message.as_deref());
@@ -225,18 +225,18 @@ impl Seen {
                 let message = format!(
                     "the volume {name} of {key} can't be made: {words}; choose another StorageClass (kubectl get storageclass)"
                 );
-                Verdict::Hopeless(self.failure(Failure::permanent(FailureKind::Platform, message)))
+                Readiness::Failed(self.failure(Failure::permanent(FailureKind::Platform, message)))
             }
             Some(words) if self.provisioner_is_silent() => {
                 let message = format!(
                     "the volume {name} of {key} isn't made: the provisioner of StorageClass {class} gives no sign of life: {words}"
                 );
-                Verdict::Doubtful(self.failure(Failure::permanent(FailureKind::Platform, message)))
+                Readiness::Stalled(self.failure(Failure::permanent(FailureKind::Platform, message)))
             }
             words => {
                 let words = words.map(|words| format!(": {words}")).unwrap_or_default();
                 let message = format!("the volume {name} of {key} is being made by StorageClass {class}{words}");
-                Verdict::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)))
+                Readiness::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)))
             }
         })
     }
@@ -250,7 +250,7 @@ impl Seen {
         };
         // What a provisioner itself says first.
         let begun = of("Provisioning").next().is_some();
-        !begun && of("ExternalProvisioning").filter_map(seconds).any(|waited| waited >= PROVISIONER_PATIENCE_SECONDS)
+        !begun && of("ExternalProvisioning").filter_map(seconds).any(|waited| waited >= PROVISIONER_TIMEOUT_SECONDS)
     }
 
     /// With the cluster's own words: conditions that don't hold, then events.

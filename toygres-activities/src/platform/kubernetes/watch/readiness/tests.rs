@@ -11,12 +11,12 @@ fn of<K: serde::de::DeserializeOwned>(value: Value) -> K {
 }
 
 /// An instance whose pod has this status.
-fn with_pod(status: Value) -> Seen {
-    Seen { pod: Some(of(json!({"metadata": {"name": "demo-0"}, "status": status}))), ..without_pod() }
+fn with_pod(status: Value) -> Objects {
+    Objects { pod: Some(of(json!({"metadata": {"name": "demo-0"}, "status": status}))), ..without_pod() }
 }
 
-fn without_pod() -> Seen {
-    Seen {
+fn without_pod() -> Objects {
+    Objects {
         set: Some(of(json!({"metadata": {"name": "demo"}, "spec": {"selector": {}, "template": {}}}))),
         claim: Some(claim("Bound", "standard")),
         pod: None,
@@ -32,7 +32,7 @@ fn event(kind: &str, reason: &str, message: &str) -> Event {
     of(json!({"metadata": {}, "involvedObject": {"kind": kind, "name": "demo"}, "reason": reason, "message": message}))
 }
 
-fn waiting(reason: &str, message: &str) -> Seen {
+fn waiting(reason: &str, message: &str) -> Objects {
     with_pod(json!({"containerStatuses": [{
         "name": "postgres", "image": "postgres:17", "imageID": "", "ready": false, "restartCount": 2,
         "state": {"waiting": {"reason": reason, "message": message}},
@@ -40,14 +40,14 @@ fn waiting(reason: &str, message: &str) -> Seen {
     }]}))
 }
 
-fn unscheduled(message: &str) -> Seen {
+fn unscheduled(message: &str) -> Objects {
     with_pod(json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]}))
 }
 
 #[track_caller]
-fn hopeless(seen: &Seen) -> Failure {
-    match seen.judge(&key()) {
-        Verdict::Hopeless(failure) | Verdict::Crashing(failure) => {
+fn hopeless(seen: &Objects) -> Failure {
+    match seen.readiness(&key()) {
+        Readiness::Failed(failure) | Readiness::Crashing(failure) => {
             assert!(!failure.retryable);
             failure
         }
@@ -56,17 +56,17 @@ fn hopeless(seen: &Seen) -> Failure {
 }
 
 #[track_caller]
-fn doubtful(seen: &Seen) -> Failure {
-    match seen.judge(&key()) {
-        Verdict::Doubtful(failure) | Verdict::Unscheduled(failure, _) => failure,
+fn doubtful(seen: &Objects) -> Failure {
+    match seen.readiness(&key()) {
+        Readiness::Stalled(failure) | Readiness::Unscheduled(failure, _) => failure,
         other => panic!("{other:?}"),
     }
 }
 
 #[track_caller]
-fn waits(seen: &Seen) -> Failure {
-    match seen.judge(&key()) {
-        Verdict::Waiting(_, failure) => failure,
+fn waits(seen: &Objects) -> Failure {
+    match seen.readiness(&key()) {
+        Readiness::Waiting(_, failure) => failure,
         other => panic!("{other:?}"),
     }
 }
@@ -138,12 +138,12 @@ fn a_pod_that_may_not_be_made_is_hopeless() {
 
 #[test]
 fn what_somebody_deleted_is_named() {
-    assert_eq!(Seen::default().judge(&key()), Verdict::Absent);
-    let lost = Seen { claim: None, ..without_pod() };
+    assert_eq!(Objects::default().readiness(&key()), Readiness::Absent);
+    let lost = Objects { claim: None, ..without_pod() };
     assert!(doubtful(&lost).message.contains("demo-data"));
-    let half = Seen { set: None, ..without_pod() };
+    let half = Objects { set: None, ..without_pod() };
     assert!(doubtful(&half).message.contains("its data is intact"));
-    let gone = Seen { set: None, claim: None, ..with_pod(json!({})) };
+    let gone = Objects { set: None, claim: None, ..with_pod(json!({})) };
     assert!(doubtful(&gone).message.contains("its data with them"));
     let mut mount = waiting("ContainerCreating", "");
     mount.events.push(event("Pod", "FailedMount", "MountVolume.SetUp failed for volume \"tls\" : secret \"demo-tls\" not found"));
@@ -154,7 +154,7 @@ fn what_somebody_deleted_is_named() {
 fn a_ready_pod_is_ready_unless_it_ends() {
     let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
     let mut seen = with_pod(ready);
-    assert_eq!(seen.judge(&key()), Verdict::Ready);
+    assert_eq!(seen.readiness(&key()), Readiness::Ready);
     let now = of(json!("2026-01-01T00:00:00Z"));
     seen.pod.as_mut().unwrap().metadata.deletion_timestamp = Some(now);
     waits(&seen);

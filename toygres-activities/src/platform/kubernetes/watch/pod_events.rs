@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use toygres_models::InstanceKey;
 
-use super::judge::{condition, container, ended_how};
+use super::readiness::{condition, container, ended_how};
 use crate::platform::PlatformEvent;
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity;

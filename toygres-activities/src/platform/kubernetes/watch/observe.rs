@@ -15,7 +15,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use tokio::time::Instant;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
-use super::judge::{Seen, Verdict};
+use super::readiness::{Objects, Readiness};
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{Names, is_of};
 use crate::platform::{Observation, Phase};
@@ -42,18 +42,18 @@ type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
 
 impl Cluster {
     /// See [`Platform::observe`](crate::platform::Platform::observe).
-    pub(in crate::platform::kubernetes) async fn look(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
-        let seen = self.see(key).await?;
+    pub(in crate::platform::kubernetes) async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
+        let seen = self.fetch_objects(key).await?;
         let image = seen.image();
         let observation = |phase, ready, reason| Ok(Some(Observation { image, ..Observation::new(phase, ready, reason) }));
-        match seen.judge(key) {
-            Verdict::Absent => Ok(None),
-            Verdict::Ready => observation(Phase::Running, true, None),
-            Verdict::Stopped => observation(Phase::Stopped, false, None),
-            Verdict::Waiting(phase, failure) => observation(phase, false, Some(failure)),
-            Verdict::Doubtful(failure) | Verdict::Unscheduled(failure, _) => observation(Phase::Pending, false, Some(failure)),
-            Verdict::Hopeless(failure) => observation(Phase::Failed, false, Some(failure)),
-            Verdict::Crashing(failure) => observation(Phase::Failed, false, Some(self.with_log(key, failure).await)),
+        match seen.readiness(key) {
+            Readiness::Absent => Ok(None),
+            Readiness::Ready => observation(Phase::Running, true, None),
+            Readiness::Stopped => observation(Phase::Stopped, false, None),
+            Readiness::Waiting(phase, failure) => observation(phase, false, Some(failure)),
+            Readiness::Stalled(failure) | Readiness::Unscheduled(failure, _) => observation(Phase::Pending, false, Some(failure)),
+            Readiness::Failed(failure) => observation(Phase::Failed, false, Some(failure)),
+            Readiness::Crashing(failure) => observation(Phase::Failed, false, Some(self.with_log(key, failure).await)),
         }
     }
 
@@ -64,39 +64,39 @@ impl Cluster {
         timeout: Duration,
     ) -> Result<Observation, Failure> {
         let deadline = Instant::now() + timeout;
-        let mut seen = self.see(key).await?;
+        let mut seen = self.fetch_objects(key).await?;
         let mut changes: Option<Changes> = None;
         let mut in_doubt_since = None;
         // Why nothing is known any more, while a watch is down.
         let mut blind: Option<Failure> = None;
         loop {
-            let verdict = seen.judge(key);
-            if !matches!(verdict, Verdict::Doubtful(_) | Verdict::Unscheduled(..)) {
+            let readiness = seen.readiness(key);
+            if !matches!(readiness, Readiness::Stalled(_) | Readiness::Unscheduled(..)) {
                 in_doubt_since = None;
             }
-            let (phase, reason, wake) = match verdict {
-                Verdict::Absent => return Err(self.not_found(key)),
-                Verdict::Ready => {
+            let (phase, reason, wake) = match readiness {
+                Readiness::Absent => return Err(self.not_found(key)),
+                Readiness::Ready => {
                     if let Some(pod) = &seen.pod {
                         self.pin_image(key, pod).await?;
                     }
                     return Ok(Observation { image: seen.image(), ..Observation::new(Phase::Running, true, None) });
                 }
-                Verdict::Stopped => {
+                Readiness::Stopped => {
                     let message = format!("{key} is stopped; `toygres start {}` starts it", key.name);
                     return Err(Failure::permanent(FailureKind::Conflict, message));
                 }
-                Verdict::Hopeless(failure) => return Err(failure),
-                Verdict::Crashing(failure) => return Err(self.with_log(key, failure).await),
-                Verdict::Waiting(phase, failure) => (phase, failure, deadline),
-                Verdict::Doubtful(failure) => {
+                Readiness::Failed(failure) => return Err(failure),
+                Readiness::Crashing(failure) => return Err(self.with_log(key, failure).await),
+                Readiness::Waiting(phase, failure) => (phase, failure, deadline),
+                Readiness::Stalled(failure) => {
                     let since = *in_doubt_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= DOUBT && blind.is_none() {
                         return Err(failure);
                     }
                     (Phase::Pending, failure, deadline.min((since + DOUBT).max(Instant::now() + PAUSE)))
                 }
-                Verdict::Unscheduled(failure, since) => {
+                Readiness::Unscheduled(failure, since) => {
                     // By the pod's own time, as this may be one wait of many; and for a moment by ours,
                     // as clocks differ.
                     let waited = u64::try_from(Utc::now().timestamp() - since).unwrap_or(0);
@@ -135,7 +135,7 @@ impl Cluster {
     }
 
     /// The instance as it is now.
-    pub(in crate::platform::kubernetes) async fn see(&self, key: &InstanceKey) -> Result<Seen, Failure> {
+    pub(in crate::platform::kubernetes) async fn fetch_objects(&self, key: &InstanceKey) -> Result<Objects, Failure> {
         let names = Names::of(key);
         let namespace = key.namespace.as_str();
         let (sets, pods) = (self.client.api::<StatefulSet>(namespace), self.client.api::<Pod>(namespace));
@@ -144,7 +144,7 @@ impl Cluster {
             self.client.call(format!("read the StatefulSet of {key}"), sets.get_opt(&names.instance)),
             self.client.call(format!("read the Pod of {key}"), pods.get_opt(&pod)),
         )?;
-        let mut seen = Seen { set: ours(set, key), pod: ours(pod, key), ..Seen::default() };
+        let mut seen = Objects { set: ours(set, key), pod: ours(pod, key), ..Objects::default() };
         if seen.set.is_none() && seen.pod.is_none() {
             // Mostly there is nothing at all, and nothing happened to it.
             let claims = self.client.api::<PersistentVolumeClaim>(namespace);
@@ -202,11 +202,11 @@ impl Cluster {
         }))
     }
 
-    async fn take_in(&self, key: &InstanceKey, seen: &mut Seen, change: Change) -> Result<(), Failure> {
+    async fn take_in(&self, key: &InstanceKey, seen: &mut Objects, change: Change) -> Result<(), Failure> {
         match change {
             Change::Pod(Some(pod)) => seen.pod = ours(Some(*pod), key),
             // What it went with is worth another look.
-            Change::Pod(None) => *seen = self.see(key).await?,
+            Change::Pod(None) => *seen = self.fetch_objects(key).await?,
             Change::Event(event) => {
                 let about = event.involved_object.kind.clone();
                 if note(seen, *event) && about.as_deref() != Some("Pod") {
@@ -279,7 +279,7 @@ fn when(event: &Event) -> Option<String> {
 }
 
 /// Keeps an event if it is about this instance, and not an earlier one of its name.
-fn note(seen: &mut Seen, event: Event) -> bool {
+fn note(seen: &mut Objects, event: Event) -> bool {
     let about = event.involved_object.uid.as_ref();
     let is = |meta: Option<&ObjectMeta>| about.is_some() && meta.and_then(|meta| meta.uid.as_ref()) == about;
     let ours = is(seen.set.as_ref().map(|set| &set.metadata))

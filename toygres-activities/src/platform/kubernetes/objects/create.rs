@@ -22,7 +22,7 @@ use crate::platform::kubernetes::identity::{self, Names};
 
 /// How long a load balancer's address is waited for, so that the first certificate has it. Where it
 /// takes longer, the certificate is made anew when it has come.
-const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is there of an instance already.
 struct Found {
@@ -68,7 +68,7 @@ impl Parts {
 
 impl Cluster {
     /// See [`Platform::ensure`](crate::platform::Platform::ensure). The caller holds the lock.
-    pub(in crate::platform::kubernetes) async fn make(&self, deployment: &Deployment) -> Result<bool, Failure> {
+    pub(in crate::platform::kubernetes) async fn create(&self, deployment: &Deployment) -> Result<bool, Failure> {
         let Deployment { key, spec, .. } = deployment;
         let found = self.find(key).await?;
         let version = wanted_version(deployment, found.set.as_ref())?;
@@ -215,7 +215,7 @@ impl Cluster {
             }
             None
         };
-        tokio::time::timeout(ADDRESS_PATIENCE, wait).await.ok().flatten()
+        tokio::time::timeout(ADDRESS_TIMEOUT, wait).await.ok().flatten()
     }
 }
 
