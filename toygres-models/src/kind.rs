@@ -106,7 +106,7 @@ const ADOPT: Kind = Kind {
     name: "adopt",
     noun: "adoption",
     participle: "adopted",
-    begins_in: &[],
+    begins_in: &[Running, Stopped],
     state_at_work: None,
     on_failure: OnFailure::KeepState,
     on_cancel: OnCancel::BeforeFirstStep,

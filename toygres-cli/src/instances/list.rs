@@ -171,7 +171,7 @@ fn details(ui: &Ui, instance: &Instance) -> String {
 
 /// The spec's generation, and whether the platform was brought to it.
 fn generation(instance: &Instance) -> String {
-    match instance.is_behind() {
+    match instance.observed_generation < instance.generation {
         true => format!("{} (the platform was last brought to {})", instance.generation, instance.observed_generation),
         false => instance.generation.to_string(),
     }

@@ -199,13 +199,17 @@ impl InstanceSpec {
     }
 
     /// This spec with the fields that differ between `after` and `before` set to their value in `before`: what
-    /// remains when the change from `before` to `after` is reverted.
+    /// remains when the change from `before` to `after` is reverted. A field that has another value than in `after` by
+    /// now was changed since, and stays.
     ///
     /// # Errors
     /// If the fields don't go together any more.
     pub fn reverted(&self, before: &Self, after: &Self) -> Result<Self, Invalid> {
         let mut all = self.to_map();
-        for Difference { field, to, .. } in after.differences(before) {
+        for Difference { field, from, to } in after.differences(before) {
+            if all.get(field).cloned().unwrap_or_default() != from {
+                continue;
+            }
             if to.is_null() {
                 all.remove(field);
             } else {

@@ -61,7 +61,8 @@ impl Instance {
     /// Whether the platform may be otherwise than the spec, since the last change of it did not come to its end.
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        self.observed_generation < self.generation
+        // A failed delete may have taken something away.
+        self.observed_generation < self.generation || self.state == InstanceState::Failed
     }
 }
 

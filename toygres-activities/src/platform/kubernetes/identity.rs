@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
-use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, PostgresVersion};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, PlatformName, PostgresVersion};
 
 use crate::platform::{Deployment, InstanceRecord};
 
@@ -97,7 +97,8 @@ pub(super) fn record_of(meta: &ObjectMeta) -> Option<InstanceRecord> {
     let annotations = meta.annotations.as_ref()?;
     let spec = InstanceSpec::parse(serde_json::from_str(annotations.get(SPEC)?).ok()?).ok()?;
     let instance_id = annotations.get(INSTANCE_ID).and_then(|id| id.parse().ok());
-    Some(InstanceRecord { key, instance_id, spec })
+    // Anybody who may annotate the claim can write anything.
+    (spec.platform == PlatformName::Kubernetes).then_some(InstanceRecord { key, instance_id, spec })
 }
 
 /// The image that an instance's claim says its pod runs.

@@ -193,7 +193,7 @@ impl Platform for KubernetesPlatform {
             if given_up.is_cancelled() {
                 return Err(nobody_waits());
             }
-            cluster.create(&deployment).await
+            cluster.create(&deployment, &given_up).await
         })
         .await
     }
@@ -291,7 +291,8 @@ impl Platform for KubernetesPlatform {
         let mut records = Vec::new();
         for place in self.cluster.places::<PersistentVolumeClaim>() {
             let list = self.cluster.client.call("list the volumes of toygres", place.list_metadata(&params)).await?;
-            records.extend(list.items.iter().filter_map(|claim| identity::record_of(&claim.metadata)));
+            let kept = list.items.iter().filter(|claim| claim.metadata.deletion_timestamp.is_none());
+            records.extend(kept.filter_map(|claim| identity::record_of(&claim.metadata)));
         }
         records.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(records)

@@ -12,7 +12,7 @@ use toygres_models::{
     ConnectionUri, Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, Power,
 };
 
-use super::files::{blocking, lock, remove_tree};
+use super::files::{blocking, lock, remove_file, remove_tree};
 use super::host::LocalHost;
 use super::instance::{Common, Instance, data_gone};
 use super::logs::reader::LogReader;
@@ -149,6 +149,8 @@ impl Inner {
                 super::server::process::end_orphans(&removed.data());
                 removed.remove_left_socket(port)?;
             }
+            // First, so that what is left by a removal that fails half-way is never started.
+            remove_file(&removed.data().join("PG_VERSION"))?;
             remove_tree(&removed.data())?;
             kill_point("remove-data-gone");
             remove_tree(home)?;
@@ -348,8 +350,16 @@ impl Platform for LocalPlatform {
     async fn records(&self) -> Result<Vec<InstanceRecord>, Failure> {
         let folder = self.host().state_dir.join("instances");
         blocking(move || {
-            let found = instance_folders(&folder)?.into_iter().filter_map(|(_, home)| Record::read(&home).ok().flatten());
-            let made = found.filter(|record| record.provisioned && major_of(&home_data(&folder, &record.key)).is_some());
+            let read = |(key, home): (InstanceKey, PathBuf)| {
+                let record = Record::read(&home).ok().flatten()?;
+                // A copy of another instance's folder is none.
+                let is_own = record.key == key && record.spec.platform == PlatformName::Local;
+                is_own.then_some(record)
+            };
+            let found = instance_folders(&folder)?.into_iter().filter_map(read);
+            // One that was created stopped has never been started.
+            let is_made = |record: &Record| record.provisioned || record.spec.power == Power::Stopped;
+            let made = found.filter(|record| is_made(record) && major_of(&home_data(&folder, &record.key)).is_some());
             let told = made.map(|Record { key, instance_id, spec, .. }| InstanceRecord { key, instance_id, spec });
             Ok(told.collect())
         })

@@ -11,6 +11,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::watch_object;
+use tokio_util::sync::CancellationToken;
 use toygres_models::{DnsLabel, Failure, FailureKind, InstanceKey, PostgresVersion, Power, StorageClass};
 
 use super::Creation;
@@ -67,15 +68,16 @@ impl Parts {
 }
 
 impl Cluster {
-    /// See [`Platform::ensure`](crate::platform::Platform::ensure). The caller holds the lock.
-    pub(in crate::platform::kubernetes) async fn create(&self, deployment: &Deployment) -> Result<bool, Failure> {
+    /// See [`Platform::ensure`](crate::platform::Platform::ensure). The caller holds the lock. It ends before the
+    /// StatefulSet if it is `given_up` by then: another server may be removing the instance already.
+    pub(in crate::platform::kubernetes) async fn create(
+        &self,
+        deployment: &Deployment,
+        given_up: &CancellationToken,
+    ) -> Result<bool, Failure> {
         let Deployment { key, spec, .. } = deployment;
         let found = self.find(key).await?;
         let version = wanted_version(deployment, found.set.as_ref())?;
-        let images = &self.config.images;
-        // A minor that no image is configured for any more is replaced by the next that was asked for.
-        let chosen = images.choose(Some(version));
-        let (version, image) = chosen.or_else(|gone| images.choose(Some(spec.postgres_version)).map_err(|_| gone))?;
         if found.claim.is_none() && (found.set.is_some() || deployment.data_exists) {
             // An empty database under an old name would pass for the lost one.
             let message = format!(
@@ -86,7 +88,11 @@ impl Cluster {
         }
         // What its pod ran before, also where its StatefulSet is gone.
         let pinned = found.claim.as_ref().and_then(identity::image_of);
-        let image = pinned.as_deref().unwrap_or(image);
+        let (version, image) = match &pinned {
+            // Whatever images are configured by now.
+            Some(image) => (version, image.as_str()),
+            None => self.config.images.choose(Some(version))?,
+        };
 
         let manifests = Manifests::new(key);
         let control = self.client.is_in_cluster().then(|| self.client.default_namespace());
@@ -151,6 +157,9 @@ impl Cluster {
             }
             there => there,
         };
+        if given_up.is_cancelled() {
+            return Err(Failure::permanent(FailureKind::Cancelled, format!("the deployment of {key} was given up")));
+        }
         created |= match &there {
             Some(found) => client.put_ours(key, set, Some(found)).await?.1,
             None => match client.create_ours(key, set).await? {

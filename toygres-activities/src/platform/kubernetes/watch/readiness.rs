@@ -129,7 +129,9 @@ impl Objects {
                 return claim;
             }
             let message = format!("no node can take the pod of {key}: {words}");
-            if scheduled.reason.as_deref() == Some("Unschedulable") {
+            // The claim is bound since; the scheduler comes back to the pod within seconds.
+            let is_bound_since = self.claim.is_some() && words.contains("unbound immediate PersistentVolumeClaims");
+            if !is_bound_since && scheduled.reason.as_deref() == Some("Unschedulable") {
                 let failure = self.failure(Failure::permanent(FailureKind::Exhausted, message));
                 let since = scheduled.last_transition_time.as_ref().map_or(0, |time| time.0.as_second());
                 return Readiness::Unscheduled(failure, since);

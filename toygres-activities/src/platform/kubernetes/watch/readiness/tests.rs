@@ -107,6 +107,9 @@ fn no_room_is_doubtful_and_an_unbound_volume_is_the_volumes_matter() {
     assert!(hopeless(&seen).message.contains("\"x\" not found"));
     seen.claim = Some(claim("Pending", ""));
     assert!(doubtful(&seen).message.contains("no default StorageClass"));
+    // The scheduler hasn't looked at the pod since.
+    seen.claim = Some(claim("Bound", "standard"));
+    waits(&seen);
 }
 
 #[test]
