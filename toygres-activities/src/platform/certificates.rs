@@ -52,11 +52,11 @@ fn params(common_name: &str, days: u32) -> CertificateParams {
     params
 }
 
-/// Looks at the first certificate of a text in PEM.
-fn look_at<T>(pem: &str, look: impl FnOnce(&X509Certificate<'_>) -> T) -> Result<T, String> {
+/// Reads the first certificate of a text in PEM.
+fn with_certificate<T>(pem: &str, read: impl FnOnce(&X509Certificate<'_>) -> T) -> Result<T, String> {
     let (_, block) = parse_x509_pem(pem.as_bytes()).map_err(|error| error.to_string())?;
     let certificate = block.parse_x509().map_err(|error| error.to_string())?;
-    Ok(describe(&certificate))
+    Ok(read(&certificate))
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
@@ -113,12 +113,12 @@ impl CertificateAuthority {
     pub(crate) fn from_pem(certificate_pem: String, key_pem: &str, certificate_path: PathBuf) -> Result<Self, String> {
         let key = KeyPair::from_pem(key_pem).map_err(|error| format!("ca.key is no private key: {error}"))?;
         let no_certificate = |error: &dyn std::fmt::Display| format!("ca.crt is no certificate: {error}");
-        let look = |certificate: &X509Certificate<'_>| {
+        let read = |certificate: &X509Certificate<'_>| {
             let fingerprint: String = Sha256::digest(certificate.as_raw()).iter().map(|byte| format!("{byte:02x}")).collect();
             let is_keys = *certificate.public_key().subject_public_key.data == *key.public_key_raw();
             (certificate.subject().as_raw().to_vec(), fingerprint, is_keys)
         };
-        let (subject, fingerprint, is_keys) = look_at(&certificate_pem, look).map_err(|error| no_certificate(&error))?;
+        let (subject, fingerprint, is_keys) = with_certificate(&certificate_pem, read).map_err(|error| no_certificate(&error))?;
         if !is_keys {
             return Err("ca.key is not the key of ca.crt".to_owned());
         }
@@ -147,7 +147,7 @@ impl CertificateAuthority {
     /// was set back.
     pub(crate) fn is_current(&self, chain_pem: &str, now: SystemTime) -> bool {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs()).cast_signed();
-        let is_current = look_at(chain_pem, |certificate| {
+        let is_current = with_certificate(chain_pem, |certificate| {
             let begin = certificate.validity().not_before.timestamp();
             let is_young = (begin..begin + RENEW_AFTER.as_secs().cast_signed()).contains(&now);
             is_young && !certificate.is_ca() && certificate.issuer().as_raw() == self.subject

@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, InstanceKey, InstanceName, InstanceSpec, PlatformName, StorageSize};
 
 use super::cluster::Cluster;
@@ -37,7 +38,7 @@ impl Cluster {
             };
             let deployment =
                 Deployment { key: key.clone(), instance_id: None, spec, password: password.clone(), data_exists: false };
-            self.create(&deployment).await?;
+            self.create(&deployment, &CancellationToken::new()).await?;
             password
         };
         // From now on its certificate is renewed with the others.

@@ -29,7 +29,7 @@ use super::objects::renewal;
 use super::own_secret::{OwnSecret, in_files, make_folder};
 use super::passwords::KubernetesSecretStore;
 use super::watch::logs::LogReader;
-use super::watch::news;
+use super::watch::pod_events;
 use crate::k8s_client::K8sClient;
 use crate::platform::certificates::CertificateAuthority;
 use crate::platform::{
