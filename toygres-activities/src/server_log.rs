@@ -113,7 +113,7 @@ pub(crate) fn told<Text: AsRef<str>>(lines: impl IntoIterator<Item = Text>) -> i
     })
 }
 
-/// [`told`], to be shown.
+/// The lines in which a server, or a program that makes one, speaks of itself, in order, to be shown.
 #[must_use]
 pub fn telling<Text: AsRef<str>>(lines: impl IntoIterator<Item = Text>) -> Vec<Said> {
     told(lines).map(|line| said(line.as_ref())).collect()

@@ -1,8 +1,6 @@
 //! The metadata store on a real PostgreSQL, a database of its own for each test: operations, their
 //! steps, events, ports, and the schema itself.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
-
 use serde_json::json;
 use sqlx::types::Uuid;
 use tokio::task::JoinSet;
