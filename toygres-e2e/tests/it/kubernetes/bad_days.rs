@@ -141,9 +141,15 @@ async fn what_somebody_deletes_of_a_running_instance_is_noticed_and_its_delete_e
     for objects in ["statefulset/set", "service/service", "secret/secrets-password", "secret/secrets-tls"] {
         cluster.namespace.kubectl(&["delete", objects]).await.unwrap();
     }
-    let unhealthy = async || Ok((cluster.json(&["get", "set"]).await?["status"]["health_status"] == "unhealthy").then_some(()));
-    eventually("an instance without its StatefulSet to be unhealthy", SOON, unhealthy).await.unwrap();
-    // Around data that is intact, what is missing is made again; a password can't be.
+    // Around data that is intact, what is missing is made again and told of; a password can't be.
+    for (name, part) in [("set", "the StatefulSet"), ("service", "the Service")] {
+        let repaired = async || {
+            let operations = cluster.json(&["operations", name]).await?;
+            let cause = operations[0]["cause"].as_str().unwrap_or_default();
+            Ok((cause.contains(part) && operations[0]["state"] == "succeeded").then_some(()))
+        };
+        eventually("a repair to be done", 2 * SOON, repaired).await.unwrap();
+    }
     for name in ["set", "service"] {
         eventually("it to be repaired", 2 * SOON, async || cluster.sql(name, "select 1").await.map(Some)).await.unwrap();
     }
