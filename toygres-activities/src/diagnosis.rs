@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use toygres_models::{Cause, Failure, FailureKind, InstanceKey, InstanceState, PlatformName, Verdict};
+use toygres_models::{Cause, Failure, FailureKind, InstanceKey, InstanceState, Namespace, PlatformName, Verdict};
 
 use crate::server_log::{Line, without_process};
 
@@ -187,7 +187,7 @@ pub fn diagnose(facts: &Facts<'_>) -> Verdict {
         return well(format!("{key} was deleted"));
     }
     if facts.state == InstanceState::Stopped && facts.failure.is_none() {
-        let start = format!("start it: `toygres start {}{}`", key.name, namespace_flag(key));
+        let start = format!("start it: `toygres start {}{}`", key.name, Namespace::flag(key.namespace.as_str()));
         return Verdict { fix: vec![start], ..well(format!("{key} is stopped")) };
     }
     if let LogIn::Failed(failure) = &facts.log_in {
@@ -296,16 +296,11 @@ fn verdict(facts: &Facts<'_>, cause: Cause, mut evidence: Vec<String>) -> Verdic
     Verdict { summary: format!("{key} {how}: {what}"), likely_cause: Some(cause), fix: fix(facts, cause), evidence }
 }
 
-/// `-n team` for commands, where it is needed.
-fn namespace_flag(key: &InstanceKey) -> String {
-    if key.namespace == toygres_models::Namespace::default() { String::new() } else { format!(" -n {}", key.namespace) }
-}
-
 /// What to do. Commands that need the instance's namespace name it.
 fn fix(facts: &Facts<'_>, cause: Cause) -> Vec<String> {
     let name = &facts.key.name;
     let namespace = &facts.key.namespace;
-    let flag = namespace_flag(facts.key);
+    let flag = Namespace::flag(facts.key.namespace.as_str());
     let in_cluster = facts.platform == PlatformName::Kubernetes;
     let again = |change: &str| match facts.state {
         // Only such a one may be deleted without a loss.

@@ -96,7 +96,7 @@ pub enum Command {
         #[arg(long, value_name = "PLATFORM", value_parser = platform)]
         platform: Option<PlatformName>,
     },
-    /// Make and revoke tokens, by which other people and programs are let in
+    /// Make and revoke tokens, with which other people and programs use the API
     #[command(subcommand, visible_alias = "tokens")]
     Token(TokenCommand),
     /// Show what each namespace uses and may use, or set its quota

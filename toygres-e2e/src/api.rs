@@ -239,6 +239,26 @@ impl Api {
         self.operation_of(self.send(Method::DELETE, &self.instances(&format!("/{name}")), None).await?)
     }
 
+    /// The kinds of an instance's events, oldest first.
+    ///
+    /// # Errors
+    /// If they can't be read.
+    pub async fn kinds_of_events(&self, name: &str) -> Result<Vec<String>> {
+        let events = self.items(&format!("/v1/instances/{name}/events")).await?;
+        Ok(events.iter().map(|event| event["kind"].as_str().unwrap_or_default().to_owned()).collect())
+    }
+
+    /// Logs in to an instance and expects the table `kept` with the answer 42.
+    ///
+    /// # Errors
+    /// If it isn't so.
+    pub async fn expect_42(&self, name: &str) -> Result<()> {
+        let mut session = self.log_in(name).await?;
+        let (answer,): (i32,) = sqlx::query_as("SELECT answer FROM kept").fetch_one(&mut session).await?;
+        ensure!(answer == 42, "{name} has the answer {answer}");
+        Ok(())
+    }
+
     /// The path of the instances, or of something below.
     fn instances(&self, below: &str) -> String {
         let namespace = self.namespace.as_ref().map(|namespace| format!("?namespace={namespace}")).unwrap_or_default();

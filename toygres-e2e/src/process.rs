@@ -162,8 +162,8 @@ pub async fn wait_gone(pid: u32) -> Result<()> {
     wait_until(&format!("the end of process {pid}"), SOON, || !is_alive(pid)).await
 }
 
-/// Ends everything that works on or in a folder. Shared memory belongs to no folder: whoever has
-/// some is given the time to give it back.
+/// Ends everything that works on or in a folder. Shared memory belongs to no folder, so processes that have
+/// some get the time to release it.
 pub fn end_all(state_dir: &Path) {
     // First toygres, so that it restarts nothing.
     end_each(|| toygres_on(state_dir), Signal::Kill);

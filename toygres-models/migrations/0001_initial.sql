@@ -182,9 +182,7 @@ CREATE TABLE namespaces (
     -- NULL: no limit.
     max_instances  integer     CHECK (max_instances >= 0),
     max_storage_gb bigint      CHECK (max_storage_gb >= 0),
-    revision       bigint      NOT NULL DEFAULT 1,
-    created_at     timestamptz NOT NULL DEFAULT now(),
-    updated_at     timestamptz NOT NULL DEFAULT now()
+    revision       bigint      NOT NULL DEFAULT 1
 );
 
 -- Tokens of the API. The secret itself is nowhere: it was shown once.

@@ -49,12 +49,6 @@ impl ConnectionUri {
     pub fn with_secret(&self, password: &SecretString) -> SecretString {
         self.write(Some(password.expose_secret())).into()
     }
-
-    /// The URI with what `password` is in JSON: a reference stays one, which is safe to store.
-    #[must_use]
-    pub fn with_password(&self, password: &Password) -> SecretString {
-        self.write(Some(&String::from(password.clone()))).into()
-    }
 }
 
 impl fmt::Display for ConnectionUri {

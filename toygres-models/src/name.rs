@@ -138,6 +138,14 @@ impl InstanceName {
     }
 }
 
+impl Namespace {
+    /// ` -n team` for commands that are shown to people; nothing for the default namespace.
+    #[must_use]
+    pub fn flag(namespace: &str) -> String {
+        if namespace == Self::default().as_str() { String::new() } else { format!(" -n {namespace}") }
+    }
+}
+
 impl Default for Namespace {
     fn default() -> Self {
         Self("default".into())

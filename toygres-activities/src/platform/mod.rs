@@ -284,3 +284,12 @@ pub fn health(seen: Option<Observation>) -> (bool, String) {
         None => (false, "nothing of it is there any more".to_owned()),
     }
 }
+
+/// Runs work in a task of its own, to its end even if the caller gives up: file work can't be cut off, a request that is
+/// on its way can't be called back, and a lock that is released before the end would protect nothing.
+async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, Failure>> + Send + 'static) -> Result<T, Failure> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Failure::transient(toygres_models::FailureKind::Internal, format!("the work was cut off: {error}"))),
+    }
+}

@@ -6,11 +6,10 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use toygres_client::resources::Connection;
-use toygres_models::InstanceName;
+use toygres_models::{InstanceName, Namespace};
 
 use super::route;
 use crate::error::{CliError, Outcome};
-use crate::operations::watch;
 use crate::output::interrupt::interrupted;
 use crate::output::ui::Ui;
 use crate::session::Session;
@@ -76,7 +75,7 @@ pub async fn run(arguments: &Connect, session: &mut Session<'_>) -> Outcome {
         interrupted().await;
         ui.end_line();
     } else if route.connection.internal {
-        let flags = watch::namespace_flag(key.namespace.as_str());
+        let flags = Namespace::flag(key.namespace.as_str());
         ui.note(format_args!(
             "\n{} is known inside the cluster only. From here:\n  {}",
             route.connection.host,

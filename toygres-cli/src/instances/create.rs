@@ -10,8 +10,8 @@ use toygres_client::resources::InstanceManifest;
 use toygres_models::password::MAX_PASSWORD_LENGTH;
 use toygres_models::store::{Instance, Operation};
 use toygres_models::{
-    Cpu, DnsLabel, InstanceKey, InstanceName, Memory, OperationState, Password, PlatformName, PostgresVersion, StorageClass,
-    StorageSize,
+    Cpu, DnsLabel, InstanceKey, InstanceName, Memory, Namespace, OperationState, Password, PlatformName, PostgresVersion,
+    StorageClass, StorageSize,
 };
 
 use crate::access::secret_input;
@@ -149,7 +149,7 @@ fn summary(instance: &Instance, operation: &Operation, was_there: bool) -> Strin
 }
 
 fn next_steps(ui: &Ui, key: &InstanceKey, instance: &Instance, storage_was_given: bool) {
-    let flags = watch::namespace_flag(key.namespace.as_str());
+    let flags = Namespace::flag(key.namespace.as_str());
     // Before the name: what follows it is psql's.
     let psql = format!("toygres psql{flags} {}", key.name);
     let connect = format!("toygres connect{flags} {}", key.name);

@@ -13,7 +13,6 @@ use toygres_models::{InstanceName, InstanceState, LabelSelector, Namespace, Plat
 
 use super::documents;
 use crate::error::Outcome;
-use crate::operations::watch::namespace_flag;
 use crate::output::display::{self, age, moment};
 use crate::output::ui::Ui;
 use crate::session::Session;
@@ -114,7 +113,7 @@ pub async fn get(name: InstanceName, session: &mut Session<'_>) -> Outcome {
     }
     ui.print(details(ui, &instance))?;
     if instance.state == InstanceState::Failed {
-        let (name, flags) = (&instance.name, namespace_flag(&instance.namespace));
+        let (name, flags) = (&instance.name, Namespace::flag(&instance.namespace));
         ui.note(format_args!("\n  {}     its PostgreSQL log", ui.err.cyan(format_args!("toygres logs {name}{flags}"))));
         ui.note(format_args!("  {}      why it failed, and what to do", ui.err.cyan(format_args!("toygres why {name}{flags}"))));
         ui.note(format_args!("  {}    try again what failed", ui.err.cyan(format_args!("toygres start {name}{flags}"))));

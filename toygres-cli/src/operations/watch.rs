@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use toygres_client::{Client, ClientError, Submitted};
 use toygres_models::kind::{OnCancel, OnFailure};
 use toygres_models::store::{Operation, Step};
-use toygres_models::{InstanceKey, OperationState, StepState};
+use toygres_models::{InstanceKey, Namespace, OperationState, StepState};
 use uuid::Uuid;
 
 use crate::error::CliError;
@@ -39,7 +39,7 @@ pub async fn submit(
         submitted = session.change(request) => submitted,
         () = interrupted() => {
             ui.end_line();
-            let flags = namespace_flag(key.namespace.as_str());
+            let flags = Namespace::flag(key.namespace.as_str());
             Err(CliError::failed("interrupted while the server was asked")
                 .hint(format!("whether it has begun: toygres operations {}{flags}", key.name)))
         }
@@ -250,7 +250,7 @@ pub fn attempts(step: &Step) -> String {
 pub fn failed(operation: &Operation) -> CliError {
     let name = &operation.instance_name;
     let what = operation.kind.participle;
-    let flags = namespace_flag(&operation.namespace);
+    let flags = Namespace::flag(&operation.namespace);
     if operation.state == OperationState::Cancelled {
         let who = operation.cancel_requested_by.as_deref().unwrap_or("somebody");
         return CliError::failed(format!(
@@ -274,11 +274,6 @@ pub fn failed(operation: &Operation) -> CliError {
         OnFailure::KeepState => error.hint(format!("what {name} is now: toygres get {name}{flags}")).hint(again),
     };
     error
-}
-
-/// `-n team` for commands that are shown, where it is needed.
-pub fn namespace_flag(namespace: &str) -> String {
-    if namespace == toygres_models::Namespace::default().as_str() { String::new() } else { format!(" -n {namespace}") }
 }
 
 /// Tells that an operation is under way, for those who don't wait for it.

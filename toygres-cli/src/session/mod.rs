@@ -215,8 +215,8 @@ fn read_certificate(path: &Path) -> Result<String, CliError> {
     })
 }
 
-/// The token that was set. The one in the state directory may do everything there, so only a server that runs on it is
-/// shown that one, whoever else's address was given.
+/// The token that was set. The one in the state directory has every right there, so it is sent only to the server of that
+/// directory, not to another address that was given.
 fn token_for(settings: &Settings, url: &Url) -> Result<Option<SecretString>, CliError> {
     if settings.token.is_some() {
         return Ok(settings.token.clone());

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, TryStreamExt};
 use hyper::Method;
-use hyper::header::{ACCEPT, HeaderName};
-use sse_stream::SseStream;
 use toygres_models::store::Operation;
 use toygres_models::{InstanceKey, OperationKind};
 use uuid::Uuid;
@@ -21,32 +18,6 @@ impl Client {
         let url = self.url(&["v1", "operations", &id.to_string()], &query)?;
         let (_, body) = self.send(Method::GET, url, Vec::new(), wait + REQUEST_TIMEOUT).await?;
         self.decode(&body)
-    }
-
-    /// One operation, sent by the server with each change after `after_revision`. The stream ends with
-    /// the operation, or sooner if the server stops; it can be resumed at the last revision seen.
-    pub async fn operation_stream(
-        &self,
-        id: Uuid,
-        after_revision: i64,
-    ) -> Result<impl Stream<Item = Result<Operation, ClientError>> + use<>, ClientError> {
-        let url = self.url(&["v1", "operations", &id.to_string()], &[])?;
-        let last_event_id = (HeaderName::from_static("last-event-id"), &*after_revision.to_string());
-        let response = self.open(Method::GET, url, Vec::new(), &[(ACCEPT, "text/event-stream"), last_event_id]).await?;
-        if !response.status().is_success() {
-            let (status, body) = self.read(response).await?;
-            return Err(self.refused(status, &body));
-        }
-        let client = self.clone();
-        let events = SseStream::new(response.into_body()).map_err({
-            let client = client.clone();
-            move |error| client.failed(&error, false)
-        });
-        Ok(events.filter_map(move |event| {
-            // Whatever has no data is a comment that keeps the connection alive.
-            let operation = event.map(|event| event.data.map(|data| client.decode(data.as_bytes())));
-            std::future::ready(operation.transpose().map(Result::flatten))
-        }))
     }
 
     /// Asks for an operation that is no change of the spec: a restart.

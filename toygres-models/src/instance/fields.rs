@@ -12,12 +12,6 @@ pub enum Effect {
     Record,
     /// The platform changes something around the server, which runs on.
     Live,
-    /// The server reads its configuration again and runs on.
-    Reload,
-    /// The server is restarted: connections end, and new ones are refused for some seconds.
-    Restart,
-    /// The server runs somewhere else afterwards: connections end.
-    Recreate,
     /// The server is stopped until the next change.
     Offline,
     /// The field can't be changed.
@@ -29,9 +23,7 @@ impl Effect {
     #[must_use]
     pub fn unavailable(self) -> Option<&'static str> {
         match self {
-            Self::Record | Self::Live | Self::Reload | Self::Never => None,
-            Self::Restart => Some("connections end, and new ones are refused while the server restarts"),
-            Self::Recreate => Some("connections end, and new ones are refused until the new server runs"),
+            Self::Record | Self::Live | Self::Never => None,
             Self::Offline => Some("connections end, and new ones are refused until the instance is started"),
         }
     }
@@ -44,15 +36,13 @@ pub struct Field {
     pub name: &'static str,
     /// What its change to a value does.
     effect: fn(to: &Value) -> Effect,
-    /// Whether a change can be reverted: by a cancel, or because it failed.
-    pub can_revert: bool,
     /// What a change to a value is called, where it has a name of its own.
     verb: fn(to: &Value) -> Option<&'static str>,
 }
 
 impl Field {
     const fn new(name: &'static str, effect: fn(&Value) -> Effect) -> Self {
-        Self { name, effect, can_revert: true, verb: |_| None }
+        Self { name, effect, verb: |_| None }
     }
 
     /// What a change to `to` does.

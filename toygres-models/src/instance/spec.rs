@@ -1,8 +1,6 @@
 //! What an instance is to be. One struct is the body of `POST` and `PUT`, the column
 //! `instances.spec`, the document of `toygres apply` and what the platform is given.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -217,12 +215,6 @@ impl InstanceSpec {
             }
         }
         Self::parse(Value::Object(all))
-    }
-
-    /// The labels as a plain map.
-    #[must_use]
-    pub fn label_map(&self) -> BTreeMap<String, String> {
-        self.labels.clone().into()
     }
 }
 

@@ -112,7 +112,7 @@ impl Store {
             sqlx::query(
                 "INSERT INTO namespaces AS kept (name, max_instances, max_storage_gb) VALUES ($1, $2, $3)
                  ON CONFLICT (name) DO UPDATE SET max_instances = EXCLUDED.max_instances,
-                    max_storage_gb = EXCLUDED.max_storage_gb, revision = kept.revision + 1, updated_at = now()",
+                    max_storage_gb = EXCLUDED.max_storage_gb, revision = kept.revision + 1",
             )
             .bind(name.as_str())
             .bind(quota.max_instances)

@@ -34,6 +34,7 @@ use crate::k8s_client::K8sClient;
 use crate::platform::certificates::CertificateAuthority;
 use crate::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
+    detached,
 };
 
 /// Instances as pods. Dropping it ends the watching; servers run on.
@@ -145,15 +146,6 @@ impl KubernetesPlatform {
 impl Drop for KubernetesPlatform {
     fn drop(&mut self) {
         self.cluster.stop.cancel();
-    }
-}
-
-/// Runs work in a task of its own, to its end even if the caller gives up: a request that is on its
-/// way can't be called back, and a lock let go before its answer would protect nothing.
-async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, Failure>> + Send + 'static) -> Result<T, Failure> {
-    match tokio::spawn(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Failure::transient(FailureKind::Internal, format!("the work was cut off: {error}"))),
     }
 }
 

@@ -22,6 +22,7 @@ use super::server::major_of;
 use crate::kill_point::kill_point;
 use crate::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Phase, Platform, PlatformEvent,
+    detached,
 };
 
 /// How long a clean stop may take before the next sharper one.
@@ -81,15 +82,6 @@ impl LocalPlatform {
 impl Drop for LocalPlatform {
     fn drop(&mut self) {
         self.inner.common.stop.cancel();
-    }
-}
-
-/// Runs work in a task of its own, to its end even if the caller gives up: file work can't be cut
-/// off, and a lock let go before it ends would protect nothing.
-async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, Failure>> + Send + 'static) -> Result<T, Failure> {
-    match tokio::spawn(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Failure::transient(FailureKind::Internal, format!("the work was cut off: {error}"))),
     }
 }
 

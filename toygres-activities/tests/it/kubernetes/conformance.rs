@@ -399,7 +399,7 @@ async fn a_certificate_that_is_due_is_renewed_without_anyone_asking() {
     let (one, two) = futures::join!(subject.platform.renew_certificates(), second.renew_certificates());
     assert!((1..=2).contains(&(one.unwrap() + two.unwrap())));
     assert_eq!(subject.platform.renew_certificates().await.unwrap(), 0, "it is done");
-    // The kubelet takes up to a minute or so to bring a Secret to its pod.
+    // The kubelet copies a changed Secret into its pod within about a minute.
     let begun = Instant::now();
     support::eventually_within(Duration::from_secs(180), "it presents the new certificate", || async {
         presented(&subject, "demo").await != first

@@ -8,7 +8,7 @@ use toygres_activities::platform::{LogLine, LogRequest, Platform};
 
 use crate::support::kubernetes::Kubernetes;
 use crate::support::kubernetes::proxy::Proxy;
-use crate::support::{READY, Subject, say, until};
+use crate::support::{self, READY, Subject, say, until};
 
 fn said(lines: &[LogLine]) -> Vec<&str> {
     lines.iter().filter_map(|line| Some(line.text.split_once("LOG:  said ")?.1)).collect()
@@ -22,11 +22,10 @@ async fn falls_and_returns(subject: &Kubernetes) {
     };
     let before: u32 = status("restartCount").parse().unwrap();
     subject.fell("demo");
-    let begun = std::time::Instant::now();
-    while status("restartCount").parse::<u32>().unwrap() == before || status("ready") != "true" {
-        assert!(begun.elapsed() < READY, "it doesn't return");
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    }
+    support::eventually_within(READY, "it returns", || async {
+        status("restartCount").parse::<u32>().unwrap() != before && status("ready") == "true"
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

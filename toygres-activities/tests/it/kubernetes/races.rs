@@ -81,7 +81,7 @@ async fn an_object_that_a_stranger_makes_between_the_look_and_the_creation_is_le
     }
 }
 
-/// Two servers, or an activity and its own repeat: whoever is overtaken takes what is there.
+/// Two servers, or an activity and its own repeat: the slower one uses the objects that the quicker one made.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_creation_that_is_overtaken_by_its_own_repeat_takes_what_is_there() {
     let Some(subject) = Kubernetes::new("17").await else { return };

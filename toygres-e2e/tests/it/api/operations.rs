@@ -1,8 +1,6 @@
 //! Operations from outside: cancelled at any step, tried again, followed live, by HTTP and by the
 //! command line.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
-
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -26,11 +24,6 @@ async fn cancel(api: &Api, id: &str) -> Result<Value> {
     ensure!(text(&operation, "id") == id, "another operation: {operation:#}");
     ensure!(answer.headers["location"] == format!("/v1/operations/{id}"), "{:?}", answer.headers);
     Ok(operation)
-}
-
-async fn kinds_of_events(api: &Api, name: &str) -> Vec<String> {
-    let events = api.items(&format!("/v1/instances/{name}/events")).await.unwrap();
-    events.iter().map(|event| text(event, "kind").to_owned()).collect()
 }
 
 /// Creates an instance that fails at `test-connection`, since its stored password is wrong for a while.
@@ -78,7 +71,7 @@ async fn a_create_that_is_cancelled_at_any_step_leaves_nothing() {
             let ended = api.wait(id).await.unwrap();
             assert_eq!((text(&ended, "state"), &ended["error"]), ("cancelled", &Value::Null), "{name}: {ended:#}");
             toygres.expect_nothing_of(name).await.with_context(|| name.clone()).unwrap();
-            assert_eq!(kinds_of_events(&api, name).await, ["create_requested", "cancel_requested", "create_cancelled"]);
+            assert_eq!(api.kinds_of_events(name).await.unwrap(), ["create_requested", "cancel_requested", "create_cancelled"]);
             // Whoever asks again is told the same.
             assert_eq!(text(&cancel(&api, id).await.unwrap(), "state"), "cancelled");
         }
@@ -189,7 +182,7 @@ async fn a_delete_that_no_step_of_was_begun_is_called_off() {
     assert_eq!(toygres.only_postmaster("demo").await.unwrap(), server);
     assert_eq!(text(&api.instance("demo").await.unwrap(), "state"), "running");
     assert_eq!(
-        kinds_of_events(&api, "demo").await,
+        api.kinds_of_events("demo").await.unwrap(),
         ["create_requested", "instance_running", "delete_requested", "delete_cancelled"]
     );
     api.delete("demo").await.unwrap();
@@ -218,7 +211,7 @@ async fn a_failed_create_goes_on_where_it_failed() {
     assert_eq!((text(&ended, "retry_of"), text(&ended, "kind")), (&*create, "create"));
     assert_eq!(toygres.only_postmaster("demo").await.unwrap(), server, "what was made is kept");
     api.log_in("demo").await.unwrap();
-    let kinds = kinds_of_events(&api, "demo").await;
+    let kinds = api.kinds_of_events("demo").await.unwrap();
     assert_eq!(kinds, ["create_requested", "instance_failed", "retry_requested", "instance_running"]);
     for path in [format!("/v1/operations/{create}/retry"), format!("/v1/operations/{retry}/retry")] {
         api.post(&path).await.unwrap().expect_problem(409).unwrap();
@@ -373,7 +366,7 @@ async fn a_cancelled_change_is_put_back_and_a_delete_overtakes_one() {
         }
         assert_eq!(after["generation"], after["observed_generation"], "{step}: {after:#}");
         // Of the first no step had begun: it was over at once.
-        let told = kinds_of_events(&api, name).await;
+        let told = api.kinds_of_events(name).await.unwrap();
         let asked = if step == "deploy-postgres" { &[][..] } else { &["cancel_requested"] };
         assert_eq!(told[2..], [asked, &["update_cancelled"]].concat(), "{step}");
         api.log_in(name).await.unwrap();

@@ -1,15 +1,8 @@
 //! The control database is lost: instances run on, and are taken on record again with their data.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::{Value, json};
 use toygres_e2e::{Api, Toygres};
-
-async fn expect_42(api: &Api, name: &str) -> Result<()> {
-    let mut session = api.log_in(name).await?;
-    let (answer,): (i32,) = sqlx::query_as("SELECT answer FROM kept").fetch_one(&mut session).await?;
-    ensure!(answer == 42);
-    Ok(())
-}
 
 /// Stops the server, removes its database, and starts it.
 async fn lose_database(toygres: &Toygres) -> Result<Api> {
@@ -65,7 +58,7 @@ async fn instances_are_adopted_after_the_control_database_was_lost() {
     assert_eq!((&after["status"]["health_status"], &after["generation"]), (&json!("healthy"), &after["observed_generation"]));
     assert_eq!(toygres.only_postmaster("runs").await.unwrap(), server, "its server was restarted");
     assert_eq!(api.uri("runs").await.unwrap(), runs);
-    expect_42(&api, "runs").await.unwrap();
+    api.expect_42("runs").await.unwrap();
 
     toygres.ok(&["adopt", "rests"]).await.unwrap();
     let rests_now = api.instance("rests").await.unwrap();
@@ -73,7 +66,7 @@ async fn instances_are_adopted_after_the_control_database_was_lost() {
     assert!(toygres.postmasters("rests").is_empty(), "its server was started");
     toygres.ok(&["start", "rests"]).await.unwrap();
     assert_eq!(api.uri("rests").await.unwrap(), rests);
-    expect_42(&api, "rests").await.unwrap();
+    api.expect_42("rests").await.unwrap();
     for name in ["runs", "rests"] {
         let again = toygres.fails(1, &["adopt", name]).await.unwrap();
         assert!(again.stderr.contains("on record already"), "{again}");

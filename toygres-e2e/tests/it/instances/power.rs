@@ -43,13 +43,6 @@ async fn keep_42(api: &Api, name: &str) -> Result<()> {
     Ok(())
 }
 
-async fn expect_42(api: &Api, name: &str) -> Result<()> {
-    let mut session = api.log_in(name).await?;
-    let (answer,): (i32,) = sqlx::query_as("SELECT answer FROM kept").fetch_one(&mut session).await?;
-    ensure!(answer == 42);
-    Ok(())
-}
-
 /// How often the instance's server was started.
 fn starts(toygres: &Toygres, name: &str) -> usize {
     let logs = std::fs::read_dir(toygres.instance_dir(name).join("log")).into_iter().flatten().flatten();
@@ -74,12 +67,7 @@ async fn expect_running(toygres: &Toygres, api: &Api, name: &str) -> Result<()> 
     ensure!(instance["status"]["health_status"] == "healthy", "{instance:#}");
     ensure!(instance["generation"] == instance["observed_generation"], "{instance:#}");
     toygres.only_postmaster(name).await?;
-    expect_42(api, name).await
-}
-
-async fn kinds_of_events(api: &Api, name: &str) -> Vec<String> {
-    let events = api.items(&format!("/v1/instances/{name}/events")).await.unwrap();
-    events.iter().map(|event| text(event, "kind").to_owned()).collect()
+    api.expect_42(name).await
 }
 
 /// A setting that no server starts with.
@@ -136,7 +124,7 @@ async fn a_stopped_instance_keeps_its_data_its_address_and_its_password() {
     expect_running(&toygres, &api, "demo").await.unwrap();
     assert_eq!(starts(&toygres, "demo"), 3);
     assert_eq!(
-        kinds_of_events(&api, "demo").await,
+        api.kinds_of_events("demo").await.unwrap(),
         [
             "create_requested",
             "instance_running",
@@ -300,7 +288,7 @@ async fn one_that_crashes_in_a_loop_is_stopped_and_a_start_that_fails_is_reverte
     break_settings(&toygres, "demo");
     process::kill(toygres.only_postmaster("demo").await.unwrap()).await.unwrap();
     eventually("a start that failed", SOON, async || {
-        Ok(kinds_of_events(&api, "demo").await.iter().any(|kind| kind == "server_start_failed").then_some(()))
+        Ok(api.kinds_of_events("demo").await.unwrap().iter().any(|kind| kind == "server_start_failed").then_some(()))
     })
     .await
     .unwrap();
@@ -414,7 +402,7 @@ async fn a_restart_is_cancelled_until_it_has_begun() {
     .await
     .unwrap();
     assert_eq!(toygres.only_postmaster("demo").await.unwrap(), server, "it was restarted");
-    assert_eq!(kinds_of_events(&api, "demo").await[2..], ["restart_requested", "restart_cancelled"]);
+    assert_eq!(api.kinds_of_events("demo").await.unwrap()[2..], ["restart_requested", "restart_cancelled"]);
 
     hold_up(&control, "demo", "wait-for-ready", Moment::Begin).await.unwrap();
     let begun = begin_restart(&api, "demo").await.unwrap();

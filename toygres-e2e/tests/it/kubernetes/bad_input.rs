@@ -1,7 +1,7 @@
 //! What can't be done on Kubernetes is refused at the edge, with the reason, and nothing is written;
 //! without a cluster, everything else goes on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -93,17 +93,21 @@ fn forget_the_ca(config: &mut Value) {
     config["clusters"][0]["cluster"]["certificate-authority-data"] = Value::Null;
 }
 
-#[tokio::test]
-async fn without_a_usable_cluster_a_create_says_why_and_the_rest_goes_on() {
-    let Some(cluster) = Cluster::with("no-cluster", |toygres| {
+/// A server whose kubeconfig is a file that isn't there yet.
+async fn with_kubeconfig_of_its_own(purpose: &str) -> Result<Option<(Cluster, PathBuf)>> {
+    let cluster = Cluster::with(purpose, |toygres| {
         let file = toygres.folder().join("kubeconfig");
         toygres.with("KUBECONFIG", file)
-    })
-    .await
-    .unwrap() else {
-        return;
-    };
-    let file = cluster.toygres.folder().join("kubeconfig");
+    });
+    Ok(cluster.await?.map(|cluster| {
+        let file = cluster.toygres.folder().join("kubeconfig");
+        (cluster, file)
+    }))
+}
+
+#[tokio::test]
+async fn without_a_usable_cluster_a_create_says_why_and_the_rest_goes_on() {
+    let Some((cluster, file)) = with_kubeconfig_of_its_own("no-cluster").await.unwrap() else { return };
     cluster.toygres.ok(&["create", "near"]).await.unwrap();
     for (trouble, words) in [
         ("missing", &["can't be used", "No such file"][..]),
@@ -178,16 +182,8 @@ async fn a_kubeconfig_that_can_not_be_read_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_kubeconfig_that_was_mended_is_taken_up_by_the_server_that_runs() {
-    let Some(cluster) = Cluster::with("mended", |toygres| {
-        let file = toygres.folder().join("kubeconfig");
-        toygres.with("KUBECONFIG", file)
-    })
-    .await
-    .unwrap() else {
-        return;
-    };
-    let file = cluster.toygres.folder().join("kubeconfig");
+async fn a_kubeconfig_that_was_mended_is_used_by_the_server_that_runs() {
+    let Some((cluster, file)) = with_kubeconfig_of_its_own("mended").await.unwrap() else { return };
     cluster.fails(1, &["create", "demo", "--platform", "kubernetes"]).await.unwrap();
     let pid = cluster.toygres.server_pid().unwrap();
     write_kubeconfig(&file, |config| config["users"][0]["user"] = json!({ "token": "expired" })).await.unwrap();

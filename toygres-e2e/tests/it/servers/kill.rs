@@ -33,6 +33,25 @@ async fn expect_made(toygres: &Toygres, api: &Api, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Holds each up at its moment, kills the server there, and starts it again.
+async fn kill_at<'a>(
+    toygres: &Toygres,
+    killed: &'a [(String, &'static str, Moment)],
+    begin: impl AsyncFn(&'a str) -> Result<String>,
+) -> Result<(Api, Vec<String>)> {
+    let control = toygres.control().await?;
+    let mut operations = Vec::new();
+    for (name, step, moment) in killed {
+        hold_up(&control, name, step, *moment).await?;
+        operations.push(begin(name).await?);
+    }
+    wait_held_up(&control, i64::try_from(killed.len())?).await?;
+    toygres.kill_server().await?;
+    let_go(&control).await?;
+    toygres.ok(&["server", "start"]).await?;
+    Ok((toygres.api()?, operations))
+}
+
 async fn restart(toygres: &Toygres) -> Result<Api> {
     toygres.kill_server().await?;
     toygres.ok(&["server", "start"]).await?;
@@ -49,19 +68,9 @@ fn begin_start(toygres: &Toygres) -> Result<tokio::process::Child> {
 async fn a_create_is_finished_at_whichever_step_the_server_was_killed() {
     let toygres = Toygres::new().unwrap();
     let api = toygres.serve().await.unwrap();
-    let control = toygres.control().await.unwrap();
     let mut killed = moments("c", &CREATE_STEPS);
     killed.push(("c-record".into(), "running", Moment::Record));
-    let mut operations = Vec::new();
-    for (name, step, moment) in &killed {
-        hold_up(&control, name, step, *moment).await.unwrap();
-        operations.push(api.begin_create(name).await.unwrap());
-    }
-    wait_held_up(&control, i64::try_from(killed.len()).unwrap()).await.unwrap();
-    toygres.kill_server().await.unwrap();
-    let_go(&control).await.unwrap();
-    toygres.ok(&["server", "start"]).await.unwrap();
-    let api = toygres.api().unwrap();
+    let (api, operations) = kill_at(&toygres, &killed, async |name| api.begin_create(name).await).await.unwrap();
     for (operation, (name, ..)) in operations.iter().zip(&killed) {
         let ended = api.wait_success(operation).await.unwrap();
         assert_eq!(ended["steps"].as_array().unwrap().len(), CREATE_STEPS.len(), "{ended:#}");
@@ -74,7 +83,6 @@ async fn a_create_is_finished_at_whichever_step_the_server_was_killed() {
 async fn a_delete_is_finished_at_whichever_step_the_server_was_killed() {
     let toygres = Toygres::new().unwrap();
     let api = toygres.serve().await.unwrap();
-    let control = toygres.control().await.unwrap();
     let mut killed = moments("d", &DELETE_STEPS);
     killed.push(("d-record".into(), "deleted", Moment::Record));
     let creates: Vec<_> = {
@@ -87,16 +95,7 @@ async fn a_delete_is_finished_at_whichever_step_the_server_was_killed() {
     for id in creates {
         api.wait_success(&id).await.unwrap();
     }
-    let mut operations = Vec::new();
-    for (name, step, moment) in &killed {
-        hold_up(&control, name, step, *moment).await.unwrap();
-        operations.push(api.begin_delete(name).await.unwrap());
-    }
-    wait_held_up(&control, i64::try_from(killed.len()).unwrap()).await.unwrap();
-    toygres.kill_server().await.unwrap();
-    let_go(&control).await.unwrap();
-    toygres.ok(&["server", "start"]).await.unwrap();
-    let api = toygres.api().unwrap();
+    let (api, operations) = kill_at(&toygres, &killed, async |name| api.begin_delete(name).await).await.unwrap();
     for (operation, (name, ..)) in operations.iter().zip(&killed) {
         api.wait_success(operation).await.unwrap();
         toygres.expect_nothing_of(name).await.with_context(|| name.clone()).unwrap();

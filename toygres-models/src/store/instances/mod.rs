@@ -55,15 +55,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::InstanceNotFound`] if there is none of that name.
     pub async fn instance(&self, key: &InstanceKey) -> Result<Instance, StoreError> {
-        sqlx::query_as(&format!(
-            "SELECT {} FROM instances WHERE namespace = $1 AND name = $2 AND state <> 'deleted'",
-            Instance::COLUMNS
-        ))
-        .bind(key.namespace.as_str())
-        .bind(key.name.as_str())
-        .fetch_optional(&self.pool)
-        .await?
-        .ok_or_else(|| StoreError::InstanceNotFound(key.to_string()))
+        self.first_named(key, "AND state <> 'deleted'").await
     }
 
     /// An instance by its id, a deleted one too.
@@ -145,15 +137,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::InstanceNotFound`] if there never was one.
     pub async fn instance_or_last_deleted(&self, key: &InstanceKey) -> Result<Instance, StoreError> {
-        sqlx::query_as(&format!(
-            "SELECT {} FROM instances WHERE namespace = $1 AND name = $2 ORDER BY deleted_at DESC NULLS FIRST LIMIT 1",
-            Instance::COLUMNS
-        ))
-        .bind(key.namespace.as_str())
-        .bind(key.name.as_str())
-        .fetch_optional(&self.pool)
-        .await?
-        .ok_or_else(|| StoreError::InstanceNotFound(key.to_string()))
+        self.first_named(key, "ORDER BY deleted_at DESC NULLS FIRST LIMIT 1").await
+    }
+
+    async fn first_named(&self, key: &InstanceKey, which: &'static str) -> Result<Instance, StoreError> {
+        sqlx::query_as(&format!("SELECT {} FROM instances WHERE namespace = $1 AND name = $2 {which}", Instance::COLUMNS))
+            .bind(key.namespace.as_str())
+            .bind(key.name.as_str())
+            .fetch_optional(&self.pool)
+            .await?
+            .ok_or_else(|| StoreError::InstanceNotFound(key.to_string()))
     }
 }
 

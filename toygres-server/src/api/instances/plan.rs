@@ -111,8 +111,8 @@ pub(super) fn plan(known: &Known<'_>, request: &Request) -> Result<Planned, Inva
 }
 
 fn change(name: &str, from: Value, to: Value) -> FieldChange {
-    let (effect, can_revert) = field(name).map_or((Effect::Never, false), |field| (field.effect(&to), field.can_revert));
-    FieldChange { field: name.to_owned(), from, to, effect, can_revert }
+    let effect = field(name).map_or(Effect::Never, |field| field.effect(&to));
+    FieldChange { field: name.to_owned(), from, to, effect, can_revert: effect != Effect::Never }
 }
 
 /// A refused plan's conflict: every field, and why.

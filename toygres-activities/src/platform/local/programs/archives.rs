@@ -55,10 +55,6 @@ pub struct FetchProgress {
     pub postgres_version: PostgresVersion,
     /// The archive's name.
     pub source: &'static str,
-    /// Bytes so far, where the archive's client tells.
-    pub received_bytes: Option<u64>,
-    /// Bytes in all, where the archive's client tells.
-    pub total_bytes: Option<u64>,
     /// Since when.
     pub started_at: DateTime<Utc>,
 }
@@ -219,13 +215,7 @@ impl Archives {
             ),
             NotPublished::Unreachable(words) => unavailable(words),
         })?;
-        let progress = FetchProgress {
-            postgres_version: version,
-            source: archive.name(),
-            received_bytes: None,
-            total_bytes: None,
-            started_at: Utc::now(),
-        };
+        let progress = FetchProgress { postgres_version: version, source: archive.name(), started_at: Utc::now() };
         tracing::info!(postgres.version = %version, archive = archive.name(), "fetching PostgreSQL");
         lock(&self.fetching).push(progress);
         let result = self.download(version, archive, &target).await;

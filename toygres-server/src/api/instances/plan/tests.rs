@@ -129,7 +129,7 @@ fn what_may_change_changes_and_the_rest_is_refused_by_name() {
 fn a_null_is_the_default() {
     let unlabeled = planned(&running(), json!({ "name": "demo", "labels": null, "dns_label": null }));
     assert_eq!(fields(&unlabeled.plan.changes), ["dns_label", "labels"]);
-    assert!(unlabeled.spec.label_map().is_empty() && unlabeled.spec.dns_label.is_none() && unlabeled.spec.use_load_balancer);
+    assert!(unlabeled.spec.labels.is_empty() && unlabeled.spec.dns_label.is_none() && unlabeled.spec.use_load_balancer);
 }
 
 #[test]
