@@ -16,32 +16,19 @@
 //! | `TOYGRES_TEST_KUBERNETES_REQUIRED` | `1` makes a failure of a cluster that isn't given |
 //! | `CI` | if set, nothing else is skipped |
 
-pub mod api;
-pub mod by_hand;
-pub mod control;
-pub mod event_stream;
-mod evidence;
-pub mod follower;
+mod checks;
+mod http;
 pub mod kubernetes;
-pub mod load;
-pub mod measure;
-pub mod mount;
-pub mod place;
-pub mod process;
-pub mod raw;
-mod ready_pool;
-pub mod run;
-pub mod search;
-pub mod store_database;
-pub mod terminal;
-pub mod toygres;
-pub mod wait;
+mod servers;
 
-pub use api::Api;
-pub use event_stream::EventStream;
-pub use follower::Follower;
+pub use checks::wait::{eventually, wait_until};
+pub use checks::{by_hand, measure, mount, search, wait};
+pub use http::api::Api;
+pub use http::event_stream::EventStream;
+pub use http::follower::Follower;
+pub use http::{api, event_stream, follower, load, raw};
 pub use kubernetes::Cluster;
-pub use place::required_or_skip;
-pub use run::Run;
-pub use toygres::Toygres;
-pub use wait::{eventually, wait_until};
+pub use servers::place::required_or_skip;
+pub use servers::run::Run;
+pub use servers::toygres::Toygres;
+pub use servers::{control, place, process, run, store_database, terminal, toygres};

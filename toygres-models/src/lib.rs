@@ -4,42 +4,35 @@
 //! Nothing in here knows of HTTP, Kubernetes or processes. A value of one of these types has been
 //! checked: parse at the edge, then pass the type on.
 
-pub mod connection;
 pub mod failure;
 pub mod instance;
 pub mod kind;
-pub mod labels;
 pub mod log;
-pub mod name;
-pub mod password;
-pub mod platform_name;
-pub mod resources;
-pub mod size;
 mod sql;
 pub mod state;
 pub mod store;
-mod text_or_number;
 pub mod token;
+mod values;
 pub mod verdict;
-pub mod version;
 pub mod whole_file;
 
-pub use connection::ConnectionUri;
 pub use failure::{Failure, FailureKind};
 pub use instance::{InstanceSpec, InstanceStatus, MemberStatus, Power, StepFailure};
 pub use kind::OperationKind;
-pub use labels::{LabelSelector, Labels};
 pub use log::{LogLine, LogRequest};
-pub use name::{InstanceKey, InstanceName, Namespace, TokenName};
-pub use password::{Password, SecretRef};
-pub use platform_name::PlatformName;
-pub use resources::{ClusterDomain, Cpu, DnsLabel, Memory, StorageClass};
-pub use size::StorageSize;
 pub use state::{InstanceState, OperationState, Role, StepState};
 pub use store::Store;
 pub use token::BearerToken;
+pub use values::connection::ConnectionUri;
+pub use values::labels::{LabelSelector, Labels};
+pub use values::name::{InstanceKey, InstanceName, Namespace, TokenName};
+pub use values::password::{Password, SecretRef};
+pub use values::platform_name::PlatformName;
+pub use values::resources::{ClusterDomain, Cpu, DnsLabel, Memory, StorageClass};
+pub use values::size::StorageSize;
+pub use values::version::{OfferedVersion, PostgresVersion};
+pub use values::{connection, labels, name, password, platform_name, resources, size, version};
 pub use verdict::{Cause, Verdict};
-pub use version::{OfferedVersion, PostgresVersion};
 
 /// A value that was refused at the edge: which field, what is wrong with it, and what would do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::text_or_number::TextOrNumber;
 use crate::Invalid;
-use crate::text_or_number::TextOrNumber;
 
 /// The majors that toygres creates and watches.
 pub const SUPPORTED_MAJORS: RangeInclusive<u16> = 14..=18;

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::text_or_number::TextOrNumber;
 use crate::Invalid;
-use crate::text_or_number::TextOrNumber;
 
 fn refuse(field: &'static str, value: &str, problem: &str) -> Invalid {
     let shown: String = value.chars().take(40).collect();

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::text_or_number::WholeNumber;
 use crate::Invalid;
-use crate::text_or_number::WholeNumber;
 
 /// Largest size in GB: 64 TiB, the largest volume that the common clouds offer.
 pub const MAX_STORAGE_SIZE_GB: i64 = 65_536;

@@ -12,10 +12,12 @@ use sqlx::PgPool;
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use super::{control, place, process, ready_pool};
 use crate::api::Api;
+use crate::by_hand;
+use crate::checks::evidence;
 use crate::run::Run;
 use crate::wait::{SOON, eventually, wait_until};
-use crate::{by_hand, control, evidence, place, process, ready_pool};
 
 /// How many ports a test gets unless it asks for others.
 const PORTS: u16 = 50;
