@@ -116,7 +116,7 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &ServerSettings, say: 
         match (name, &host) {
             (PlatformName::Local, Some(host)) => {
                 places.add(host.machine_id());
-                say("taking up the instances");
+                say("finding the instances");
                 let place = serve_local(settings, host, &store, &recorders).await?;
                 platforms = platforms.with(name, move || {
                     let place = place.clone();
@@ -232,7 +232,7 @@ fn serve_kubernetes(
 /// Opens the platforms that have instances, so that what happens to them is seen. One that can't be
 /// opened now (a kubeconfig that is gone) doesn't keep the others from being served.
 async fn open_where_needed(platforms: Platforms, store: Store) {
-    let mut said = String::new();
+    let mut last_reported = String::new();
     loop {
         let opened = async {
             for name in store.platforms_in_use().await? {
@@ -242,10 +242,10 @@ async fn open_where_needed(platforms: Platforms, store: Store) {
         };
         match opened.await {
             Ok(()) => return,
-            Err(failure) if failure.message == said => {}
+            Err(failure) if failure.message == last_reported => {}
             Err(failure) => {
                 tracing::warn!(error = %failure, "a platform that has instances can't be used; it is tried again");
-                said = failure.message;
+                last_reported = failure.message;
             }
         }
         tokio::time::sleep(REOPEN_INTERVAL).await;

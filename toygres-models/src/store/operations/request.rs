@@ -193,7 +193,12 @@ pub(in crate::store) async fn expect_can_begin(
         return Ok(());
     }
     let only = kind.begins_in_words();
-    Err(StoreError::NotNow(format!("{key} is {state}; a {} begins only on an instance that is {only}", kind.noun)))
+    let start = match state {
+        InstanceState::Stopped => format!("; start it first (`toygres start {}`)", instance.name),
+        _ => String::new(),
+    };
+    let participle = kind.participle;
+    Err(StoreError::NotNow(format!("{key} is {state}, and only an instance that is {only} can be {participle}{start}")))
 }
 
 /// The operations at work on an instance.

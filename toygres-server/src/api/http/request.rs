@@ -143,14 +143,15 @@ impl Expected {
     /// Fails unless the instance is as expected.
     pub fn check(&self, key: &InstanceKey, instance: Option<&Instance>) -> Result<(), ApiError> {
         let refuse = |field, problem: &str| {
-            let detail = format!("{key} {problem}; nothing was changed. Look at it again, then repeat the change");
-            Err(ApiError::precondition_failed(detail).field(field))
+            Err(ApiError::precondition_failed(format!("{key} {problem}; nothing was changed")).field(field))
         };
         match (self, instance) {
             (Self::Absent, Some(_)) => refuse("if-none-match", "is there"),
             (Self::Present | Self::Generation(_), None) => refuse("if-match", "isn't there"),
             (Self::Generation(generation), Some(instance)) if *generation != instance.generation => {
-                refuse("if-match", &format!("was changed since generation {generation}, and is at {} now", instance.generation))
+                let now = instance.generation;
+                let problem = format!("was changed since generation {generation}, and is at {now} now: read it again");
+                refuse("if-match", &problem)
             }
             _ => Ok(()),
         }
