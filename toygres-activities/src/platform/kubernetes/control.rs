@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, InstanceKey, InstanceName, InstanceSpec, PlatformName, StorageSize};
 
 use super::cluster::Cluster;
-use super::identity::{self, Names};
+use super::identity::{self, MemberNames, Names};
 use super::passwords::KubernetesSecretStore;
 use crate::platform::Deployment;
 
@@ -28,7 +28,7 @@ impl Cluster {
         let password = {
             let _guard = self.lock(&key).await;
             let password = self.control_password(&key).await?;
-            let set = self.client.ours::<StatefulSet>(&key, &Names::of(&key).instance).await?;
+            let set = self.client.ours::<StatefulSet>(&key, &MemberNames::first(&key).set).await?;
             // Its data is one major's: another one couldn't read it. Any minor can.
             let major = set.as_ref().and_then(identity::version_of).map(|there| there.major().to_string().parse()).transpose()?;
             let chosen = self.config.images.choose(major).map_err(|failure| no_image(&key, failure))?.0;
@@ -43,9 +43,10 @@ impl Cluster {
         };
         // From now on its certificate is renewed with the others.
         let _ = self.control.set(key.clone());
-        let seen = self.watch_until_ready(&key, START_TIMEOUT).await?;
-        if !seen.ready {
-            let (reason, evidence) = seen.reason.map(|reason| (format!(": {reason}"), reason.evidence)).unwrap_or_default();
+        let observation = self.watch_until_ready(&key, START_TIMEOUT).await?;
+        if !observation.ready {
+            let (reason, evidence) =
+                observation.reason.map(|reason| (format!(": {reason}"), reason.evidence)).unwrap_or_default();
             let seconds = START_TIMEOUT.as_secs();
             let message =
                 format!("toygres's own database {key} was not ready within {seconds} s; it goes on, try again later{reason}");
@@ -56,19 +57,16 @@ impl Cluster {
 
     /// The first of several servers makes it, and the others take that one.
     async fn control_password(&self, key: &InstanceKey) -> Result<SecretString, Failure> {
-        let names = Names::of(key);
+        let (names, member) = (Names::of(key), MemberNames::first(key));
         // In this order: the Secret is always made before the volume.
-        let claim = self.client.ours::<PersistentVolumeClaim>(key, &names.data).await?;
+        let claim = self.client.ours::<PersistentVolumeClaim>(key, &member.data).await?;
         let secret = self.client.ours::<Secret>(key, &names.password).await?;
         if claim.is_some() && secret.is_none() {
             let message = format!(
                 "the Secret {}/{} is gone, and with it the password of toygres's own database; nothing was changed. Put it back \
                  from a backup; without one, set a new password in the pod {}, where psql needs none, and make the Secret anew \
                  with it and with the labels and annotations of {}",
-                key.namespace,
-                names.password,
-                names.pod(),
-                names.tls
+                key.namespace, names.password, member.pod, names.tls
             );
             return Err(Failure::permanent(FailureKind::NotFound, message));
         }

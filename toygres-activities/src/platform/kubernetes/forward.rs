@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
-use super::identity::Names;
+use super::identity::MemberNames;
 use crate::k8s_client::K8sClient;
 
 const PORT: u16 = 5432;
@@ -52,7 +52,7 @@ impl Forward {
 }
 
 async fn serve(listener: TcpListener, client: K8sClient, key: InstanceKey) {
-    let pod = Names::of(&key).pod();
+    let pod = MemberNames::first(&key).pod;
     // Ends with this task, and the connections with it.
     let mut connections = JoinSet::new();
     loop {

@@ -28,13 +28,17 @@ pub(super) const RESTART: &str = "toygres.io/restart";
 /// Selects everything that toygres made.
 pub(super) const ALL: &str = "app.kubernetes.io/managed-by=toygres";
 
-/// The names of an instance's objects. Within a kind, no two instances' can be the same: each kind
-/// has one suffix, or two of which neither ends the other.
+/// The first member of an instance: so far its only one.
+pub(super) const FIRST: u32 = 0;
+/// On what is one member's: its number.
+const MEMBER: &str = "toygres.io/member";
+
+/// The names of the objects that all members of an instance share. Within a kind, no two instances' can be the same:
+/// each kind has one suffix, or two of which neither ends the other.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Names {
-    /// StatefulSet and Service.
+    /// The Service.
     pub(super) instance: String,
-    pub(super) data: String,
     pub(super) config: String,
     pub(super) password: String,
     pub(super) tls: String,
@@ -47,23 +51,40 @@ impl Names {
         let name = |suffix: &str| format!("{}{suffix}", key.name);
         Self {
             instance: name(""),
-            data: name("-data"),
             config: name("-config"),
             password: name("-password"),
             tls: name("-tls"),
             postgres: name("-postgres"),
         }
     }
+}
 
-    /// The one pod.
-    pub(super) fn pod(&self) -> String {
-        format!("{}-0", self.instance)
+/// The names of one member's objects.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct MemberNames {
+    /// StatefulSet.
+    pub(super) set: String,
+    pub(super) data: String,
+    pub(super) pod: String,
+}
+
+impl MemberNames {
+    /// Those of the first are the instance's own. Others have the number in front: an instance's name starts with a letter,
+    /// so no member's object has the name of another instance's.
+    pub(super) fn of(key: &InstanceKey, member: u32) -> Self {
+        let set = if member == FIRST { key.name.to_string() } else { format!("{member}-{}", key.name) };
+        Self { data: format!("{set}-data"), pod: format!("{set}-0"), set }
+    }
+
+    /// Those of the first member.
+    pub(super) fn first(key: &InstanceKey) -> Self {
+        Self::of(key, FIRST)
     }
 }
 
 type Map = BTreeMap<&'static str, String>;
 
-/// What pods are found by; it can't be changed once a StatefulSet is there.
+/// What all pods of an instance are found by.
 pub(super) fn selector(key: &InstanceKey) -> Map {
     [(NAME_LABEL, "postgresql"), (INSTANCE_LABEL, key.name.as_str()), (MANAGED_BY, "toygres")]
         .map(|(label, value)| (label, value.to_owned()))
@@ -75,6 +96,20 @@ pub(super) fn labels(key: &InstanceKey) -> Map {
     labels.insert("app.kubernetes.io/component", "database".to_owned());
     labels.insert("app.kubernetes.io/part-of", "toygres".to_owned());
     labels
+}
+
+/// The labels of what is one member's.
+pub(super) fn member_labels(key: &InstanceKey, member: u32) -> Map {
+    let mut labels = labels(key);
+    labels.insert(MEMBER, member.to_string());
+    labels
+}
+
+/// What one member's pod is found by; it can't be changed once its StatefulSet is there.
+pub(super) fn member_selector(key: &InstanceKey, member: u32) -> Map {
+    let mut selector = selector(key);
+    selector.insert(MEMBER, member.to_string());
+    selector
 }
 
 pub(super) fn annotations(key: &InstanceKey) -> Map {
@@ -170,8 +205,13 @@ mod tests {
     #[test]
     fn names_fit_and_do_not_meet() {
         let long = "x".repeat(toygres_models::name::MAX_NAME_LENGTH);
-        let names = Names::of(&InstanceKey::parse("default", &long).unwrap());
+        let key = InstanceKey::parse("default", &long).unwrap();
+        let (names, member) = (Names::of(&key), MemberNames::of(&key, 9));
         // The longest that a Service, a label's value and a pod's host name may be.
-        assert!([&names.instance, &names.password, &names.postgres, &names.pod()].iter().all(|name| name.len() <= 63));
+        assert!([&names.instance, &names.password, &names.postgres, &member.pod].iter().all(|name| name.len() <= 63));
+        // Its pods' revision label adds up to 11.
+        assert!(member.set.len() <= 52);
+        assert!(member.set.parse::<InstanceName>().is_err(), "another instance may have this name");
+        assert_eq!(MemberNames::first(&key).set, long);
     }
 }

@@ -23,7 +23,7 @@ use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, P
 use super::cluster::Cluster;
 use super::config::KubernetesConfig;
 use super::identity;
-use super::identity::Names;
+use super::identity::{MemberNames, Names};
 use super::objects::create::Parts;
 use super::objects::renewal;
 use super::own_secret::{OwnSecret, in_files, make_folder};
@@ -254,10 +254,10 @@ impl Platform for KubernetesPlatform {
         )?;
         let mut incomplete = Vec::new();
         for (key, _) in claims {
-            let names = Names::of(&key);
+            let (names, member) = (Names::of(&key), MemberNames::first(&key));
             let lacks = |there: &BTreeSet<(InstanceKey, String)>, name: &str| !there.contains(&(key.clone(), name.to_owned()));
             let found = Parts {
-                set: !lacks(&sets, &names.instance),
+                set: !lacks(&sets, &member.set),
                 service: !lacks(&services, &names.instance),
                 password: !lacks(&secrets, &names.password),
                 tls: !lacks(&secrets, &names.tls),

@@ -19,7 +19,7 @@ use super::manifests::Manifests;
 use super::tls::external_address;
 use crate::platform::Deployment;
 use crate::platform::kubernetes::cluster::Cluster;
-use crate::platform::kubernetes::identity::{self, Names};
+use crate::platform::kubernetes::identity::{self, FIRST, MemberNames, Names};
 
 /// How long a load balancer's address is waited for, so that the first certificate has it. Where it
 /// takes longer, the certificate is made anew when it has come.
@@ -82,7 +82,7 @@ impl Cluster {
             // An empty database under an old name would pass for the lost one.
             let message = format!(
                 "the PersistentVolumeClaim {} of {key} is gone, and its data with it; put both back from a backup",
-                Names::of(key).data
+                MemberNames::first(key).data
             );
             return Err(Failure::permanent(FailureKind::StartFailed, message));
         }
@@ -105,7 +105,7 @@ impl Cluster {
                 // It may have been grown since, and can't be shrunk or moved to another class.
                 Some(claim) => self.client.annotate::<PersistentVolumeClaim>(key, claim, &record).await.map(|()| false),
                 None => {
-                    let claim = manifests.volume_claim(spec.storage_size_gb, storage_class, record.clone())?;
+                    let claim = manifests.volume_claim(FIRST, spec.storage_size_gb, storage_class, record.clone())?;
                     self.client.put_ours(key, claim, None).await.map(|(_, made)| made)
                 }
             }
@@ -148,7 +148,7 @@ impl Cluster {
         created |= self.certify(key, &service, found.tls.as_ref()).await?;
         // Last, so that its pod finds everything that it mounts.
         let runs = spec.power == Power::Running;
-        let set = manifests.stateful_set(version, image, &resources, config.user_id, runs)?;
+        let set = manifests.stateful_set(FIRST, version, image, &resources, config.user_id, runs)?;
         let there = match found.set {
             Some(set) if runs && self.clear_stuck_server(key).await? => {
                 tracing::info!(instance.key = %key, "its server can't come up as it is; made anew");
@@ -176,17 +176,17 @@ impl Cluster {
 
     /// Looks for every object that will be made, and refuses if one is somebody else's.
     async fn find(&self, key: &InstanceKey) -> Result<Found, Failure> {
-        let names = Names::of(key);
+        let (names, member) = (Names::of(key), MemberNames::first(key));
         let (service_account, password, tls, config_map, claim, service, policy, budget, set) = tokio::try_join!(
             self.client.ours::<ServiceAccount>(key, &names.postgres),
             self.client.ours::<Secret>(key, &names.password),
             self.client.ours::<Secret>(key, &names.tls),
             self.client.ours::<ConfigMap>(key, &names.config),
-            self.client.ours::<PersistentVolumeClaim>(key, &names.data),
+            self.client.ours::<PersistentVolumeClaim>(key, &member.data),
             self.client.ours::<Service>(key, &names.instance),
             self.client.ours::<NetworkPolicy>(key, &names.postgres),
             self.client.ours::<PodDisruptionBudget>(key, &names.postgres),
-            self.client.ours::<StatefulSet>(key, &names.instance),
+            self.client.ours::<StatefulSet>(key, &member.set),
         )?;
         Ok(Found { service_account, password, tls, config_map, claim, service, policy, budget, set })
     }

@@ -21,7 +21,7 @@ use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion, Storage
 
 use crate::platform::certificates::Issued;
 use crate::platform::kubernetes::config::Resources;
-use crate::platform::kubernetes::identity::{self, Names};
+use crate::platform::kubernetes::identity::{self, MemberNames, Names};
 
 macro_rules! template {
     ($name:literal) => {
@@ -131,11 +131,14 @@ impl<'a> Manifests<'a> {
 
     pub(in crate::platform::kubernetes) fn volume_claim(
         &self,
+        member: u32,
         size: StorageSize,
         storage_class: Option<&str>,
         record: BTreeMap<&'static str, String>,
     ) -> Result<PersistentVolumeClaim, Failure> {
         let values = json!({
+            "member": MemberNames::of(self.key, member),
+            "labels": identity::member_labels(self.key, member),
             "storage_class": storage_class,
             "storage": format!("{}Gi", size.gb()),
             "annotations": self.annotations(record)});
@@ -162,6 +165,7 @@ impl<'a> Manifests<'a> {
 
     pub(in crate::platform::kubernetes) fn stateful_set(
         &self,
+        member: u32,
         version: PostgresVersion,
         image: &str,
         resources: &Resources,
@@ -177,9 +181,11 @@ impl<'a> Manifests<'a> {
         } else {
             ("/var/lib/postgresql/data", "/var/lib/postgresql/data/pgdata".to_owned())
         };
-        let mut labels = identity::labels(self.key);
+        let mut labels = identity::member_labels(self.key, member);
         labels.insert("app.kubernetes.io/version", version.to_string());
         let values = json!({
+            "member": MemberNames::of(self.key, member),
+            "selector": identity::member_selector(self.key, member),
             "labels": labels,
             "annotations": self.annotations([(identity::POSTGRES_VERSION, version.to_string())]),
             "image": image,

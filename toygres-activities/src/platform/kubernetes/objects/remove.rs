@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use crate::platform::kubernetes::cluster::Cluster;
-use crate::platform::kubernetes::identity::{self, Names, is_of};
+use crate::platform::kubernetes::identity::{self, MemberNames, is_of};
 use crate::platform::kubernetes::watch::readiness::Readiness;
 
 /// How long the last clean stop of a server may take.
@@ -133,8 +133,8 @@ impl Cluster {
         key: &InstanceKey,
         request_id: &str,
     ) -> Result<bool, Failure> {
-        let names = Names::of(key);
-        let set = self.client.ours::<StatefulSet>(key, &names.instance).await?.ok_or_else(|| self.not_found(key))?;
+        let names = MemberNames::first(key);
+        let set = self.client.ours::<StatefulSet>(key, &names.set).await?.ok_or_else(|| self.not_found(key))?;
         let mut pods = self.left::<Pod>(key).await?;
         let mark = set.annotations.as_ref().and_then(|annotations| annotations.get(identity::RESTART)?.split_once(' '));
         let ends = match mark {

@@ -28,7 +28,7 @@ use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::readiness::container;
 use crate::platform::kubernetes::cluster::Cluster;
-use crate::platform::kubernetes::identity::{Names, is_of};
+use crate::platform::kubernetes::identity::{MemberNames, is_of};
 use crate::platform::logs::{LineBuffer, LogLine, LogRequest, LogStream, RawLine};
 
 /// A connection that brings nothing for so long is made anew: nothing else tells a server that is silent
@@ -186,7 +186,7 @@ impl Cluster {
     /// The container as it is now.
     async fn place(&self, key: &InstanceKey) -> Result<Option<Place>, Failure> {
         let pods = self.client.api::<Pod>(key.namespace.as_str());
-        let pod = Names::of(key).pod();
+        let pod = MemberNames::first(key).pod;
         let pod = self.client.call(format!("read the Pod of {key}"), pods.get_opt(&pod)).await?;
         Ok(pod.filter(|pod| is_of(&pod.metadata, key)).map(|pod| Place::of(&pod)))
     }
@@ -309,7 +309,7 @@ impl LogReader {
             timestamps: true,
             ..LogParams::default()
         };
-        let (pods, pod) = (client.api::<Pod>(self.key.namespace.as_str()), Names::of(&self.key).pod());
+        let (pods, pod) = (client.api::<Pod>(self.key.namespace.as_str()), MemberNames::first(&self.key).pod);
         let doing = format!("read the log of {}", self.key);
         let opened = if span.follow {
             client.count();
@@ -418,19 +418,18 @@ impl LogReader {
     }
 
     fn watch(&self) -> Pin<Box<dyn Stream<Item = Change> + Send>> {
-        let (client, namespace, names) = (&self.cluster.client, self.key.namespace.as_str(), Names::of(&self.key));
+        let (client, namespace, names) = (&self.cluster.client, self.key.namespace.as_str(), MemberNames::first(&self.key));
         // Each is a list and a watch.
         (0..4).for_each(|_| client.count());
         let (of_pod, of_set) = (self.key.clone(), self.key.clone());
-        let pods = watch_object(client.api::<Pod>(namespace), &names.pod()).default_backoff().map(move |pod| match pod {
+        let pods = watch_object(client.api::<Pod>(namespace), &names.pod).default_backoff().map(move |pod| match pod {
             Ok(pod) => Change::Pod(pod.filter(|pod| is_of(&pod.metadata, &of_pod)).map(|pod| Place::of(&pod))),
             Err(error) => Change::Failed(error),
         });
-        let sets =
-            watch_object(client.api::<StatefulSet>(namespace), &names.instance).default_backoff().map(move |set| match set {
-                Ok(set) => Change::Set(set.is_some_and(|set| is_of(&set.metadata, &of_set))),
-                Err(error) => Change::Failed(error),
-            });
+        let sets = watch_object(client.api::<StatefulSet>(namespace), &names.set).default_backoff().map(move |set| match set {
+            Ok(set) => Change::Set(set.is_some_and(|set| is_of(&set.metadata, &of_set))),
+            Err(error) => Change::Failed(error),
+        });
         Box::pin(stream::select(pods, sets))
     }
 }

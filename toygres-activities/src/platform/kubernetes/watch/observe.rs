@@ -17,9 +17,9 @@ use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::readiness::{Objects, Readiness};
 use crate::platform::kubernetes::cluster::Cluster;
-use crate::platform::kubernetes::identity::{Names, is_of};
+use crate::platform::kubernetes::identity::{MemberNames, is_of};
 use crate::platform::{Observation, Phase};
-use crate::server_log::{Line, headline, told};
+use crate::server_log::{Line, headline, own_lines};
 
 /// How long something may be in doubt: a slow controller may still mend it.
 const DOUBT: Duration = Duration::from_secs(3);
@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LOG_LINES: i64 = 30;
 const WARNINGS: &str = "type=Warning";
 
-/// A change that a watch has seen.
+/// A change that a watch has objects.
 enum Change {
     Pod(Option<Box<Pod>>),
     Event(Box<Event>),
@@ -43,10 +43,10 @@ type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
 impl Cluster {
     /// See [`Platform::observe`](crate::platform::Platform::observe).
     pub(in crate::platform::kubernetes) async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
-        let seen = self.fetch_objects(key).await?;
-        let image = seen.image();
+        let objects = self.fetch_objects(key).await?;
+        let image = objects.image();
         let observation = |phase, ready, reason| Ok(Some(Observation { image, ..Observation::new(phase, ready, reason) }));
-        match seen.readiness(key) {
+        match objects.readiness(key) {
             Readiness::Absent => Ok(None),
             Readiness::Ready => observation(Phase::Running, true, None),
             Readiness::Stopped => observation(Phase::Stopped, false, None),
@@ -64,23 +64,23 @@ impl Cluster {
         timeout: Duration,
     ) -> Result<Observation, Failure> {
         let deadline = Instant::now() + timeout;
-        let mut seen = self.fetch_objects(key).await?;
+        let mut objects = self.fetch_objects(key).await?;
         let mut changes: Option<Changes> = None;
         let mut in_doubt_since = None;
         // Why nothing is known any more, while a watch is down.
         let mut blind: Option<Failure> = None;
         loop {
-            let readiness = seen.readiness(key);
+            let readiness = objects.readiness(key);
             if !matches!(readiness, Readiness::Stalled(_) | Readiness::Unscheduled(..)) {
                 in_doubt_since = None;
             }
             let (phase, reason, wake) = match readiness {
                 Readiness::Absent => return Err(self.not_found(key)),
                 Readiness::Ready => {
-                    if let Some(pod) = &seen.pod {
+                    if let Some(pod) = &objects.pod {
                         self.pin_image(key, pod).await?;
                     }
-                    return Ok(Observation { image: seen.image(), ..Observation::new(Phase::Running, true, None) });
+                    return Ok(Observation { image: objects.image(), ..Observation::new(Phase::Running, true, None) });
                 }
                 Readiness::Stopped => {
                     let message = format!("{key} is stopped; `toygres start {}` starts it", key.name);
@@ -125,7 +125,7 @@ impl Cluster {
                     }
                     Some(change) => {
                         blind = None;
-                        self.take_in(key, &mut seen, change).await?;
+                        self.take_in(key, &mut objects, change).await?;
                     }
                     // Watches go on for ever.
                     None => return Ok(Observation::new(phase, false, Some(reason))),
@@ -136,21 +136,20 @@ impl Cluster {
 
     /// The instance as it is now.
     pub(in crate::platform::kubernetes) async fn fetch_objects(&self, key: &InstanceKey) -> Result<Objects, Failure> {
-        let names = Names::of(key);
+        let names = MemberNames::first(key);
         let namespace = key.namespace.as_str();
         let (sets, pods) = (self.client.api::<StatefulSet>(namespace), self.client.api::<Pod>(namespace));
-        let pod = names.pod();
         let (set, pod) = tokio::try_join!(
-            self.client.call(format!("read the StatefulSet of {key}"), sets.get_opt(&names.instance)),
-            self.client.call(format!("read the Pod of {key}"), pods.get_opt(&pod)),
+            self.client.call(format!("read the StatefulSet of {key}"), sets.get_opt(&names.set)),
+            self.client.call(format!("read the Pod of {key}"), pods.get_opt(&names.pod)),
         )?;
-        let mut seen = Objects { set: ours(set, key), pod: ours(pod, key), ..Objects::default() };
-        if seen.set.is_none() && seen.pod.is_none() {
+        let mut objects = Objects { set: ours(set, key), pod: ours(pod, key), ..Objects::default() };
+        if objects.set.is_none() && objects.pod.is_none() {
             // Mostly there is nothing at all, and nothing happened to it.
             let claims = self.client.api::<PersistentVolumeClaim>(namespace);
             let claim = self.client.call(format!("read the volume of {key}"), claims.get_opt(&names.data)).await?;
-            seen.claim = ours(claim, key);
-        } else if !seen.is_ready() {
+            objects.claim = ours(claim, key);
+        } else if !objects.is_ready() {
             let (claims, events) = (self.client.api::<PersistentVolumeClaim>(namespace), self.client.api::<Event>(namespace));
             let warnings = ListParams::default().fields(WARNINGS);
             let about_claim = ListParams::default().fields(&about_claim(&names));
@@ -160,21 +159,21 @@ impl Cluster {
                 self.client.call(doing.as_str(), events.list(&warnings)),
                 self.client.call(doing.as_str(), events.list(&about_claim)),
             )?;
-            seen.claim = ours(claim, key);
+            objects.claim = ours(claim, key);
             for event in warnings.items.into_iter().chain(about_claim.items) {
-                note(&mut seen, event);
+                note(&mut objects, event);
             }
-            seen.events.sort_by_key(when);
+            objects.events.sort_by_key(when);
         }
-        Ok(seen)
+        Ok(objects)
     }
 
     /// Changes of the pod, warnings in its namespace, and what is said of its claim.
     fn changes(&self, key: &InstanceKey) -> Changes {
         let namespace = key.namespace.as_str();
-        let pod = watcher::Config::default().fields(&format!("metadata.name={}", Names::of(key).pod()));
+        let pod = watcher::Config::default().fields(&format!("metadata.name={}", MemberNames::first(key).pod));
         let pods = self.changes_of::<Pod>(namespace, pod, |pod, there| Change::Pod(there.then(|| Box::new(pod))));
-        let events = [WARNINGS.to_owned(), about_claim(&Names::of(key))].map(|fields| {
+        let events = [WARNINGS.to_owned(), about_claim(&MemberNames::first(key))].map(|fields| {
             let which = watcher::Config::default().fields(&fields);
             self.changes_of::<Event>(namespace, which, |event, _| Change::Event(Box::new(event)))
         });
@@ -202,17 +201,18 @@ impl Cluster {
         }))
     }
 
-    async fn take_in(&self, key: &InstanceKey, seen: &mut Objects, change: Change) -> Result<(), Failure> {
+    async fn take_in(&self, key: &InstanceKey, objects: &mut Objects, change: Change) -> Result<(), Failure> {
         match change {
-            Change::Pod(Some(pod)) => seen.pod = ours(Some(*pod), key),
+            Change::Pod(Some(pod)) => objects.pod = ours(Some(*pod), key),
             // What it went with is worth another look.
-            Change::Pod(None) => *seen = self.fetch_objects(key).await?,
+            Change::Pod(None) => *objects = self.fetch_objects(key).await?,
             Change::Event(event) => {
                 let about = event.involved_object.kind.clone();
-                if note(seen, *event) && about.as_deref() != Some("Pod") {
-                    let (claims, names) = (self.client.api::<PersistentVolumeClaim>(key.namespace.as_str()), Names::of(key));
+                if note(objects, *event) && about.as_deref() != Some("Pod") {
+                    let (claims, names) =
+                        (self.client.api::<PersistentVolumeClaim>(key.namespace.as_str()), MemberNames::first(key));
                     let claim = self.client.call(format!("read the volume of {key}"), claims.get_opt(&names.data)).await?;
-                    seen.claim = ours(claim, key);
+                    objects.claim = ours(claim, key);
                 }
             }
             Change::Again | Change::Failed(_) => {}
@@ -241,7 +241,7 @@ impl Cluster {
         let whole = lines.len() < usize::try_from(LOG_LINES).unwrap_or(usize::MAX);
         let of_server = if whole { lines.iter().position(|line| Line::parse(line).is_some()).unwrap_or(lines.len()) } else { 0 };
         let (before, of_server) = lines.split_at(of_server);
-        let lines: Vec<_> = before.iter().filter(|line| !line.trim().is_empty()).chain(told(of_server)).cloned().collect();
+        let lines: Vec<_> = before.iter().filter(|line| !line.trim().is_empty()).chain(own_lines(of_server)).cloned().collect();
         if let Some(headline) = headline(&lines) {
             failure.message = format!("{}: {headline}", failure.message);
         }
@@ -258,14 +258,14 @@ impl Cluster {
     ) -> Result<Vec<String>, Failure> {
         let params = LogParams { tail_lines: Some(lines), previous, ..LogParams::default() };
         let pods = self.client.api::<Pod>(key.namespace.as_str());
-        let pod = Names::of(key).pod();
+        let pod = MemberNames::first(key).pod;
         let text = self.client.call(format!("read the log of {key}"), pods.logs(&pod, &params)).await?;
         Ok(text.lines().map(str::to_owned).collect())
     }
 }
 
 /// What is said of a claim is no warning while its volume is waited for.
-fn about_claim(names: &Names) -> String {
+fn about_claim(names: &MemberNames) -> String {
     format!("involvedObject.kind=PersistentVolumeClaim,involvedObject.name={}", names.data)
 }
 
@@ -279,15 +279,15 @@ fn when(event: &Event) -> Option<String> {
 }
 
 /// Keeps an event if it is about this instance, and not an earlier one of its name.
-fn note(seen: &mut Objects, event: Event) -> bool {
+fn note(objects: &mut Objects, event: Event) -> bool {
     let about = event.involved_object.uid.as_ref();
     let is = |meta: Option<&ObjectMeta>| about.is_some() && meta.and_then(|meta| meta.uid.as_ref()) == about;
-    let ours = is(seen.set.as_ref().map(|set| &set.metadata))
-        || is(seen.pod.as_ref().map(|pod| &pod.metadata))
-        || is(seen.claim.as_ref().map(|claim| &claim.metadata));
+    let ours = is(objects.set.as_ref().map(|set| &set.metadata))
+        || is(objects.pod.as_ref().map(|pod| &pod.metadata))
+        || is(objects.claim.as_ref().map(|claim| &claim.metadata));
     if ours {
-        seen.events.retain(|known| known.metadata.uid != event.metadata.uid);
-        seen.events.push(event);
+        objects.events.retain(|known| known.metadata.uid != event.metadata.uid);
+        objects.events.push(event);
     }
     ours
 }

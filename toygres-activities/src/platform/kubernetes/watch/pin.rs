@@ -13,7 +13,7 @@ use toygres_models::{Failure, InstanceKey};
 use super::readiness::container;
 use crate::platform::PlatformEvent;
 use crate::platform::kubernetes::cluster::Cluster;
-use crate::platform::kubernetes::identity::{self, Names};
+use crate::platform::kubernetes::identity::{self, MemberNames};
 
 /// What a container runs: the image by its digest where the node knows one, or else as it was named.
 pub(in crate::platform::kubernetes) fn reference(status: &ContainerStatus) -> &str {
@@ -27,7 +27,7 @@ impl Cluster {
     /// of a later one, tells where it is another build.
     pub(in crate::platform::kubernetes) async fn pin_image(&self, key: &InstanceKey, pod: &Pod) -> Result<(), Failure> {
         let Some(status) = container(pod).filter(|status| !status.image_id.is_empty()) else { return Ok(()) };
-        let names = Names::of(key);
+        let names = MemberNames::first(key);
         let Some(claim) = self.client.ours::<PersistentVolumeClaim>(key, &names.data).await? else { return Ok(()) };
         let noted = claim.annotations.as_ref().and_then(|annotations| annotations.get(identity::IMAGE_ID));
         if noted == Some(&status.image_id) {
@@ -51,14 +51,14 @@ impl Cluster {
 
     /// Makes the StatefulSet's next pod run `image`. The present one runs it already, and isn't restarted.
     async fn pin_set(&self, key: &InstanceKey, image: &str) -> Result<(), Failure> {
-        let names = Names::of(key);
-        let Some(set) = self.client.ours::<StatefulSet>(key, &names.instance).await? else { return Ok(()) };
+        let names = MemberNames::first(key);
+        let Some(set) = self.client.ours::<StatefulSet>(key, &names.set).await? else { return Ok(()) };
         let containers = json!([{ "name": "postgres", "image": image }]);
         // The uid is a precondition.
         let patch = json!({ "metadata": { "uid": set.uid }, "spec": { "template": { "spec": { "containers": containers } } } });
         let sets = self.client.api::<StatefulSet>(key.namespace.as_str());
         let doing = format!("pin the image of the StatefulSet {key}");
-        self.client.call(doing, sets.patch_metadata(&names.instance, &PatchParams::default(), &Patch::Strategic(patch))).await?;
+        self.client.call(doing, sets.patch_metadata(&names.set, &PatchParams::default(), &Patch::Strategic(patch))).await?;
         Ok(())
     }
 }

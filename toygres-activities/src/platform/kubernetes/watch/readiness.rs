@@ -6,7 +6,7 @@ use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::pin::reference;
 use crate::platform::Phase;
-use crate::platform::kubernetes::identity::Names;
+use crate::platform::kubernetes::identity::MemberNames;
 
 /// What was seen of an instance.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +67,7 @@ impl Objects {
     }
 
     pub(in crate::platform::kubernetes) fn readiness(&self, key: &InstanceKey) -> Readiness {
-        let names = Names::of(key);
+        let names = MemberNames::first(key);
         let Some(set) = &self.set else {
             if self.claim.is_none() && self.pod.is_none() {
                 return Readiness::Absent;

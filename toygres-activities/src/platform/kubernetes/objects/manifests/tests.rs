@@ -30,14 +30,14 @@ fn the_objects_of_an_instance() {
     insta::assert_snapshot!("tls", shown(manifests.tls(&issued(), [("toygres.io/note", "x".to_owned())])));
     insta::assert_snapshot!("service_account", shown(manifests.service_account()));
     insta::assert_snapshot!("config_map", shown(manifests.config_map()));
-    insta::assert_snapshot!("volume_claim", shown(manifests.volume_claim(StorageSize::default(), None, record())));
+    insta::assert_snapshot!("volume_claim", shown(manifests.volume_claim(0, StorageSize::default(), None, record())));
     insta::assert_snapshot!("service_private", shown(manifests.service(false, None)));
     insta::assert_snapshot!("service_public", shown(manifests.service(true, Some("demo-db"))));
     insta::assert_snapshot!("network_policy_private", shown(manifests.network_policy(false, Some("toygres"))));
     insta::assert_snapshot!("network_policy_public", shown(manifests.network_policy(true, None)));
     insta::assert_snapshot!("disruption_budget", shown(manifests.disruption_budget()));
-    insta::assert_snapshot!("stateful_set", shown(manifests.stateful_set(version, image, &Resources::default(), 999, true)));
-    let stopped = manifests.stateful_set(version, image, &Resources::default(), 999, false).unwrap();
+    insta::assert_snapshot!("stateful_set", shown(manifests.stateful_set(0, version, image, &Resources::default(), 999, true)));
+    let stopped = manifests.stateful_set(0, version, image, &Resources::default(), 999, false).unwrap();
     assert_eq!(stopped.spec.unwrap().replicas, Some(0));
 }
 
@@ -52,7 +52,7 @@ fn the_log_has_the_prefix_by_which_it_is_read() {
 fn the_volume_is_where_the_official_image_wants_it() {
     let key = key();
     let place = |version: &str| {
-        let set = Manifests::new(&key).stateful_set(version.parse().unwrap(), "i", &Resources::default(), 999, true).unwrap();
+        let set = Manifests::new(&key).stateful_set(0, version.parse().unwrap(), "i", &Resources::default(), 999, true).unwrap();
         let container = set.spec.unwrap().template.spec.unwrap().containers.remove(0);
         let mount = container.volume_mounts.unwrap().remove(0).mount_path;
         (mount, container.env.unwrap().remove(0).value.unwrap())
@@ -66,12 +66,12 @@ fn the_volume_is_where_the_official_image_wants_it() {
 fn the_types_know_every_field_of_the_templates() {
     fn check<K: DeserializeOwned + Serialize>(manifests: &Manifests<'_>, template: Template, values: Json) {
         let text = manifests.text(template, values).unwrap();
-        let said: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        let written: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
         let kept = serde_json::to_value(parse::<K>(&text).unwrap()).unwrap();
         // Empty lists mean the same as none.
         let without_empty =
             |value: &serde_json::Value| value.to_string().replace(",\"egress\":[]", "").replace("\"egress\":[],", "");
-        assert_eq!(without_empty(&said), without_empty(&kept), "{}", template.0);
+        assert_eq!(without_empty(&written), without_empty(&kept), "{}", template.0);
     }
     let key = key();
     let manifests = Manifests::new(&key);
@@ -83,7 +83,7 @@ fn the_types_know_every_field_of_the_templates() {
     check::<PersistentVolumeClaim>(
         &manifests,
         template!("postgres-pvc.yaml"),
-        json!({ "storage_class": "fast", "storage": "1Gi" }),
+        json!({ "member": MemberNames::of(&key, 1), "storage_class": "fast", "storage": "1Gi" }),
     );
     check::<Service>(&manifests, template!("postgres-service.yaml"), json!({ "public": true }));
     check::<NetworkPolicy>(
@@ -92,7 +92,7 @@ fn the_types_know_every_field_of_the_templates() {
         json!({ "public": false, "control_namespace": "x" }),
     );
     check::<PodDisruptionBudget>(&manifests, template!("postgres-poddisruptionbudget.yaml"), json!({}));
-    let values = json!({ "image": "i", "replicas": 1, "volume_path": "/v", "pgdata": "/v/d", "user_id": 999, "resources": Resources::default() });
+    let values = json!({ "member": MemberNames::of(&key, 1), "image": "i", "replicas": 1, "volume_path": "/v", "pgdata": "/v/d", "user_id": 999, "resources": Resources::default() });
     check::<StatefulSet>(&manifests, template!("postgres-statefulset.yaml"), values);
 }
 
@@ -117,9 +117,9 @@ fn no_value_can_add_a_field() {
         let service: Service = manifests.service(true, Some(evil)).unwrap();
         let annotations = service.metadata.annotations.unwrap();
         assert_eq!(annotations["service.beta.kubernetes.io/azure-dns-label-name"], evil);
-        let claim = manifests.volume_claim(StorageSize::default(), Some(evil), record()).unwrap();
+        let claim = manifests.volume_claim(0, StorageSize::default(), Some(evil), record()).unwrap();
         assert_eq!(claim.spec.unwrap().storage_class_name.as_deref(), Some(evil));
-        let set = manifests.stateful_set("17".parse().unwrap(), evil, &Resources::default(), 999, true).unwrap();
+        let set = manifests.stateful_set(0, "17".parse().unwrap(), evil, &Resources::default(), 999, true).unwrap();
         let pod = set.spec.unwrap().template.spec.unwrap();
         assert_eq!((pod.containers[0].image.as_deref(), pod.host_network), (Some(evil), None));
     }
@@ -166,14 +166,14 @@ async fn the_api_server_takes_every_object_strictly() {
         manifests.tls(&issued, []),
         manifests.service_account(),
         manifests.config_map(),
-        manifests.volume_claim(StorageSize::default(), None, record()),
+        manifests.volume_claim(0, StorageSize::default(), None, record()),
         manifests.service(false, None),
         manifests.service(true, Some("demo-db")),
         manifests.network_policy(false, Some("toygres")),
         manifests.network_policy(true, None),
         manifests.disruption_budget(),
-        manifests.stateful_set("17".parse().unwrap(), "docker.io/library/postgres:17", &Resources::default(), 999, true),
-        manifests.stateful_set("18".parse().unwrap(), "docker.io/library/postgres:18", &Resources::default(), 999, true),
+        manifests.stateful_set(0, "17".parse().unwrap(), "docker.io/library/postgres:17", &Resources::default(), 999, true),
+        manifests.stateful_set(0, "18".parse().unwrap(), "docker.io/library/postgres:18", &Resources::default(), 999, true),
     );
     // Strict means strict.
     let mut odd = serde_json::to_value(manifests.service_account().unwrap()).unwrap();
