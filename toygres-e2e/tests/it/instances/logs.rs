@@ -198,7 +198,8 @@ async fn each_event_says_where_to_go_on_and_the_last_one_that_it_is_the_last() {
     let began = Instant::now();
     toygres.ok(&["server", "stop"]).await.unwrap();
     assert!(next(&mut stream).await.unwrap().is_none());
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    // What is at work when it stops gets 25 s.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 /// Appends to a server's log as the server does.

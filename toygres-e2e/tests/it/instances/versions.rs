@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde_json::Value;
 use toygres_e2e::by_hand::Programs;
@@ -11,8 +10,8 @@ use toygres_e2e::{Toygres, place, required_or_skip};
 
 const NEWEST: u64 = 18;
 
-async fn works(toygres: &Toygres, name: &str, version: &str) -> anyhow::Result<Duration> {
-    let run = toygres.ok(&["create", name, "--version", version]).await?;
+async fn works(toygres: &Toygres, name: &str, version: &str) -> anyhow::Result<()> {
+    toygres.ok(&["create", name, "--version", version]).await?;
     let instance = toygres.json(&["get", name]).await?;
     let full = instance["spec"]["postgres_version"].as_str().unwrap_or_default();
     anyhow::ensure!(full == version || full.starts_with(&format!("{version}.")), "not {version}: {instance:#}");
@@ -23,7 +22,7 @@ async fn works(toygres: &Toygres, name: &str, version: &str) -> anyhow::Result<D
             .await?;
     anyhow::ensure!(said.starts_with(full), "the server says it is {said}, not {full}");
     anyhow::ensure!(checksums == "on", "checksums are {checksums}");
-    Ok(run.took)
+    Ok(())
 }
 
 /// The newest version's builds in the cache, and which folder each is: one that is fetched again is another.
@@ -85,8 +84,7 @@ async fn the_newest_version_is_fetched_once_and_works() {
     let was_at_hand = newest["at_hand"] == true;
     works(&toygres, "first", &NEWEST.to_string()).await.unwrap();
     let fetched = fetched_folders().unwrap();
-    let second = works(&toygres, "second", &NEWEST.to_string()).await.unwrap();
-    assert!(second < Duration::from_secs(15), "the second one took {second:?}");
+    works(&toygres, "second", &NEWEST.to_string()).await.unwrap();
     assert_eq!(fetched_folders().unwrap(), fetched, "it was fetched again");
     let listed = toygres.json(&["versions"]).await.unwrap();
     let at_hand = listed.as_array().unwrap().iter().any(|version| {
