@@ -52,7 +52,7 @@ pub struct Facts<'a> {
     /// How a log-in went.
     pub log_in: LogIn,
     /// What was told of it since it was last well, oldest first.
-    pub news: &'a [String],
+    pub events: &'a [String],
     /// What its server said of trouble, oldest first.
     pub log: &'a [String],
     /// The same of the last minutes, whether it was well or not.
@@ -72,32 +72,32 @@ struct Rule {
     by_anybody: bool,
 }
 
-const fn said_by_anybody(cause: Cause, says: &'static [&'static str]) -> Rule {
+const fn anybody_says(cause: Cause, says: &'static [&'static str]) -> Rule {
     Rule { cause, says, logged: |_| false, kinds: &[], by_anybody: true }
 }
 
 const fn logged(cause: Cause, logged: fn(&Line<'_>) -> bool, says: &'static [&'static str]) -> Rule {
-    Rule { logged, ..said_by_anybody(cause, says) }
+    Rule { logged, ..anybody_says(cause, says) }
 }
 
-const fn said(cause: Cause, says: &'static [&'static str]) -> Rule {
-    Rule { by_anybody: false, ..said_by_anybody(cause, says) }
+const fn failure_says(cause: Cause, says: &'static [&'static str]) -> Rule {
+    Rule { by_anybody: false, ..anybody_says(cause, says) }
 }
 
 const fn of_kind(cause: Cause, kinds: &'static [FailureKind]) -> Rule {
-    Rule { kinds, ..said(cause, &[]) }
+    Rule { kinds, ..failure_says(cause, &[]) }
 }
 
 /// By their words, particular ones first.
 const RULES: &[Rule] = &[
     logged(Cause::DiskFull, |line| line.code == "53100", &["no space left on device", "disk quota exceeded", "disk is full"]),
-    said_by_anybody(Cause::PortTaken, &["another program has its port", "all ports from"]),
-    said(
+    anybody_says(Cause::PortTaken, &["another program has its port", "all ports from"]),
+    failure_says(
         Cause::BadImage,
         &["can't be pulled", "errimagepull", "imagepullbackoff", "invalidimagename", "errimageneverpull", "manifest unknown"],
     ),
-    said(Cause::QuotaExceeded, &["exceeded quota"]),
-    said(
+    failure_says(Cause::QuotaExceeded, &["exceeded quota"]),
+    failure_says(
         Cause::VolumeUnavailable,
         &[
             "unbound immediate persistentvolumeclaims",
@@ -107,7 +107,7 @@ const RULES: &[Rule] = &[
             "gives no sign of life",
         ],
     ),
-    said(
+    failure_says(
         Cause::NoRoom,
         &["insufficient cpu", "insufficient memory", "insufficient ephemeral-storage", "no node can take the pod"],
     ),
@@ -118,15 +118,15 @@ const RULES: &[Rule] = &[
         |line| line.code == "42501" && line.words.ends_with(": Read-only file system"),
         &["read-only file system"],
     ),
-    said(Cause::WrongPassword, &["password authentication failed"]),
-    said(Cause::PasswordMissing, &["no password is kept"]),
-    said(Cause::PartsMissing, &["its data is intact", "lacks what it mounts"]),
-    said(Cause::DataMissing, &["is gone: somebody", "is gone or broken", "its data with it"]),
+    failure_says(Cause::WrongPassword, &["password authentication failed"]),
+    failure_says(Cause::PasswordMissing, &["no password is kept"]),
+    failure_says(Cause::PartsMissing, &["its data is intact", "lacks what it mounts"]),
+    failure_says(Cause::DataMissing, &["is gone: somebody", "is gone or broken", "its data with it"]),
 ];
 
 /// Where no particular one holds; the first one also of what is still coming up.
 const GENERAL_RULES: &[Rule] = &[
-    said_by_anybody(
+    anybody_says(
         Cause::CrashLoop,
         &["ends whenever it is started", "crashloopbackoff", "did not start", "ended while it started", "is postgresql"],
     ),
@@ -163,16 +163,16 @@ impl<'a> Witness<'a> {
         if self.failure.is_none() && !rule.by_anybody {
             return None;
         }
-        let says = |words: &&&str| match Line::parse(words) {
+        let matches = |words: &&&str| match Line::parse(words) {
             Some(line) => (rule.logged)(&line),
             None => {
                 let words = words.to_lowercase();
                 rule.says.iter().any(|says| words.contains(says))
             }
         };
-        let said: Vec<String> = self.words.iter().filter(says).map(|words| (*words).to_owned()).collect();
-        if !said.is_empty() {
-            return Some(said);
+        let matching: Vec<String> = self.words.iter().filter(matches).map(|words| (*words).to_owned()).collect();
+        if !matching.is_empty() {
+            return Some(matching);
         }
         let is_kind = self.failure.flatten().is_some_and(|kind| rule.kinds.contains(&kind));
         is_kind.then(|| self.words.iter().map(|words| (*words).to_owned()).collect())
@@ -238,7 +238,7 @@ fn witnesses<'a>(facts: &'a Facts<'_>, is_well: bool) -> Vec<Witness<'a>> {
         _ => seen.chain(failure).collect(),
     };
     if !is_well {
-        witnesses.extend([Witness::anybody(facts.news), Witness::anybody(facts.log)]);
+        witnesses.extend([Witness::anybody(facts.events), Witness::anybody(facts.log)]);
     }
     witnesses
 }
@@ -255,13 +255,13 @@ fn verdict(facts: &Facts<'_>, cause: Cause, mut evidence: Vec<String>) -> Verdic
     if cause == Cause::CrashLoop {
         // What it ended with.
         let grave = |line: &&String| Line::parse(line).is_some_and(|line| line.is_fatal());
-        let mut last_words: Vec<_> = facts.log.iter().rev().filter(grave).take(2).cloned().collect();
-        last_words.reverse();
-        evidence.extend(last_words);
+        let mut last_lines: Vec<_> = facts.log.iter().rev().filter(grave).take(2).cloned().collect();
+        last_lines.reverse();
+        evidence.extend(last_lines);
     }
     // A server that can't start says the same each time.
-    let mut said = HashSet::new();
-    evidence.retain(|line| said.insert(without_process(line).to_owned()));
+    let mut lines = HashSet::new();
+    evidence.retain(|line| lines.insert(without_process(line).to_owned()));
     evidence.truncate(5);
     let key = facts.key;
     let what = match cause {

@@ -462,7 +462,7 @@ mod tests {
     #[tokio::test]
     async fn answers_are_told_apart() {
         let client = client("http://127.0.0.1:1").await;
-        let judge = |code: u16, message: &str, kind: &str| {
+        let classify = |code: u16, message: &str, kind: &str| {
             let details = StatusDetails {
                 name: "n".into(),
                 group: String::new(),
@@ -475,14 +475,14 @@ mod tests {
             let failure = client.failure("do it", &kube::Error::Api(status.boxed()));
             (failure.kind, failure.retryable)
         };
-        assert_eq!(judge(401, "Unauthorized", ""), (FailureKind::Platform, false));
-        assert_eq!(judge(403, "forbidden: exceeded quota: q", "pods"), (FailureKind::Exhausted, false));
-        assert_eq!(judge(403, "User \"x\" cannot get resource", "pods"), (FailureKind::Platform, false));
-        assert_eq!(judge(404, "namespaces \"n\" not found", "namespaces"), (FailureKind::NotFound, false));
-        assert_eq!(judge(409, "Operation cannot be fulfilled", "pods"), (FailureKind::Platform, true));
-        assert_eq!(judge(422, "spec: Invalid value", "pods"), (FailureKind::Platform, false));
+        assert_eq!(classify(401, "Unauthorized", ""), (FailureKind::Platform, false));
+        assert_eq!(classify(403, "forbidden: exceeded quota: q", "pods"), (FailureKind::Exhausted, false));
+        assert_eq!(classify(403, "User \"x\" cannot get resource", "pods"), (FailureKind::Platform, false));
+        assert_eq!(classify(404, "namespaces \"n\" not found", "namespaces"), (FailureKind::NotFound, false));
+        assert_eq!(classify(409, "Operation cannot be fulfilled", "pods"), (FailureKind::Platform, true));
+        assert_eq!(classify(422, "spec: Invalid value", "pods"), (FailureKind::Platform, false));
         for passing in [429, 500, 503, 504] {
-            assert!(judge(passing, "later", "").1);
+            assert!(classify(passing, "later", "").1);
         }
     }
 }

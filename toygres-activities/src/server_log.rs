@@ -55,7 +55,7 @@ pub struct Line<'a> {
 
 /// A line of a server's log that may be shown to anybody who may see the instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
+pub struct ShownLine {
     /// When, where the line tells it.
     pub at: Option<DateTime<Utc>>,
     /// The line without its time.
@@ -98,46 +98,48 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The lines in which a server, or a program that makes one, speaks of itself, in order. A hint is told after what it
-/// belongs to.
-pub(crate) fn told<Text: AsRef<str>>(lines: impl IntoIterator<Item = Text>) -> impl Iterator<Item = Text> {
-    let mut last_told = false;
+/// The lines in which a server, or a program that makes one, speaks of itself, in order. A hint belongs to
+/// the line before it.
+pub(crate) fn own_lines<Text: AsRef<str>>(lines: impl IntoIterator<Item = Text>) -> impl Iterator<Item = Text> {
+    let mut last_is_own = false;
     lines.into_iter().filter(move |text| {
         let text = text.as_ref();
-        last_told = match Line::parse(text) {
-            Some(line) if line.severity == "HINT" => last_told,
+        last_is_own = match Line::parse(text) {
+            Some(line) if line.severity == "HINT" => last_is_own,
             Some(line) => line.is_servers_own(),
             None => PROGRAMS.iter().any(|program| text.starts_with(program)),
         };
-        last_told
+        last_is_own
     })
 }
 
 /// The lines in which a server, or a program that makes one, speaks of itself, in order, to be shown.
 #[must_use]
-pub fn telling<Text: AsRef<str>>(lines: impl IntoIterator<Item = Text>) -> Vec<Said> {
-    told(lines).map(|line| said(line.as_ref())).collect()
+pub fn parse_own_lines<Text: AsRef<str>>(lines: impl IntoIterator<Item = Text>) -> Vec<ShownLine> {
+    own_lines(lines).map(|line| ShownLine::parse(line.as_ref())).collect()
 }
 
-/// A line that was told, to be shown.
-#[must_use]
-pub fn said(line: &str) -> Said {
-    let (at, text) = timed(line);
-    let text = match text.char_indices().nth(MAX_LENGTH) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    };
-    Said { at, text }
+impl ShownLine {
+    /// Takes the time off a line, and cuts what is too long to be shown.
+    #[must_use]
+    pub fn parse(line: &str) -> Self {
+        let (at, text) = timed(line);
+        let text = match text.char_indices().nth(MAX_LENGTH) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text.to_owned(),
+        };
+        Self { at, text }
+    }
 }
 
-/// Of lines that were told, the one to quote in a sentence: the last of the gravest.
-pub(crate) fn headline<Text: AsRef<str>>(told: &[Text]) -> Option<&str> {
+/// Of such lines, the one to quote in a sentence: the last of the gravest.
+pub(crate) fn headline<Text: AsRef<str>>(lines: &[Text]) -> Option<&str> {
     let grave = |text: &&str| match Line::parse(text) {
         Some(line) if line.is_fatal() => 2,
         Some(line) => u8::from(line.severity != "HINT" && line.code != SUCCESS),
         None => 1,
     };
-    let gravest = told.iter().map(AsRef::as_ref).max_by_key(grave).filter(|text| grave(text) > 0)?;
+    let gravest = lines.iter().map(AsRef::as_ref).max_by_key(grave).filter(|text| grave(text) > 0)?;
     Some(Line::parse(gravest).map_or(gravest, |line| line.message))
 }
 
@@ -196,8 +198,8 @@ secret: No space left on device
 2026-01-01 00:00:02.000 UTC [7] 28P01 client backend: FATAL:  password authentication failed for user \"guess\"
 2026-01-01 00:00:03.000 UTC [4] XX000 startup: PANIC:  could not locate a valid checkpoint record
 initdb: error: directory \"/data\" exists but is not empty";
-        let said = telling(log.lines());
-        let texts: Vec<_> = said.iter().map(|said| said.text.as_str()).collect();
+        let lines = parse_own_lines(log.lines());
+        let texts: Vec<_> = lines.iter().map(|lines| lines.text.as_str()).collect();
         assert_eq!(
             texts,
             [
@@ -213,8 +215,8 @@ initdb: error: directory \"/data\" exists but is not empty";
                 "initdb: error: directory \"/data\" exists but is not empty",
             ]
         );
-        assert_eq!(said[0].at.unwrap().to_rfc3339(), "2026-01-01T00:00:00.123+00:00");
-        assert_eq!(said[9].at, None);
+        assert_eq!(lines[0].at.unwrap().to_rfc3339(), "2026-01-01T00:00:00.123+00:00");
+        assert_eq!(lines[9].at, None);
         assert_eq!(headline(&texts), Some("PANIC:  could not locate a valid checkpoint record"));
         assert_eq!(headline(&texts[..3]), Some("LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use"));
         assert_eq!(headline(&texts[..1]), None);

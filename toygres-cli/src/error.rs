@@ -98,7 +98,7 @@ impl From<ClientError> for CliError {
 impl From<Box<Problem>> for CliError {
     fn from(problem: Box<Problem>) -> Self {
         let detail = problem.detail.clone();
-        let error = match problem.word() {
+        let error = match problem.name() {
             "invalid" => Self::usage(detail),
             "unauthorized" => Self::failed(detail).hint(
                 "this one comes from TOYGRES_TOKEN, --token-file, the context (`toygres context list`) or the config file, or \

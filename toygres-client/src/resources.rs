@@ -279,7 +279,7 @@ pub struct Problem {
 impl Problem {
     /// The stable word of its type, such as `not_found`.
     #[must_use]
-    pub fn word(&self) -> &str {
+    pub fn name(&self) -> &str {
         self.kind.strip_prefix(PROBLEM_TYPE).unwrap_or(&self.kind)
     }
 }

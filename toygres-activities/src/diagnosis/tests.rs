@@ -13,7 +13,7 @@ fn facts<'a>(key: &'a InstanceKey, state: InstanceState, failure: Option<&'a Fai
         failure,
         seen: Seen::Gone,
         log_in: LogIn::NotTried,
-        news: &[],
+        events: &[],
         log: &[],
         log_of_late: &[],
     }

@@ -59,7 +59,7 @@ pub async fn run(arguments: Login, settings: &Settings, ui: &Ui) -> Outcome {
     let token = token(token_stdin, settings).await?;
     let client = Client::trusting(&server, Some(&token), ca_certificate.as_deref())?;
     let me = client.whoami().await.map_err(|error| match error {
-        ClientError::Refused(problem) if problem.word() == "unauthorized" => {
+        ClientError::Refused(problem) if problem.name() == "unauthorized" => {
             CliError::failed(format!("{server} refuses the token; you are not logged in: {}", problem.detail))
         }
         error => CliError::from(error).hint("you are not logged in; nothing was changed"),

@@ -115,7 +115,7 @@ async fn set_quota(arguments: &SetQuota, client: &Client) -> Result<NamespaceRec
         Ok(NamespaceRecord { max_instances, max_storage_gb, revision, .. }) => {
             (QuotaManifest { max_instances, max_storage_gb }, revision)
         }
-        Err(ClientError::Refused(problem)) if problem.word() == "not_found" => (QuotaManifest::default(), 0),
+        Err(ClientError::Refused(problem)) if problem.name() == "not_found" => (QuotaManifest::default(), 0),
         Err(error) => return Err(error),
     };
     if let Some(Limit(max)) = arguments.max_instances {

@@ -30,14 +30,14 @@ pub async fn run(arguments: Why, session: &mut Session<'_>) -> Outcome {
     let explanation = session.call(async |client: &Client| client.why(&key).await).await?;
     let ui = session.ui;
     if ui.is_for_people() {
-        ui.print(told(ui, &explanation))?;
+        ui.print(render(ui, &explanation))?;
     } else {
         ui.print_record(&explanation)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn told(ui: &Ui, explanation: &Explanation) -> String {
+fn render(ui: &Ui, explanation: &Explanation) -> String {
     let style = ui.out;
     let verdict = &explanation.verdict;
     let mut text = match verdict.likely_cause {
@@ -104,7 +104,7 @@ mod tests {
             },
             timeline: vec![moment],
         };
-        let text = told(&testing::ui(), &explanation);
+        let text = render(&testing::ui(), &explanation);
         let expected = "default/demo failed: the disk is full\n  | No space left on device\n\nWhat to do\n  1. free some room\n  2. \
                         create it again\n\nHow it came\n  ";
         assert!(text.starts_with(expected), "{text}");

@@ -160,7 +160,7 @@ pub async fn plans(session: &Session<'_>, documents: &[Document]) -> Result<Vec<
             Ok(plan) => plans.push(plan),
             // Of the others it would be the same.
             Err(error)
-                if error.problem.as_ref().is_none_or(|problem| problem.word() == "unauthorized" || problem.status >= 500) =>
+                if error.problem.as_ref().is_none_or(|problem| problem.name() == "unauthorized" || problem.status >= 500) =>
             {
                 return Err(error);
             }
@@ -345,9 +345,9 @@ async fn carry_out(
                     false => changed(document, &plan, Some(&operation)),
                 });
             }
-            Err(error) if error.problem.as_ref().is_some_and(|problem| problem.word() == "precondition_failed") => {
-                let look = async |client: &Client| client.plan_instance(key, manifest).await;
-                plan = session.call(look).await?;
+            Err(error) if error.problem.as_ref().is_some_and(|problem| problem.name() == "precondition_failed") => {
+                let plan_again = async |client: &Client| client.plan_instance(key, manifest).await;
+                plan = session.call(plan_again).await?;
             }
             Err(error) => return Err(error),
         }

@@ -129,7 +129,7 @@ fn parse(file: &str, text: &str, namespace: &Namespace, documents: &mut Vec<Docu
                     .filter(|(_, place)| *place <= (line, column))
                     .max_by_key(|(_, place)| *place);
                 let field = field.map(|(field, _)| format!(", {field}")).unwrap_or_default();
-                problems.push(format!("{file}:{line}:{column} (document {number}{field}): {}", told(&error)));
+                problems.push(format!("{file}:{line}:{column} (document {number}{field}): {}", describe(&error)));
                 continue;
             }
         };
@@ -165,7 +165,7 @@ fn positions(text: &str) -> Vec<Vec<Positions>> {
 }
 
 /// What is wrong, without what stands there: it may be a password.
-fn told(error: &Error) -> String {
+fn describe(error: &Error) -> String {
     match error.without_snippet() {
         Error::SerdeUnknownField { field, expected, .. } => {
             format!("the field {field:?} is unknown; known are {}", expected.join(", "))

@@ -18,7 +18,7 @@ pub struct Board<'a> {
     ui: &'a Ui,
     lines: MultiProgress,
     /// What was last said beside them.
-    said: RefCell<String>,
+    last_noted: RefCell<String>,
 }
 
 impl<'a> Board<'a> {
@@ -26,14 +26,14 @@ impl<'a> Board<'a> {
     pub fn new(ui: &'a Ui) -> Self {
         let draws = ui.live && !ui.quiet;
         let target = if draws { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { ui, lines: MultiProgress::with_draw_target(target), said: RefCell::default() }
+        Self { ui, lines: MultiProgress::with_draw_target(target), last_noted: RefCell::default() }
     }
 
     /// A line for one operation.
     pub fn line(&self, name: &str) -> Line<'_> {
         let line = self.lines.add(ProgressBar::new_spinner().with_style(style(self.ui.err.is_on)).with_prefix(name.to_owned()));
         line.enable_steady_tick(TICK);
-        Line { board: self, name: name.to_owned(), line, said: String::new() }
+        Line { board: self, name: name.to_owned(), line, last_noted: String::new() }
     }
 
     /// Prints a result above the lines.
@@ -59,7 +59,7 @@ pub struct Line<'a> {
     name: String,
     line: ProgressBar,
     /// The step whose words were last said, where lines stay.
-    said: String,
+    last_noted: String,
 }
 
 impl Drop for Line<'_> {
@@ -77,10 +77,10 @@ impl watch::Display for Line<'_> {
             None => operation.progress.clone().unwrap_or_default(),
         };
         let words = if detail.is_empty() { step.name.clone() } else { format!("{}: {detail}", step.name) };
-        if !self.board.ui.live && !detail.is_empty() && self.said != step.name && !operation.state.is_final() {
+        if !self.board.ui.live && !detail.is_empty() && self.last_noted != step.name && !operation.state.is_final() {
             // Once for a step: where lines stay, each new number would be another one.
             self.board.ui.note(format_args!("  {}: {words}", self.name));
-            step.name.clone_into(&mut self.said);
+            step.name.clone_into(&mut self.last_noted);
         }
         self.line.set_message(words);
     }
@@ -91,11 +91,11 @@ impl watch::Display for Line<'_> {
         }
     }
 
-    fn tell(&mut self, words: &str) {
+    fn note(&mut self, text: &str) {
         // All of them may have it to say at once.
-        let before = self.board.said.replace(words.to_owned());
-        if before != words {
-            self.board.lines.suspend(|| self.board.ui.note(words));
+        let before = self.board.last_noted.replace(text.to_owned());
+        if before != text {
+            self.board.lines.suspend(|| self.board.ui.note(text));
         }
     }
 }

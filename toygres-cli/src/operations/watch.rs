@@ -74,8 +74,8 @@ pub trait Display {
     fn show(&mut self, operation: &Operation);
     /// Tells that nothing happens for a moment.
     fn show_stillness(&mut self, operation: &Operation);
-    /// Says something beside it.
-    fn tell(&mut self, words: &str);
+    /// Shows a note beside it.
+    fn note(&mut self, text: &str);
 }
 
 /// Shows an operation until it ends, through restarts of the server, and returns it as it ended.
@@ -121,7 +121,7 @@ pub async fn follow(
             }
             Err(error) if is_gone(&error) && session.is_local() && restarts < RESTARTS => {
                 restarts += 1;
-                display.tell("the server went away; the work goes on when it is back");
+                display.note("the server went away; the work goes on when it is back");
                 session.reopen().await?;
             }
             Err(error) if error.is_passing() && last_answer.elapsed() < RETRY_TIMEOUT => sleep(PAUSE).await,
@@ -170,12 +170,12 @@ struct Steps<'a> {
     /// The step and attempt whose failure was shown last.
     tried: Option<(usize, i32)>,
     /// Whether it was told how long it takes.
-    foretold: bool,
+    expected_time_shown: bool,
 }
 
 impl<'a> Steps<'a> {
     fn new(ui: &'a Ui) -> Self {
-        Self { ui, progress: Progress::begin(ui), ended: 0, tried: None, foretold: false }
+        Self { ui, progress: Progress::begin(ui), ended: 0, tried: None, expected_time_shown: false }
     }
 
     fn show_at_work(&mut self, operation: &Operation, index: usize, step: &Step) {
@@ -191,7 +191,7 @@ impl<'a> Steps<'a> {
                 let attempt = || format!("attempt {}: {}", step.attempts, error.message);
                 self.progress.is_live().then(attempt).unwrap_or_default()
             }
-            None => self.outlook(operation),
+            None => self.detail_or_time_left(operation),
         };
         self.progress.step_running(&step.name, between(step.started_at, Utc::now()), &detail);
     }
@@ -199,7 +199,7 @@ impl<'a> Steps<'a> {
 
 impl Steps<'_> {
     /// What it is busy with, or else how long that goes on.
-    fn outlook(&self, operation: &Operation) -> String {
+    fn detail_or_time_left(&self, operation: &Operation) -> String {
         let left = || time_left(operation).filter(|_| self.progress.is_live());
         operation.progress.clone().or_else(left).unwrap_or_default()
     }
@@ -207,9 +207,9 @@ impl Steps<'_> {
 
 impl Display for Steps<'_> {
     fn show(&mut self, operation: &Operation) {
-        if let Some(seconds) = operation.expected_seconds.filter(|_| !self.foretold) {
-            self.progress.foretell(&about(seconds));
-            self.foretold = true;
+        if let Some(seconds) = operation.expected_seconds.filter(|_| !self.expected_time_shown) {
+            self.progress.show_expected_time(&about(seconds));
+            self.expected_time_shown = true;
         }
         for (index, step) in operation.steps.iter().enumerate().skip(self.ended) {
             // The last step's own end may be written down after the operation's.
@@ -231,13 +231,13 @@ impl Display for Steps<'_> {
         if self.ended == operation.steps.len() {
             let what = if operation.steps.is_empty() { "waiting for a worker" } else { "waiting for the next step" };
             let since = between(operation.created_at, Utc::now());
-            self.progress.step_running(what, since, &self.outlook(operation));
+            self.progress.step_running(what, since, &self.detail_or_time_left(operation));
         }
     }
 
-    fn tell(&mut self, words: &str) {
+    fn note(&mut self, text: &str) {
         self.progress.clear();
-        self.ui.note(words);
+        self.ui.note(text);
     }
 }
 

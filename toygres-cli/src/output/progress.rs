@@ -18,13 +18,13 @@ pub struct Progress<'a> {
     /// The line at the bottom, on a terminal.
     line: Option<(String, ProgressBar)>,
     /// What was last said elsewhere.
-    said: String,
+    last_shown: String,
 }
 
 impl<'a> Progress<'a> {
     /// Nothing shows yet.
     pub fn begin(ui: &'a Ui) -> Self {
-        Self { ui, began: Instant::now(), line: None, said: String::new() }
+        Self { ui, began: Instant::now(), line: None, last_shown: String::new() }
     }
 
     /// Whether one line is drawn again and again.
@@ -37,14 +37,14 @@ impl<'a> Progress<'a> {
         if self.ui.live {
             let since = self.began.elapsed();
             self.show(message, since, "");
-        } else if message != self.said {
+        } else if message != self.last_shown {
             self.ui.note(format_args!("  {message}"));
         }
-        message.clone_into(&mut self.said);
+        message.clone_into(&mut self.last_shown);
     }
 
     /// How long it takes, where lines stay; a line that is drawn tells that with each step.
-    pub fn foretell(&mut self, time: &str) {
+    pub fn show_expected_time(&mut self, time: &str) {
         if !self.ui.live {
             self.ui.note(format_args!("  usually takes {time}"));
         }
@@ -54,10 +54,10 @@ impl<'a> Progress<'a> {
     pub fn step_running(&mut self, name: &str, since: Duration, detail: &str) {
         if self.ui.live {
             self.show(name, since, detail);
-        } else if !detail.is_empty() && self.said != name {
+        } else if !detail.is_empty() && self.last_shown != name {
             // Once: where lines stay, each new number would be another one.
             self.ui.note(format_args!("  {name}: {detail}"));
-            name.clone_into(&mut self.said);
+            name.clone_into(&mut self.last_shown);
         }
     }
 

@@ -140,7 +140,7 @@ pub fn is_gone(error: &ClientError) -> bool {
 
 /// Whether an earlier try of the same request isn't answered yet.
 fn is_in_progress(error: &ClientError) -> bool {
-    matches!(error, ClientError::Refused(problem) if problem.word() == "in_progress")
+    matches!(error, ClientError::Refused(problem) if problem.name() == "in_progress")
 }
 
 async fn local(settings: &Settings, ui: &Ui) -> Result<Client, CliError> {

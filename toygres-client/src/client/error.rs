@@ -64,7 +64,7 @@ impl ClientError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Refused(problem) => {
-                problem.status >= 500 || matches!(problem.status, 408 | 429) || problem.word() == "in_progress"
+                problem.status >= 500 || matches!(problem.status, 408 | 429) || problem.name() == "in_progress"
             }
             Self::Unreachable { .. } | Self::Broken { .. } | Self::TimedOut { .. } => true,
             Self::Foreign { .. } | Self::Untrusted { .. } | Self::Unsendable(_) => false,

@@ -161,7 +161,7 @@ impl InstanceSpec {
                 }
                 // serde's: "invalid type: string \"x\", expected a boolean".
                 (None, Some((_, expected))) if path != "." && !problem.starts_with("unknown field") => {
-                    format!("has to be {}", in_plain_words(expected))
+                    format!("has to be {}", describe_expected(expected))
                 }
                 (None, _) => problem,
             };
@@ -219,7 +219,7 @@ impl InstanceSpec {
 }
 
 /// What serde expects, for a person.
-fn in_plain_words(expected: &str) -> &str {
+fn describe_expected(expected: &str) -> &str {
     match expected {
         "a string" => "text (in quotes)",
         "a boolean" => "true or false",

@@ -13,7 +13,7 @@ pub struct Leadership {
 
 impl Leadership {
     /// Whether it still holds.
-    pub async fn holds(&mut self) -> bool {
+    pub async fn is_valid(&mut self) -> bool {
         self.connection.ping().await.is_ok()
     }
 }

@@ -70,7 +70,7 @@ impl Store {
     pub async fn listen(&self) -> Result<Changes, StoreError> {
         let listener = connect(&self.pool).await?;
         let senders: Senders = std::array::from_fn(|_| broadcast::Sender::new(KEPT));
-        let task = tokio::spawn(tell(listener, self.pool.clone(), senders.clone()));
+        let task = tokio::spawn(forward(listener, self.pool.clone(), senders.clone()));
         Ok(Changes { senders, task })
     }
 }
@@ -81,8 +81,8 @@ async fn connect(pool: &PgPool) -> Result<PgListener, sqlx::Error> {
     Ok(listener)
 }
 
-/// Until the pool is closed. Nobody being told is no error.
-async fn tell(mut listener: PgListener, pool: PgPool, senders: Senders) {
+/// Until the pool is closed. That nobody receives it is no error.
+async fn forward(mut listener: PgListener, pool: PgPool, senders: Senders) {
     loop {
         match listener.try_recv().await {
             Ok(Some(notification)) => {

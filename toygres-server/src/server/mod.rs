@@ -89,7 +89,7 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
     let url = http::url(&listener, settings)?;
     let control_plane = tokio::select! {
         started = start::start(settings, |message| announce.starting(message)) => started?,
-        () = told_to_stop(&mut terminate, &mut interrupt) => bail!("the server was told to stop while it started"),
+        () = stop_signal(&mut terminate, &mut interrupt) => bail!("the server was told to stop while it started"),
     };
     let tls = settings.tls.as_ref().map(|tls| Tls::open(tls, control_plane.ca.clone(), listener.local_addr()?)).transpose()?;
     let record =
@@ -108,7 +108,7 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
 
     let mut server = HttpServer::start(listener, api::router(control_plane.state.clone()), tls);
     tokio::select! {
-        () = told_to_stop(&mut terminate, &mut interrupt) => {}
+        () = stop_signal(&mut terminate, &mut interrupt) => {}
         error = server.broke() => return Err(error),
     }
     info!("stopping: requests are finished, instances keep running");
@@ -126,7 +126,7 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
     Ok(())
 }
 
-async fn told_to_stop(terminate: &mut tokio::signal::unix::Signal, interrupt: &mut tokio::signal::unix::Signal) {
+async fn stop_signal(terminate: &mut tokio::signal::unix::Signal, interrupt: &mut tokio::signal::unix::Signal) {
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM"),
         _ = interrupt.recv() => info!("SIGINT"),

@@ -100,7 +100,7 @@ impl Recorder {
             let still_leading = async {
                 looks.tick().await;
                 match &mut leadership {
-                    Some(leadership) => leadership.holds().await,
+                    Some(leadership) => leadership.is_valid().await,
                     None => true,
                 }
             };

@@ -31,7 +31,7 @@ const IDLE_POLL: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 struct Queue {
     bell: Arc<Notify>,
-    lookout: Mutex<()>,
+    idle_poller: Mutex<()>,
 }
 
 impl Queue {
@@ -75,14 +75,14 @@ impl Queue {
         }
     }
 
-    /// Waits for the next idle look, or for `left` where another dispatcher is the lookout.
+    /// Waits for the next idle poll, or for `left` where another dispatcher is the idle_poller.
     async fn idle(&self, left: Duration) {
-        let look = async {
-            let _lookout = self.lookout.lock().await;
+        let poll = async {
+            let _guard = self.idle_poller.lock().await;
             tokio::time::sleep(IDLE_POLL).await;
         };
         // Ending early is the purpose of the time-out, not an error.
-        let _ = tokio::time::timeout(left, look).await;
+        let _ = tokio::time::timeout(left, poll).await;
     }
 }
 

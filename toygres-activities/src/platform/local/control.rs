@@ -54,7 +54,7 @@ impl Control {
 
     pub(super) async fn start(&self, versions: &Versions, pool: &Arc<Pool>) -> Result<ControlServer, Failure> {
         let programs = {
-            let _held = self.server.hold().await;
+            let _guard = self.server.lock().await;
             let data = self.server.data();
             let programs = match major_of(&data) {
                 Some(major) => {
@@ -80,7 +80,7 @@ impl Control {
                     return Err(Failure::transient(FailureKind::TimedOut, message));
                 }
                 Err(()) => {
-                    let evidence = self.server.log().last_words();
+                    let evidence = self.server.log().last_lines();
                     let message = "the control database ended while it started; its log has the reason";
                     return Err(Failure::transient(FailureKind::StartFailed, message).with_evidence(evidence));
                 }
@@ -117,7 +117,7 @@ impl Control {
     }
 
     pub(super) async fn stop(&self) -> Result<(), Failure> {
-        let _held = self.server.hold().await;
+        let _guard = self.server.lock().await;
         self.release();
         match self.server.search() {
             Some(postmaster) => postmaster.stop(STOP_TIMEOUT).await,

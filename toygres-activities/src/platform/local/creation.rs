@@ -32,7 +32,7 @@ impl Inner {
         let instance = self.instance(key);
         let record = instance.read_record().await?;
         if record.as_ref().is_some_and(|record| record.provisioned) {
-            let _held = instance.server.hold().await;
+            let _guard = instance.server.lock().await;
             if given_up.is_cancelled() {
                 return Err(nobody_waits());
             }
@@ -55,7 +55,7 @@ impl Inner {
         host.surroundings.account.check_reaches(&programs.bin_dir, "the PostgreSQL programs in")?;
         let data_is_missing = major_of(&instance.server.data()).is_none();
         let directory = if data_is_missing { Some(host.pool.take(&programs).await?) } else { None };
-        let _held = instance.server.hold().await;
+        let _guard = instance.server.lock().await;
         if given_up.is_cancelled() {
             return Err(nobody_waits());
         }
@@ -100,7 +100,7 @@ impl Inner {
     /// See [`Platform::restart`](crate::platform::Platform::restart).
     pub(super) async fn restart(&self, key: &InstanceKey, request_id: &str) -> Result<bool, Failure> {
         let instance = self.instance(key);
-        let _held = instance.server.hold().await;
+        let _guard = instance.server.lock().await;
         let mut record = instance.read_record().await?.filter(|record| record.should_run()).ok_or_else(|| not_found(key))?;
         let running = instance.server.find().map(|postmaster| postmaster.pid());
         let is_done = match &record.restart {
@@ -172,7 +172,7 @@ impl Inner {
                 return Err(Failure::transient(FailureKind::TimedOut, message));
             }
             Err(()) => {
-                let evidence = server.log().last_words();
+                let evidence = server.log().last_lines();
                 let message = format!("the server of {key} ended while it started");
                 return Err(Failure::transient(FailureKind::StartFailed, message).with_evidence(evidence));
             }

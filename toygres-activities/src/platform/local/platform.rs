@@ -117,7 +117,7 @@ impl Inner {
         let instance = self.instance(&key);
         let server = instance.server.clone();
         let removing = server.announce_removal();
-        let held = server.hold_to_remove().await?;
+        let guard = server.lock_to_remove().await?;
         instance.release();
         let searched = server.clone();
         let (existed, port, running) = blocking(move || {
@@ -157,34 +157,34 @@ impl Inner {
         self.ports.release(&key).await?;
         kill_point("remove-port-released");
         server.set_last_failure(None);
-        drop((held, removing));
+        drop((guard, removing));
         drop(server);
         self.forget(instance);
         Ok(existed || running.is_some())
     }
 
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
-        let seen = |phase, ready, reason| Ok(Some(Observation::new(phase, ready, reason)));
+        let observed = |phase, ready, reason| Ok(Some(Observation::new(phase, ready, reason)));
         let home = Instance::new(key.clone(), self.common.clone()).home().to_owned();
         let read_home = home.clone();
         let (exists, record) = blocking(move || Ok((read_home.exists(), Record::read(&read_home)))).await?;
         let record = match record {
             Ok(Some(record)) => record,
-            Err(failure) => return seen(Phase::Failed, false, Some(failure)),
+            Err(failure) => return observed(Phase::Failed, false, Some(failure)),
             Ok(None) if exists => {
                 let message = format!("{key} is half-made or half-removed; create or delete it again to finish that");
-                return seen(Phase::Pending, false, Some(Failure::transient(FailureKind::Platform, message)));
+                return observed(Phase::Pending, false, Some(Failure::transient(FailureKind::Platform, message)));
             }
             Ok(None) => {
                 // Somebody removed the folder of one that is kept running.
                 let lost = self.known(key).filter(|instance| instance.is_supervised());
                 return match lost.and_then(|instance| data_gone(&instance.server)) {
-                    Some(failure) => seen(Phase::Failed, false, Some(failure)),
+                    Some(failure) => observed(Phase::Failed, false, Some(failure)),
                     None => Ok(None),
                 };
             }
         };
-        let seen = |phase, ready, reason| {
+        let observed = |phase, ready, reason| {
             Ok(Some(Observation {
                 postgres_version: Some(record.postgres_version),
                 image: Some(record.bin_dir.display().to_string()),
@@ -196,37 +196,37 @@ impl Inner {
         if record.provisioned
             && let Some(failure) = data_gone(&server)
         {
-            return seen(Phase::Failed, false, Some(failure));
+            return observed(Phase::Failed, false, Some(failure));
         }
-        let looked = server.clone();
-        let Some(postmaster) = blocking(move || Ok(looked.find())).await? else {
+        let to_search = server.clone();
+        let Some(postmaster) = blocking(move || Ok(to_search.find())).await? else {
             if record.spec.power == Power::Stopped {
-                return seen(Phase::Stopped, false, None);
+                return observed(Phase::Stopped, false, None);
             }
             let reason = server.last_failure();
             if !record.provisioned && reason.is_none() {
-                return seen(Phase::Pending, false, None);
+                return observed(Phase::Pending, false, None);
             }
             let reason = reason.unwrap_or_else(|| {
                 let message = format!("the server of {key} doesn't run");
-                Failure::transient(FailureKind::StartFailed, message).with_evidence(server.log().last_words())
+                Failure::transient(FailureKind::StartFailed, message).with_evidence(server.log().last_lines())
             });
-            return seen(Phase::Failed, false, Some(reason));
+            return observed(Phase::Failed, false, Some(reason));
         };
         let answers = server.wait_answer(&postmaster, record.port, Duration::ZERO).await == Ok(true);
         if !record.provisioned {
             return match server.last_failure() {
-                Some(failure) => seen(Phase::Failed, false, Some(failure)),
-                None => seen(Phase::Pending, false, None),
+                Some(failure) => observed(Phase::Failed, false, Some(failure)),
+                None => observed(Phase::Pending, false, None),
             };
         }
         // One that has answered since it started may be shutting down.
         if answers && postmaster.is_ready() {
-            return seen(Phase::Running, true, None);
+            return observed(Phase::Running, true, None);
         }
-        let words = server.log().last_words().pop().into_iter().collect();
+        let words = server.log().last_lines().pop().into_iter().collect();
         let message = format!("the server of {key} is starting or recovering");
-        seen(Phase::Pending, false, Some(Failure::transient(FailureKind::StartFailed, message).with_evidence(words)))
+        observed(Phase::Pending, false, Some(Failure::transient(FailureKind::StartFailed, message).with_evidence(words)))
     }
 
     async fn wait_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure> {
@@ -352,8 +352,8 @@ impl Platform for LocalPlatform {
             // One that was created stopped has never been started.
             let is_made = |record: &Record| record.provisioned || record.spec.power == Power::Stopped;
             let made = found.filter(|record| is_made(record) && major_of(&home_data(&folder, &record.key)).is_some());
-            let told = made.map(|Record { key, instance_id, spec, .. }| InstanceRecord { key, instance_id, spec });
-            Ok(told.collect())
+            let records = made.map(|Record { key, instance_id, spec, .. }| InstanceRecord { key, instance_id, spec });
+            Ok(records.collect())
         })
         .await
     }

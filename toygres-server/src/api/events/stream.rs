@@ -42,7 +42,7 @@ pub fn open(state: &Arc<AppState>, filter: EventFilter, after: i64) -> Result<Re
         last: after,
         missed: VecDeque::new(),
         is_behind: true,
-        spoke: Instant::now(),
+        last_sent: Instant::now(),
     };
     // A client that is cut off before the first event knows where to go on.
     let beginning = stream::once(async move { at(after).retry(RECONNECT) });
@@ -64,7 +64,7 @@ struct EventStream {
     missed: VecDeque<(i64, Message)>,
     is_behind: bool,
     /// When it last said something.
-    spoke: Instant,
+    last_sent: Instant,
 }
 
 impl EventStream {
@@ -72,7 +72,7 @@ impl EventStream {
     async fn next(&mut self) -> Option<Message> {
         loop {
             if let Some((id, message)) = self.missed.pop_front() {
-                return self.tell(id, message);
+                return self.emit(id, message);
             }
             if self.is_behind {
                 self.catch_up().await?;
@@ -81,13 +81,13 @@ impl EventStream {
             tokio::select! {
                 told = self.told.recv() => match told {
                     Ok(told) if told.event.id <= self.last => {}
-                    Ok(told) if self.filter.lets_through(&told.event) => return self.tell(told.event.id, told.message.clone()),
+                    Ok(told) if self.filter.lets_through(&told.event) => return self.emit(told.event.id, told.message.clone()),
                     Ok(told) => self.last = told.event.id,
                     Err(RecvError::Lagged(_)) => self.is_behind = true,
                     Err(RecvError::Closed) => return None,
                 },
-                () = sleep_until(self.spoke + SILENCE) => {
-                    self.spoke = Instant::now();
+                () = sleep_until(self.last_sent + SILENCE) => {
+                    self.last_sent = Instant::now();
                     return Some(at(self.last));
                 }
                 () = self.state.stopping.cancelled() => return None,
@@ -95,8 +95,8 @@ impl EventStream {
         }
     }
 
-    fn tell(&mut self, id: i64, message: Message) -> Option<Message> {
-        (self.last, self.spoke) = (id, Instant::now());
+    fn emit(&mut self, id: i64, message: Message) -> Option<Message> {
+        (self.last, self.last_sent) = (id, Instant::now());
         Some(message)
     }
 

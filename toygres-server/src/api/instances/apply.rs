@@ -200,8 +200,8 @@ async fn missing_parts(state: &AppState, key: &InstanceKey, instance: &Instance,
     if at_work.is_some() || !matches!(instance.state, InstanceState::Running | InstanceState::Stopped) {
         return Vec::new();
     }
-    let looked = async { state.platforms.of(instance).await?.platform.missing_parts(key).await };
-    looked.await.unwrap_or_else(|failure| {
+    let compared = async { state.platforms.of(instance).await?.platform.missing_parts(key).await };
+    compared.await.unwrap_or_else(|failure| {
         tracing::warn!(instance.name = %key, error = %failure, "the instance could not be compared with its platform");
         Vec::new()
     })

@@ -8,7 +8,7 @@ use axum::extract::State;
 use chrono::{DateTime, Utc};
 use tokio::time::{Instant, timeout_at};
 use toygres_activities::diagnosis::{Facts, LogIn, Seen, diagnose};
-use toygres_activities::server_log::{Line, Said, said, telling, without_process};
+use toygres_activities::server_log::{Line, ShownLine, parse_own_lines, without_process};
 use toygres_activities::{Place, log_in};
 use toygres_client::explanation::{Explanation, Moment, MomentSource};
 use toygres_models::connection::with_password_reference;
@@ -70,7 +70,7 @@ struct Observed {
     at: DateTime<Utc>,
     seen: Seen,
     log_in: LogIn,
-    log: Vec<Said>,
+    log: Vec<ShownLine>,
 }
 
 async fn observe(state: &AppState, instance: &Instance, key: &InstanceKey) -> Observed {
@@ -92,7 +92,7 @@ async fn observe(state: &AppState, instance: &Instance, key: &InstanceKey) -> Ob
         Err(failure) => Seen::Unknown(failure),
     };
     // Before the log-in, which writes a line where it is refused.
-    observed.log = in_time(until, place.platform.log_tail(key, LOG_LINES)).await.map(telling).unwrap_or_default();
+    observed.log = in_time(until, place.platform.log_tail(key, LOG_LINES)).await.map(parse_own_lines).unwrap_or_default();
     if observed.seen == Seen::Ready && instance.state != InstanceState::Deleting {
         observed.log_in = match in_time(Instant::now() + OBSERVATION_TIMEOUT, try_log_in(&place, key)).await {
             Ok(()) => LogIn::Works,
@@ -124,27 +124,27 @@ fn explain(
     events: &[Event],
     observed: Observed,
 ) -> Explanation {
-    // An update that failed is told by its operation alone.
+    // An update that failed is recorded in its operation alone.
     let of_operation = operation.filter(|operation| operation.state == OperationState::Failed);
     let of_operation = of_operation.and_then(|operation| operation.error.as_ref()).map(|error| &error.0);
     let failure = instance.status.failure.as_ref().or(of_operation);
     // What happened before it was last well is another story.
     let last_well = events.iter().rposition(|event| TELLS_HEALTH.contains(&event.kind.as_str())).map_or(0, |at| at + 1);
-    let news: Vec<String> = events[last_well..].iter().flat_map(|event| event.message.lines()).map(str::to_owned).collect();
+    let recent: Vec<String> = events[last_well..].iter().flat_map(|event| event.message.lines()).map(str::to_owned).collect();
     let well_at = last_well.checked_sub(1).map(|at| events[at].created_at);
     let log: Vec<String> =
-        observed.log.iter().filter(|said| said.at >= well_at || said.at.is_none()).map(|said| said.text.clone()).collect();
+        observed.log.iter().filter(|line| line.at >= well_at || line.at.is_none()).map(|line| line.text.clone()).collect();
     let late = observed.at - OF_LATE;
     let log_of_late: Vec<String> =
-        observed.log.iter().filter(|said| said.at.is_some_and(|at| at >= late)).map(|said| said.text.clone()).collect();
+        observed.log.iter().filter(|line| line.at.is_some_and(|at| at >= late)).map(|line| line.text.clone()).collect();
     let mut timeline = Vec::new();
     timeline.extend(operation.into_iter().flat_map(moments_of_operation));
     timeline.extend(events.iter().map(moment_of_event));
     timeline.extend(moments_of(&observed));
     timeline.extend(observed.log.iter().filter_map(moment_of_log));
     timeline.sort_by_key(|moment| moment.at);
-    let mut told = told_once(timeline);
-    told.drain(..told.len().saturating_sub(MOMENTS));
+    let mut moments = without_repeats(timeline);
+    moments.drain(..moments.len().saturating_sub(MOMENTS));
     let facts = Facts {
         key,
         platform: instance.spec.platform,
@@ -153,7 +153,7 @@ fn explain(
         failure: failure.map(|failure| &failure.failure),
         seen: observed.seen,
         log_in: observed.log_in,
-        news: &news,
+        events: &recent,
         log: &log,
         log_of_late: &log_of_late,
     };
@@ -163,19 +163,19 @@ fn explain(
         name: instance.name.clone(),
         state: instance.state,
         verdict,
-        timeline: told,
+        timeline: moments,
     }
 }
 
 /// The same without repeats: the log's end is also the evidence of a failure, and a server that can't
 /// start says the same each time.
-fn told_once(timeline: Vec<Moment>) -> Vec<Moment> {
-    let mut told: Vec<Moment> = Vec::new();
+fn without_repeats(timeline: Vec<Moment>) -> Vec<Moment> {
+    let mut moments: Vec<Moment> = Vec::new();
     let mut lines = HashSet::new();
     for mut moment in timeline {
         match moment.source {
             MomentSource::Event => {
-                told.push(moment);
+                moments.push(moment);
                 continue;
             }
             MomentSource::Postgres if !lines.insert((moment.at, moment.text.clone())) => continue,
@@ -185,19 +185,19 @@ fn told_once(timeline: Vec<Moment>) -> Vec<Moment> {
             (known.source, &known.what, without_process(&known.text))
                 == (moment.source, &moment.what, without_process(&moment.text))
         };
-        let Some(last) = told.iter().rposition(is_same) else {
-            told.push(moment);
+        let Some(last) = moments.iter().rposition(is_same) else {
+            moments.push(moment);
             continue;
         };
         if moment.source == MomentSource::Postgres {
-            moment.times = told[last].times + 1;
+            moment.times = moments[last].times + 1;
             if moment.times > 2 {
-                told.remove(last);
+                moments.remove(last);
             }
-            told.push(moment);
+            moments.push(moment);
         }
     }
-    told
+    moments
 }
 
 /// Events after which an instance was well.
@@ -205,35 +205,37 @@ const TELLS_HEALTH: [&str; 3] = ["instance_running", "instance_healthy", "server
 
 fn moments_of_operation(operation: &Operation) -> Vec<Moment> {
     let mut moments = Vec::new();
-    let mut tell = |at, source, what: &str, text| moments.push(Moment { at, source, what: what.to_owned(), text, times: 1 });
+    let mut add = |at, source, what: &str, text| moments.push(Moment { at, source, what: what.to_owned(), text, times: 1 });
     for step in &operation.steps {
         let attempts = if step.attempts > 1 { format!(", {} attempts", step.attempts) } else { String::new() };
         let began = || format!("{} began", operation.kind);
         let (finished_at, error) = match (step.finished_at, &step.error) {
             (None, _) => {
-                tell(step.started_at, MomentSource::Operation, &step.name, began());
+                add(step.started_at, MomentSource::Operation, &step.name, began());
                 continue;
             }
             (Some(at), None) => {
-                tell(at, MomentSource::Operation, &step.name, format!("{} done{attempts}", operation.kind));
+                add(at, MomentSource::Operation, &step.name, format!("{} done{attempts}", operation.kind));
                 continue;
             }
             (Some(at), Some(error)) => (at, error),
         };
-        tell(step.started_at, MomentSource::Operation, &step.name, began());
+        add(step.started_at, MomentSource::Operation, &step.name, began());
         for line in &error.0.evidence {
             match Line::parse(line) {
-                Some(Line { at, .. }) => tell(at.unwrap_or(finished_at), MomentSource::Postgres, "log", said(line).text),
-                None => tell(finished_at, MomentSource::Platform, &step.name, line.clone()),
+                Some(Line { at, .. }) => {
+                    add(at.unwrap_or(finished_at), MomentSource::Postgres, "log", ShownLine::parse(line).text)
+                }
+                None => add(finished_at, MomentSource::Platform, &step.name, line.clone()),
             }
         }
-        tell(finished_at, MomentSource::Operation, &step.name, format!("failed{attempts}: {}", error.0.message));
+        add(finished_at, MomentSource::Operation, &step.name, format!("failed{attempts}: {}", error.0.message));
     }
     moments
 }
 
 fn moment_of_event(event: &Event) -> Moment {
-    // The lines after the first are the server's own, which are told by themselves.
+    // The lines after the first are the server's own, and moments of their own.
     let text = event.message.lines().next().unwrap_or_default().to_owned();
     let text = match (text.is_empty(), event.cause.is_empty()) {
         (_, true) => text,
@@ -244,7 +246,7 @@ fn moment_of_event(event: &Event) -> Moment {
 }
 
 fn moments_of(observed: &Observed) -> Vec<Moment> {
-    let tell = |what: &str, text: String| Moment {
+    let moment = |what: &str, text: String| Moment {
         at: observed.at,
         source: MomentSource::Platform,
         what: what.to_owned(),
@@ -252,27 +254,27 @@ fn moments_of(observed: &Observed) -> Vec<Moment> {
         times: 1,
     };
     let mut moments = match &observed.seen {
-        Seen::Ready => vec![tell("seen_now", "it answers SQL".into())],
+        Seen::Ready => vec![moment("seen_now", "it answers SQL".into())],
         Seen::Gone => Vec::new(),
-        Seen::Unknown(failure) => vec![tell("seen_now", format!("it can't be looked at: {}", failure.message))],
+        Seen::Unknown(failure) => vec![moment("seen_now", format!("it can't be observed: {}", failure.message))],
         Seen::NotReady(failure) => {
             // The server's own are in its log.
             let words = failure.evidence.iter().filter(|line| Line::parse(line).is_none());
-            let words = words.map(|line| tell("seen_now", line.clone()));
-            words.chain([tell("seen_now", failure.message.clone())]).collect()
+            let words = words.map(|line| moment("seen_now", line.clone()));
+            words.chain([moment("seen_now", failure.message.clone())]).collect()
         }
     };
     match &observed.log_in {
         LogIn::NotTried => {}
-        LogIn::Works => moments.push(tell("log_in_tried", "a log-in with the password that toygres keeps works".into())),
-        LogIn::Failed(failure) => moments.push(tell("log_in_tried", failure.message.clone())),
+        LogIn::Works => moments.push(moment("log_in_tried", "a log-in with the password that toygres keeps works".into())),
+        LogIn::Failed(failure) => moments.push(moment("log_in_tried", failure.message.clone())),
     }
     moments
 }
 
-fn moment_of_log(said: &Said) -> Option<Moment> {
-    let (at, source) = (said.at?, MomentSource::Postgres);
-    Some(Moment { at, source, what: "log".into(), text: said.text.clone(), times: 1 })
+fn moment_of_log(line: &ShownLine) -> Option<Moment> {
+    let (at, source) = (line.at?, MomentSource::Postgres);
+    Some(Moment { at, source, what: "log".into(), text: line.text.clone(), times: 1 })
 }
 
 #[cfg(test)]
@@ -298,7 +300,7 @@ mod tests {
             moment(7, MomentSource::Platform, "BackOff"),
             moment(8, MomentSource::Platform, "BackOff"),
         ];
-        let told: Vec<_> = told_once(timeline).iter().map(|moment| (moment.at.timestamp(), moment.times)).collect();
-        assert_eq!(told, [(1, 1), (2, 1), (4, 1), (5, 3), (6, 1), (7, 1)]);
+        let moments: Vec<_> = without_repeats(timeline).iter().map(|moment| (moment.at.timestamp(), moment.times)).collect();
+        assert_eq!(moments, [(1, 1), (2, 1), (4, 1), (5, 3), (6, 1), (7, 1)]);
     }
 }

@@ -14,8 +14,8 @@ pub(super) async fn observed(state: &AppState, key: &InstanceKey) -> Result<Inst
     if instance.state != InstanceState::Running {
         return Ok(instance);
     }
-    let (could_look, is_fresh) = state.observations.share(instance.id, observe(state, key, &instance)).await;
-    if !could_look {
+    let (was_observed, is_fresh) = state.observations.share(instance.id, observe(state, key, &instance)).await;
+    if !was_observed {
         let mut instance = instance;
         instance.status.0.health_status = Some("unknown".into());
         return Ok(instance);
@@ -23,19 +23,19 @@ pub(super) async fn observed(state: &AppState, key: &InstanceKey) -> Result<Inst
     if is_fresh { Ok(state.store.instance(key).await?) } else { Ok(instance) }
 }
 
-/// Looks, and writes down what is new. `false` if that can't be done now.
+/// Observes it, and records what is new. `false` if that can't be done now.
 async fn observe(state: &AppState, key: &InstanceKey, instance: &Instance) -> bool {
-    let looked = async {
-        let seen = state.platforms.of(instance).await?.platform.observe(key).await?;
-        let (healthy, reason) = health(seen);
+    let recorded = async {
+        let observation = state.platforms.of(instance).await?.platform.observe(key).await?;
+        let (healthy, reason) = health(observation);
         let known = if healthy { "healthy" } else { "unhealthy" };
         if instance.status.health_status.as_deref() != Some(known) {
             state.store.record_health(key, healthy, &reason).await?;
         }
         Ok::<_, toygres_models::Failure>(())
     };
-    looked
+    recorded
         .await
-        .inspect_err(|failure| tracing::warn!(instance.name = %key, error = %failure, "the instance could not be looked at"))
+        .inspect_err(|failure| tracing::warn!(instance.name = %key, error = %failure, "the instance could not be observed"))
         .is_ok()
 }

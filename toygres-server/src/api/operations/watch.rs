@@ -29,13 +29,13 @@ pub(super) struct OperationWatch {
     /// Asked for once: what ends meanwhile hardly changes it.
     expected_seconds: Option<Option<f64>>,
     /// The progress as it was at the last look.
-    told: Option<Option<String>>,
+    last_progress: Option<Option<String>>,
 }
 
 impl OperationWatch {
     /// Begins to watch: no change from now on is missed.
     pub(super) fn begin(state: Arc<AppState>, id: Uuid) -> Self {
-        Self { changes: state.changes.subscribe(Subject::Operations), state, id, expected_seconds: None, told: None }
+        Self { changes: state.changes.subscribe(Subject::Operations), state, id, expected_seconds: None, last_progress: None }
     }
 
     /// The operation, as soon as it is beyond the revision `seen`, has ended or tells of other progress;
@@ -90,7 +90,7 @@ impl OperationWatch {
         };
         operation.progress = progress(&self.state, &operation);
         // That there is progress at the first look is no news: who asked has seen the last answer's.
-        let before = self.told.replace(operation.progress.clone());
+        let before = self.last_progress.replace(operation.progress.clone());
         let has_changed = operation.revision > seen || before.is_some_and(|before| before != operation.progress);
         Ok((operation, has_changed))
     }
@@ -98,14 +98,14 @@ impl OperationWatch {
     /// Returns when the operation may have changed, or after `limit`.
     async fn change(&mut self, operation: &Operation, limit: Duration) {
         let may_fetch = operation.kind == OperationKind::CREATE && operation.state == OperationState::Running;
-        let look_again = if may_fetch && self.state.host.is_some() { PROGRESS_INTERVAL } else { FALLBACK_INTERVAL };
+        let poll_interval = if may_fetch && self.state.host.is_some() { PROGRESS_INTERVAL } else { FALLBACK_INTERVAL };
         let woken = async {
             // A receiver that lagged has missed something: look again too.
             while self.changes.recv().await.is_ok_and(|changed| changed.is_some_and(|changed| changed != self.id)) {}
         };
         tokio::select! {
             () = woken => {}
-            () = tokio::time::sleep(look_again.min(limit)) => {}
+            () = tokio::time::sleep(poll_interval.min(limit)) => {}
             () = self.state.stopping.cancelled() => {}
         }
     }

@@ -53,10 +53,10 @@ pub(in crate::platform::kubernetes) async fn watch(cluster: Arc<Cluster>) {
                 if pod.metadata.deletion_timestamp.is_some() {
                     continue;
                 }
-                // What a verb does to an instance is told by the verb.
+                // What a verb does to an instance is an event of the verb.
                 let quiet = cluster.is_locked(&key);
                 let last = known.entry(key.clone()).or_insert_with(|| Known { place, ..Known::default() });
-                let (next, news) = compare(&key, last, &pod);
+                let (next, events) = compare(&key, last, &pod);
                 if next.ready && !last.ready {
                     let (cluster, key, pod) = (cluster.clone(), key.clone(), pod.clone());
                     tokio::spawn(async move {
@@ -67,7 +67,7 @@ pub(in crate::platform::kubernetes) async fn watch(cluster: Arc<Cluster>) {
                 }
                 *last = next;
                 if !quiet {
-                    tell(&cluster, news);
+                    send(&cluster, events);
                 }
             }
             Ok(watcher::Event::InitDone) => {
@@ -95,20 +95,20 @@ fn went(cluster: &Cluster, known: &mut HashMap<InstanceKey, Known>, key: Instanc
         Some(last) if !cluster.is_locked(&key) => {
             (last.ready, last.down) = (false, true);
             let message = format!("the pod of {key} was deleted; its server ended with it");
-            tell(cluster, vec![PlatformEvent { key, kind: "server_exited", message, healthy: false }]);
+            send(cluster, vec![PlatformEvent { key, kind: "server_exited", message, healthy: false }]);
         }
         _ => drop(known.remove(&key)),
     }
 }
 
-fn tell(cluster: &Cluster, news: Vec<PlatformEvent>) {
-    for event in news {
+fn send(cluster: &Cluster, events: Vec<PlatformEvent>) {
+    for event in events {
         // Nobody may be listening.
         let _ = cluster.events.send(event);
     }
 }
 
-/// What a pod's new status says that the last one didn't.
+/// What changed between two states of a pod.
 fn compare(key: &InstanceKey, last: &Known, pod: &Pod) -> (Known, Vec<PlatformEvent>) {
     let status = container(pod);
     let ready = condition(pod, "Ready").is_some_and(|ready| ready.status == "True");
@@ -122,25 +122,25 @@ fn compare(key: &InstanceKey, last: &Known, pod: &Pod) -> (Known, Vec<PlatformEv
         place: last.place,
         uid,
     };
-    let mut news = Vec::new();
-    let mut tell = |kind, message, healthy| news.push(PlatformEvent { key: key.clone(), kind, message, healthy });
-    let first_look = last.uid.is_empty();
+    let mut events = Vec::new();
+    let mut add = |kind, message, healthy| events.push(PlatformEvent { key: key.clone(), kind, message, healthy });
+    let is_first = last.uid.is_empty();
     let same_pod = last.uid == next.uid;
     if same_pod && next.restarts > last.restarts {
         let ended = status.and_then(|status| status.last_state.as_ref()?.terminated.as_ref());
         let how = ended.map_or_else(|| "unknown".to_owned(), |ended| ended_how(ended.exit_code, ended.reason.as_deref()));
-        tell("server_exited", format!("the server of {key} ended: {how}; the kubelet restarts it"), false);
+        add("server_exited", format!("the server of {key} ended: {how}; the kubelet restarts it"), false);
         next.down = !ready;
     }
     if same_pod && next.crashing && !last.crashing {
-        tell("server_start_failed", format!("the server of {key} ends whenever it is started; see its log"), false);
+        add("server_start_failed", format!("the server of {key} ends whenever it is started; see its log"), false);
         next.down = true;
     }
     let came_back = last.down || (same_pod && next.restarts > last.restarts);
-    if !first_look && ready && came_back {
-        tell("server_restarted", format!("the server of {key} answers again"), true);
+    if !is_first && ready && came_back {
+        add("server_restarted", format!("the server of {key} answers again"), true);
     }
-    (next, news)
+    (next, events)
 }
 
 #[cfg(test)]
@@ -164,36 +164,36 @@ mod tests {
         .unwrap()
     }
 
-    /// The kinds of the news that a series of states makes.
-    fn told(states: &[Pod]) -> Vec<&'static str> {
+    /// The kinds of the events that a series of states makes.
+    fn kinds_of(states: &[Pod]) -> Vec<&'static str> {
         let key = InstanceKey::parse("default", "demo").unwrap();
         let mut known = Known::default();
         let mut kinds = Vec::new();
         for pod in states {
-            let (next, news) = compare(&key, &known, pod);
+            let (next, events) = compare(&key, &known, pod);
             known = next;
-            kinds.extend(news.iter().map(|event| event.kind));
+            kinds.extend(events.iter().map(|event| event.kind));
         }
         kinds
     }
 
     #[test]
-    fn a_life_without_trouble_is_no_news() {
-        assert!(told(&[pod("a", 0, false, None), pod("a", 0, true, None), pod("a", 0, true, None)]).is_empty());
-        assert!(told(&[pod("a", 3, true, None)]).is_empty(), "what happened before the watch");
+    fn no_trouble_makes_no_event() {
+        assert!(kinds_of(&[pod("a", 0, false, None), pod("a", 0, true, None), pod("a", 0, true, None)]).is_empty());
+        assert!(kinds_of(&[pod("a", 3, true, None)]).is_empty(), "what happened before the watch");
     }
 
     #[test]
-    fn a_server_that_ends_and_comes_back_is_told_twice() {
+    fn a_server_that_ends_and_comes_back_makes_two_events() {
         let states = [pod("a", 0, true, None), pod("a", 1, false, None), pod("a", 1, false, None), pod("a", 1, true, None)];
-        assert_eq!(told(&states), ["server_exited", "server_restarted"]);
-        assert_eq!(told(&[pod("a", 0, true, None), pod("a", 1, true, None)]), ["server_exited", "server_restarted"]);
+        assert_eq!(kinds_of(&states), ["server_exited", "server_restarted"]);
+        assert_eq!(kinds_of(&[pod("a", 0, true, None), pod("a", 1, true, None)]), ["server_exited", "server_restarted"]);
     }
 
     #[test]
-    fn a_crash_loop_is_told_once() {
+    fn a_crash_loop_makes_one_event() {
         let crash = || pod("a", 2, false, Some("CrashLoopBackOff"));
         let states = [pod("a", 1, true, None), pod("a", 2, false, None), crash(), crash(), pod("a", 3, true, None)];
-        assert_eq!(told(&states), ["server_exited", "server_start_failed", "server_exited", "server_restarted"]);
+        assert_eq!(kinds_of(&states), ["server_exited", "server_start_failed", "server_exited", "server_restarted"]);
     }
 }

@@ -21,7 +21,7 @@ use toygres_models::Failure;
 
 use crate::platform::local::account::Account;
 use crate::platform::local::files::{failed, make_folder};
-use crate::server_log::told;
+use crate::server_log::own_lines;
 
 /// From this size on, the next file is begun.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -172,13 +172,13 @@ impl ServerLog {
         let text = String::from_utf8_lossy(&content);
         let lines: Vec<_> = text.lines().collect();
         let mut lines: Vec<_> =
-            told(&lines[lines.len().saturating_sub(MAX_END_LINES)..]).map(|line| (*line).to_owned()).collect();
+            own_lines(&lines[lines.len().saturating_sub(MAX_END_LINES)..]).map(|line| (*line).to_owned()).collect();
         lines.drain(..lines.len().saturating_sub(MAX_EVIDENCE_LINES));
         lines
     }
 
     /// What it said of itself last.
-    pub(in crate::platform::local) fn last_words(&self) -> Vec<String> {
+    pub(in crate::platform::local) fn last_lines(&self) -> Vec<String> {
         self.evidence(Position::default())
     }
 }
@@ -236,13 +236,13 @@ pub(in crate::platform::local) mod tests {
     fn evidence_is_of_the_server_alone_and_since_a_position() {
         let folder = tempfile::tempdir().unwrap();
         let log = empty(folder.path());
-        assert!(log.last_words().is_empty());
+        assert!(log.last_lines().is_empty());
         append(&log, 1, &fatal("one"));
         let end = log.end();
         append(&log, 1, &fatal("two"));
         append(&log, 1, "2026-01-01 00:00:00.000 UTC [7] 22P02 client backend: ERROR:  secret\n");
         let count = |lines: Vec<String>| (lines.len(), lines.concat().contains("secret"));
-        assert_eq!((count(log.evidence(end)), count(log.last_words())), ((1, false), (2, false)));
+        assert_eq!((count(log.evidence(end)), count(log.last_lines())), ((1, false), (2, false)));
         append(&log, 2, &"x\n".repeat(40_000));
         append(&log, 2, &fatal("four").repeat(30));
         assert_eq!(log.evidence(end), vec![fatal("four").trim_end(); MAX_EVIDENCE_LINES]);
@@ -257,10 +257,10 @@ pub(in crate::platform::local) mod tests {
         std::fs::write(&secret, fatal("secret")).unwrap();
         std::os::unix::fs::symlink(&secret, log.path(2)).unwrap();
         std::fs::create_dir(log.path(3)).unwrap();
-        assert_eq!(log.last_words().len(), 1);
+        assert_eq!(log.last_lines().len(), 1);
         assert!(log.current().unwrap() > 3);
         let own = empty(folder.path());
         let stranger = ServerLog { account: Arc::new(Account { uid: own.account.uid + 1, ..(*own.account).clone() }), ..own };
-        assert!(stranger.last_words().is_empty(), "a file of another user's");
+        assert!(stranger.last_lines().is_empty(), "a file of another user's");
     }
 }

@@ -144,8 +144,8 @@ impl Archives {
             },
             other = &mut other => {
                 let other = other.unwrap_or_else(lost);
-                let patience = if matches!(other, Answer::Has(_)) { GRACE } else { ASK_TIMEOUT };
-                let preferred = tokio::time::timeout(patience, preferred).await;
+                let timeout = if matches!(other, Answer::Has(_)) { GRACE } else { ASK_TIMEOUT };
+                let preferred = tokio::time::timeout(timeout, preferred).await;
                 (preferred.map_or(Answer::Unreachable("theseus: too slow".into()), |answer| answer.unwrap_or_else(lost)), other)
             }
         };

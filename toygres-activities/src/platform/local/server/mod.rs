@@ -81,7 +81,7 @@ impl From<Failure> for StartFailure {
 }
 
 /// The right to start, stop or remove a server, until it is dropped.
-pub(in crate::platform::local) type Held<'a> = tokio::sync::MutexGuard<'a, ()>;
+pub(in crate::platform::local) type Guard<'a> = tokio::sync::MutexGuard<'a, ()>;
 
 /// Counts a removal as long as it is at work.
 pub(in crate::platform::local) struct Removing<'a>(&'a Server);
@@ -134,14 +134,14 @@ impl Server {
     }
 
     /// Waits until nobody else starts, stops or removes it.
-    pub(in crate::platform::local) async fn hold(&self) -> Held<'_> {
+    pub(in crate::platform::local) async fn lock(&self) -> Guard<'_> {
         self.turn.lock().await
     }
 
     /// The same for a removal: a start at work is ended, not waited for.
-    pub(in crate::platform::local) async fn hold_to_remove(&self) -> Result<Held<'_>, Failure> {
-        if let Ok(held) = self.turn.try_lock() {
-            return Ok(held);
+    pub(in crate::platform::local) async fn lock_to_remove(&self) -> Result<Guard<'_>, Failure> {
+        if let Ok(guard) = self.turn.try_lock() {
+            return Ok(guard);
         }
         if let Some(starting) = self.current() {
             starting.signal(rustix::process::Signal::INT)?;
@@ -367,14 +367,14 @@ impl Server {
         last_child_ended(&self.data(), COLLECT_LIMIT).await;
         let evidence = self.log().evidence(log_begin);
         let lines: Vec<_> = evidence.iter().filter_map(|line| Line::parse(line)).collect();
-        let says = |code: &str| lines.iter().any(|line| line.code.starts_with(code));
+        let has_code = |code: &str| lines.iter().any(|line| line.code.starts_with(code));
         let headline = match headline(&evidence) {
             Some(headline) => headline.to_owned(),
             None => format!("it {} and said nothing", postmaster.ending().await),
         };
         let (label, home) = (&self.label, self.home.display());
         // F0001: a lock file exists, either of the data directory or of the socket.
-        let is_locked = says("F0001");
+        let is_locked = has_code("F0001");
         let is_anothers_port = match is_locked {
             true => self.socket_owner(&lock_name(port)).is_some_and(|owner| owner != self.data()),
             false => self.role == Role::Instance && !is_free(port),
@@ -389,7 +389,7 @@ impl Server {
                 "the server of {label} did not start, as processes of its last run still hold its data directory: {headline}"
             );
             (Cause::Interlock, Failure::transient(FailureKind::StartFailed, message))
-        } else if says("53100") {
+        } else if has_code("53100") {
             let message =
                 format!("the server of {label} did not start, as the disk of {home} is full; free some room: {headline}");
             (Cause::Other, Failure::permanent(FailureKind::Exhausted, message))
@@ -403,7 +403,7 @@ impl Server {
             // Memory, semaphores and sockets come back (of these the server tells no SQLSTATE); a wrong setting doesn't.
             let is_scarce = |line: &Line<'_>| line.is_fatal() && line.process == "postmaster" && line.code == "XX000";
             let message = format!("the server of {label} did not start: {headline}");
-            let failure = if says("53") || lines.iter().any(is_scarce) {
+            let failure = if has_code("53") || lines.iter().any(is_scarce) {
                 Failure::transient(FailureKind::StartFailed, message)
             } else {
                 Failure::permanent(FailureKind::StartFailed, message)

@@ -127,7 +127,7 @@ async fn wait_until_gone(limit: Duration, is_gone: impl Fn() -> bool) {
 }
 
 impl Postmaster {
-    fn hold(pid: Pid, data: &Path) -> std::io::Result<Self> {
+    fn from_pid(pid: Pid, data: &Path) -> std::io::Result<Self> {
         #[cfg(target_os = "linux")]
         let pidfd = {
             let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK)?;
@@ -158,7 +158,7 @@ impl Postmaster {
     }
 
     fn accept(pid: Pid, data: &Path, part: Part) -> Option<Self> {
-        let held = Self::hold(pid, data).ok()?;
+        let held = Self::from_pid(pid, data).ok()?;
         // Checked after it is held: what is held now is what was checked.
         is_part(pid, data, part).then_some(held)
     }
@@ -166,7 +166,7 @@ impl Postmaster {
     /// Takes charge of a server just spawned, and reaps it when it ends.
     pub(in crate::platform::local) fn spawned(mut child: Child, data: &Path) -> Result<Self, Failure> {
         let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        let held = pid.ok_or_else(|| std::io::Error::other("it has no process id")).and_then(|pid| Self::hold(pid, data));
+        let held = pid.ok_or_else(|| std::io::Error::other("it has no process id")).and_then(|pid| Self::from_pid(pid, data));
         let held = held.map_err(|error| {
             Failure::transient(FailureKind::Platform, format!("could not watch the server process just started: {error}"))
         })?;

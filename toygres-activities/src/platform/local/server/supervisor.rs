@@ -50,21 +50,21 @@ async fn keep(charge: &dyn Charge) {
     let mut pause = FIRST_PAUSE;
     // One that a reboot ended comes back like one that fell.
     let mut fell = server.find().is_none();
-    let mut told: Option<String> = None;
+    let mut last_reported: Option<String> = None;
     loop {
         let started = {
-            let _held = server.hold().await;
+            let _guard = server.lock().await;
             charge.start().await
         };
         let postmaster = match started {
             Ok(Some(postmaster)) => postmaster,
             Ok(None) => return,
             Err(StartFailure { failure, .. }) => {
-                // The same reason again is no news.
-                if told.as_ref() != Some(&failure.message) {
+                // The same reason is reported once.
+                if last_reported.as_ref() != Some(&failure.message) {
                     tracing::warn!(server = %server.label, error = %failure, "could not start a server");
                     charge.report(START_FAILED, with_evidence(&failure.message, &failure.evidence), false);
-                    told = Some(failure.message.clone());
+                    last_reported = Some(failure.message.clone());
                 }
                 server.set_last_failure(Some(failure));
                 fell = true;
@@ -79,7 +79,7 @@ async fn keep(charge: &dyn Charge) {
             let message = format!("the server of {} runs again, as process {}", server.label, postmaster.pid());
             charge.report(RESTARTED, message, true);
         }
-        told = None;
+        last_reported = None;
         let since = Instant::now();
         loop {
             tokio::select! {
@@ -88,12 +88,12 @@ async fn keep(charge: &dyn Charge) {
             }
         }
         // A removal holds it, and ends this task: that the server ended then isn't reported.
-        drop(server.hold().await);
+        drop(server.lock().await);
         last_child_ended(&server.data(), FIRST_PAUSE).await;
-        let words = server.log().last_words();
+        let lines = server.log().last_lines();
         let ending = format!("the server process {} of {} {}", postmaster.pid(), server.label, postmaster.ending().await);
         tracing::warn!(server = %server.label, process.id = postmaster.pid(), "a server ended");
-        charge.report(EXITED, with_evidence(&ending, &words[words.len().saturating_sub(5)..]), false);
+        charge.report(EXITED, with_evidence(&ending, &lines[lines.len().saturating_sub(5)..]), false);
         fell = true;
         if since.elapsed() >= STABLE_AFTER {
             pause = FIRST_PAUSE;

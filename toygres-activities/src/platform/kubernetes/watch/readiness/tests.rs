@@ -116,13 +116,13 @@ fn no_room_is_doubtful_and_an_unbound_volume_is_the_volumes_matter() {
 fn a_provisioner_that_never_begins_is_doubtful_and_a_slow_one_is_not() {
     let mut seen = unscheduled("pod has unbound immediate PersistentVolumeClaims.");
     seen.claim = Some(claim("Pending", "fast"));
-    let mut said = event("PersistentVolumeClaim", "ExternalProvisioning", "Waiting for a volume to be created by 'x'");
-    said.first_timestamp = Some(of(json!("2026-01-01T00:00:00Z")));
-    said.last_timestamp = Some(of(json!("2026-01-01T00:00:19Z")));
-    seen.events.push(said.clone());
+    let mut waiting = event("PersistentVolumeClaim", "ExternalProvisioning", "Waiting for a volume to be created by 'x'");
+    waiting.first_timestamp = Some(of(json!("2026-01-01T00:00:00Z")));
+    waiting.last_timestamp = Some(of(json!("2026-01-01T00:00:19Z")));
+    seen.events.push(waiting.clone());
     waits(&seen);
-    said.last_timestamp = Some(of(json!("2026-01-01T00:00:34Z")));
-    seen.events = vec![said];
+    waiting.last_timestamp = Some(of(json!("2026-01-01T00:00:34Z")));
+    seen.events = vec![waiting];
     let failure = doubtful(&seen);
     assert!(failure.message.contains("created by 'x'") && failure.message.contains("fast"), "{failure}");
     seen.events.insert(0, event("PersistentVolumeClaim", "Provisioning", "External provisioner is provisioning volume"));
