@@ -82,7 +82,7 @@ impl watch::Display for Line<'_> {
             self.board.ui.note(format_args!("  {}: {words}", self.name));
             step.name.clone_into(&mut self.last_noted);
         }
-        self.line.set_message(words);
+        self.line.set_message(ui::harmless(&words));
     }
 
     fn show_stillness(&mut self, operation: &Operation) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::display::{self, STEP_WIDTH};
-use super::ui::Ui;
+use super::ui::{Ui, harmless};
 
 /// How often a line is drawn again.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -98,7 +98,7 @@ impl<'a> Progress<'a> {
         } else if let Some((_, bar)) = &self.line
             && bar.message() != detail
         {
-            bar.set_message(detail.to_owned());
+            bar.set_message(harmless(detail));
         }
     }
 

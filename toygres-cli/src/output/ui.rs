@@ -1,6 +1,7 @@
 //! Where words go: results to standard output, the rest to standard error, colours only where a
 //! person looks.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
@@ -100,7 +101,8 @@ pub fn write_stdout(bytes: &[u8]) -> Result<(), CliError> {
 /// Writes to standard output. `false` if nobody reads on.
 pub fn write_to_reader(bytes: &[u8]) -> Result<bool, CliError> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+    let bytes = for_reader(bytes, stdout.is_terminal());
+    match stdout.write_all(&bytes).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(CliError::failed(format!("the result can't be written: {error}"))),
@@ -108,8 +110,45 @@ pub fn write_to_reader(bytes: &[u8]) -> Result<bool, CliError> {
 }
 
 fn write_stderr(bytes: &[u8]) {
+    let mut stderr = io::stderr().lock();
+    let bytes = for_reader(bytes, stderr.is_terminal());
     // Where standard error can't be written to, there is nobody left to tell.
-    let _ = io::stderr().lock().write_all(bytes);
+    let _ = stderr.write_all(&bytes);
+}
+
+/// What a terminal would take for a command is shown to it as text: a server's log or an answer of the API may hold what
+/// somebody wrote there for it. Anything else gets what there is.
+fn for_reader(bytes: &[u8], is_terminal: bool) -> Cow<'_, [u8]> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if is_terminal => Cow::Owned(harmless(text).into_bytes()),
+        _ => Cow::Borrowed(bytes),
+    }
+}
+
+/// The text, with everything that a terminal acts upon escaped, but for line breaks, tabs and our own colours.
+pub fn harmless(text: &str) -> String {
+    let mut harmless = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        if let Some(code) =
+            CODES.iter().find_map(|code| rest.strip_prefix("\x1b[")?.strip_prefix(code)?.strip_prefix('m').map(|_| code))
+        {
+            let (own, after) = rest.split_at(code.len() + 3);
+            harmless.push_str(own);
+            rest = after;
+            continue;
+        }
+        let acts = next.is_control() && !matches!(next, '\n' | '\t');
+        // Marks that change in which order the rest of the line is read.
+        let turns = matches!(next, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if acts || turns {
+            harmless.extend(next.escape_unicode());
+        } else {
+            harmless.push(next);
+        }
+        rest = &rest[next.len_utf8()..];
+    }
+    harmless
 }
 
 /// Asks a person for a line. Ctrl-C calls it off.
@@ -132,6 +171,9 @@ pub async fn ask(question: impl Display) -> Result<String, CliError> {
 fn terminal_is_dumb() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term == "dumb")
 }
+
+/// The codes of our own colours and emphasis, and of their end.
+const CODES: [&str; 7] = ["0", "1", "2", "31", "32", "33", "36"];
 
 /// Colours and emphasis, or none.
 #[derive(Debug, Clone, Copy)]
@@ -179,5 +221,29 @@ impl Style {
     /// What may be typed, or helps.
     pub fn cyan(self, text: impl Display) -> String {
         self.paint("36", text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_given_no_commands_but_our_own_colours() {
+        let style = Style { is_on: true };
+        for own in [style.bold("a"), style.dim("b"), style.red("c"), style.green("d"), style.yellow("e"), style.cyan("f")] {
+            assert_eq!(harmless(&own), own);
+        }
+        assert_eq!(harmless("two\tlines\nüber 🐘"), "two\tlines\nüber 🐘");
+        for (attack, shown) in [
+            ("\x1b]0;OWNED\x07", "\\u{1b}]0;OWNED\\u{7}"),
+            ("\x1b[2J", "\\u{1b}[2J"),
+            ("\x1b[31;5m", "\\u{1b}[31;5m"),
+            ("\u{9b}2J", "\\u{9b}2J"),
+            ("a\rb\x08", "a\\u{d}b\\u{8}"),
+            ("\u{202e}evil", "\\u{202e}evil"),
+        ] {
+            assert_eq!(harmless(attack), shown);
+        }
     }
 }
