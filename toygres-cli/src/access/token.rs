@@ -11,7 +11,7 @@ use toygres_client::{Client, all_pages};
 use toygres_models::store::Token;
 use toygres_models::{Namespace, Role, TokenName};
 
-use crate::error::Outcome;
+use crate::error::{CliError, Outcome};
 use crate::output::display::{self, age, moment};
 use crate::output::ui::Ui;
 use crate::session::Session;
@@ -29,6 +29,10 @@ pub enum TokenCommand {
         /// The token's name
         #[arg(value_parser = token_name)]
         name: TokenName,
+
+        /// Also the tokens that it made, and those that they made
+        #[arg(long)]
+        with_made: bool,
     },
 }
 
@@ -76,7 +80,7 @@ pub async fn run(command: TokenCommand, session: &mut Session<'_>) -> Outcome {
     match command {
         TokenCommand::Create(arguments) => create(arguments, session).await,
         TokenCommand::List => list(session).await,
-        TokenCommand::Revoke { name } => revoke(&name, session).await,
+        TokenCommand::Revoke { name, with_made } => revoke(&name, with_made, session).await,
     }
 }
 
@@ -110,8 +114,12 @@ fn place(token: &Token) -> String {
     token.namespaces.as_ref().map_or_else(|| "every namespace".into(), |namespaces| namespaces.join(", "))
 }
 
+async fn all(session: &mut Session<'_>) -> Result<Vec<Token>, CliError> {
+    session.call(async |client: &Client| all_pages(None, async |page: &_| client.tokens(page).await).await).await
+}
+
 async fn list(session: &mut Session<'_>) -> Outcome {
-    let tokens = session.call(async |client: &Client| all_pages(None, async |page: &_| client.tokens(page).await).await).await?;
+    let tokens = all(session).await?;
     let ui = session.ui;
     if !ui.is_for_people() {
         ui.print_record(&tokens)?;
@@ -145,13 +153,28 @@ fn table(ui: &Ui, tokens: &[Token]) -> String {
     display::table(ui, &["NAME", "ROLE", "NAMESPACES", "EXPIRES", "USED", "MADE BY"], &[], tokens.iter().map(row).collect())
 }
 
-async fn revoke(name: &TokenName, session: &mut Session<'_>) -> Outcome {
-    let token = session.change(async |client: &Client| client.revoke_token(name).await).await?;
+async fn revoke(name: &TokenName, with_made: bool, session: &mut Session<'_>) -> Outcome {
     let ui = session.ui;
-    if ui.is_for_people() {
-        ui.print(format_args!("the token {name} is revoked"))?;
-    } else {
-        ui.print_record(&token)?;
+    let mut names = vec![name.clone()];
+    while let Some(name) = names.pop() {
+        let token = session.change(async |client: &Client| client.revoke_token(&name).await).await?;
+        if ui.is_for_people() {
+            ui.print(format_args!("the token {name} is revoked"))?;
+        } else {
+            ui.print_record(&token)?;
+        }
+        // Only who administers every namespace made any; who may not list them made none.
+        let made = all(session).await?.into_iter().filter(|token| token.created_by == name.as_str());
+        let made: Vec<_> = made.filter_map(|token| Some((token.name.parse::<TokenName>().ok()?, token.role))).collect();
+        if with_made {
+            names.extend(made.into_iter().map(|(name, _)| name));
+        } else if !made.is_empty() {
+            let list: Vec<_> = made.iter().map(|(name, role)| format!("{name} ({role})")).collect();
+            ui.warn(format_args!(
+                "{name} made tokens that still work: {}; revoke those as well that nobody should have",
+                list.join(", ")
+            ));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -209,6 +209,8 @@ fn spawn(settings: &Settings, stderr: File) -> Result<Child, CliError> {
         .env_clear()
         .envs(environment)
         .env_remove("TOYGRES_URL")
+        // This person's; the library that fetches PostgreSQL builds would send it along.
+        .env_remove("GITHUB_TOKEN")
         .envs(settings.to_environment())
         // So that it keeps no folder busy that somebody wants to unmount or remove.
         .current_dir(&settings.server.state_dir)

@@ -127,7 +127,7 @@ impl Store {
         .await?;
         let before: Option<(i64,)> = match start {
             EventStart::Now => return Ok(newest),
-            EventStart::After(id) if id > newest => return Err(StoreError::NoSuchEvent { id, newest }),
+            EventStart::After(id) if id > newest => return Err(StoreError::NoSuchEvent { id }),
             EventStart::After(after) if after > 0 && after < pruned_through => {
                 return Err(StoreError::EventsPruned { after, oldest });
             }

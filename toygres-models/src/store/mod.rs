@@ -112,12 +112,10 @@ pub enum StoreError {
         oldest: i64,
     },
     /// There never was an event of that id.
-    #[error("there is no event {id} yet: the newest one is {newest}")]
+    #[error("there is no event {id} yet")]
     NoSuchEvent {
-        /// What was asked for.
+        /// What was asked for. The newest one isn't said: it tells how much goes on elsewhere.
         id: i64,
-        /// The newest id.
-        newest: i64,
     },
     /// Neither an instance nor a quota in the namespace.
     #[error("there is no namespace {0}")]

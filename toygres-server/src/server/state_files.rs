@@ -2,7 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
@@ -31,7 +31,8 @@ pub fn create_state_dir(state_dir: &Path) -> anyhow::Result<()> {
 /// [`Taken`] if another server has it; otherwise if the lock file can't be used.
 pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
     let path = state_dir.join("server.lock");
-    let open = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+    // Whoever may open it may lock it, and the folder may be passed by all.
+    let open = File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
     let mut file = open
         .with_context(|| format!("{} can't be opened for writing; is the state directory yours and writable?", path.display()))?;
     match file.try_lock() {

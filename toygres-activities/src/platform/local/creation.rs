@@ -8,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion, Power};
 
 use super::files::{blocking, make_folder, remove_tree, sync_directory};
-use super::instance::{Instance, data_gone, data_is_gone};
+use super::instance::{Instance, data_gone};
 use super::platform::{Inner, STOP_TIMEOUT, not_found};
 use super::pool::Directory;
 use super::programs::Programs;
 use super::record::{Record, RestartMark};
+use super::server::Cause;
 use super::server::is_free;
-use super::server::{Cause, major_of};
 use crate::kill_point::kill_point;
 use crate::platform::Deployment;
 
@@ -43,17 +43,17 @@ impl Inner {
         }
         if deployment.data_exists
             && !record.as_ref().is_some_and(|record| record.provisioned)
-            && major_of(&instance.server.data()).is_none()
+            && data_gone(&instance.server).await.is_some()
         {
             // An empty database under an old name would pass for the lost one.
-            return Err(data_is_gone(&instance.server));
+            return Err(instance.server.data_is_gone());
         }
         // What takes long comes before the lock, so that a removal needn't wait for it.
         let version = wanted_version(&deployment, record.as_ref())?;
         let host = &self.common.host;
         let programs = given_up.run_until_cancelled(host.versions.obtain(version)).await.ok_or_else(nobody_waits)??;
         host.surroundings.account.check_reaches(&programs.bin_dir, "the PostgreSQL programs in")?;
-        let data_is_missing = major_of(&instance.server.data()).is_none();
+        let data_is_missing = data_gone(&instance.server).await.is_some();
         let directory = if data_is_missing { Some(host.pool.take(&programs).await?) } else { None };
         let _guard = instance.server.lock().await;
         if given_up.is_cancelled() {
@@ -89,7 +89,7 @@ impl Inner {
         if record.spec.power == Power::Stopped {
             return instance.stop().await;
         }
-        if let Some(failure) = data_gone(&instance.server) {
+        if let Some(failure) = data_gone(&instance.server).await {
             return Err(failure);
         }
         instance.start_provisioned(&record).await.map_err(|start| start.failure)?;
@@ -178,7 +178,7 @@ impl Inner {
             }
         }
         kill_point("create-server-answers");
-        server.set_password(record.port, &deployment.password).await?;
+        server.ensure_user(record.port, &deployment.password).await?;
         kill_point("create-password-set");
         record.provisioned = true;
         instance.write_record(&record).await?;
@@ -188,8 +188,6 @@ impl Inner {
 
     /// Gives the record a port on which nobody else listens, and writes it down.
     async fn claim_port(&self, instance: &Instance, record: &mut Record, unusable: &mut Vec<u16>) -> Result<(), Failure> {
-        // The control database's socket has this number.
-        unusable.push(5432);
         loop {
             let port = self.ports.claim(&record.key, self.common.host.port_range.clone(), unusable).await?;
             let running = instance.server.find();
@@ -204,6 +202,9 @@ impl Inner {
                 break;
             }
             unusable.push(port);
+            // Another program may have many: they are looked for at once, not one by one with the store.
+            let range = self.common.host.port_range.clone();
+            unusable.extend(blocking(move || Ok(range.filter(|port| !is_free(*port)).collect::<Vec<_>>())).await?);
         }
         let (home, record) = (instance.home().to_owned(), record.clone());
         let passable = if self.common.host.account().switches { 0o711 } else { 0o700 };
@@ -227,10 +228,10 @@ impl Inner {
     }
 
     async fn place_data(&self, instance: &Instance, programs: &Programs, directory: Option<Directory>) -> Result<(), Failure> {
-        let data = instance.server.data();
-        if major_of(&data).is_some() {
+        if data_gone(&instance.server).await.is_none() {
             return Ok(());
         }
+        let data = instance.server.data();
         let finished = match directory {
             Some(finished) => finished,
             None => self.common.host.pool.take(programs).await?,
