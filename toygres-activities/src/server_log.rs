@@ -98,22 +98,32 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The lines in which a server, or a program that makes one, speaks of itself, in order. A hint belongs to
-/// the line before it.
-pub(crate) fn own_lines<Text: AsRef<str>>(lines: impl IntoIterator<Item = Text>) -> impl Iterator<Item = Text> {
-    let mut last_is_own = false;
-    lines.into_iter().filter(move |text| {
-        let text = text.as_ref();
-        last_is_own = match Line::parse(text) {
-            Some(line) if line.severity == "HINT" => last_is_own,
+/// Tells the lines in which a server, or a program that makes one, speaks of itself from those of its sessions, which may
+/// hold anything that a user sent it.
+#[derive(Debug, Default)]
+pub struct OwnLines {
+    last_is_own: bool,
+}
+
+impl OwnLines {
+    /// Whether the next line of a log is one. A hint belongs to the line before it.
+    pub fn is_own(&mut self, text: &str) -> bool {
+        self.last_is_own = match Line::parse(text) {
+            Some(line) if line.severity == "HINT" => self.last_is_own,
             Some(line) => line.is_servers_own(),
             None => PROGRAMS.iter().any(|program| text.starts_with(program)),
         };
-        last_is_own
-    })
+        self.last_is_own
+    }
 }
 
-/// The lines in which a server, or a program that makes one, speaks of itself, in order, to be shown.
+/// The server's own lines, in order.
+pub(crate) fn own_lines<Text: AsRef<str>>(lines: impl IntoIterator<Item = Text>) -> impl Iterator<Item = Text> {
+    let mut own = OwnLines::default();
+    lines.into_iter().filter(move |text| own.is_own(text.as_ref()))
+}
+
+/// The server's own lines, in order, to be shown.
 #[must_use]
 pub fn parse_own_lines<Text: AsRef<str>>(lines: impl IntoIterator<Item = Text>) -> Vec<ShownLine> {
     own_lines(lines).map(|line| ShownLine::parse(line.as_ref())).collect()

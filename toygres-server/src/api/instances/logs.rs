@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
+use toygres_activities::server_log::OwnLines;
 use toygres_client::resources::{LAST_EVENT_ID, LOG_END, LOG_KEEP_ALIVE};
 use toygres_models::{LogLine, LogRequest};
 use utoipa::IntoParams;
@@ -71,7 +72,8 @@ impl LogParameters {
 /// An instance's PostgreSQL log
 ///
 /// As plain text; for `Accept: text/event-stream` as events with a JSON object of a `text` each, whose ids say where to
-/// go on after a broken connection. The event `end` says that the log has ended.
+/// go on after a broken connection. The event `end` says that the log has ended. A viewer gets what the server says of
+/// itself, and nothing that its sessions wrote, which may hold statements.
 #[utoipa::path(get, path = "/instances/{name}/logs", tag = "instances",
     params(("name" = String, Path), LogParameters,
         ("last-event-id" = Option<String>, Header, description = "Only what came after that event; the query's `tail_lines` and \
@@ -93,6 +95,10 @@ pub(super) async fn logs(
         Some("after") => not_of_a_line(),
         _ => ApiError::of_recorded(failure, instance.state),
     })?;
+    // What sessions write may hold statements, and these passwords.
+    let sees_all = caller.may_edit(&key.namespace).is_ok();
+    let mut own = OwnLines::default();
+    let lines = lines.try_filter(move |line| std::future::ready(sees_all || own.is_own(&line.text)));
     let lines = lines.inspect_err(move |failure| tracing::warn!(instance.name = %key, error = %failure, "a log broke off"));
     let stopped = stopped(&state);
     if !wants_stream(&headers) {
