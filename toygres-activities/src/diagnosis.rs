@@ -358,33 +358,11 @@ fn fix(facts: &Facts<'_>, cause: Cause) -> Vec<String> {
             vec!["find out who changed it while the instance was being created".into(), again("")]
         }
         Cause::WrongPassword => {
-            let session = match in_cluster {
-                true => format!("kubectl -n {namespace} exec -it {name}-0 -- psql -U postgres"),
-                false => "psql -U postgres -h RUN -p PORT".to_owned(),
-            };
-            let place = if in_cluster {
-                ""
-            } else {
-                ", as the user that the server runs as; RUN is the folder `run` of the state directory"
-            };
-            vec![
-                format!("see the password that toygres keeps, and the port: `toygres connect {name}{flag} --format json`"),
-                format!("set it in PostgreSQL again: `\\password` in a session that needs none (`{session}`{place})"),
-                again(""),
-            ]
+            vec![format!("have a new one made, which toygres then knows: `toygres rotate-password {name}{flag}`")]
         }
         Cause::PasswordMissing => vec![
-            "toygres can't log in without it, and can't read it out of PostgreSQL: put it back from a backup".into(),
-            match in_cluster {
-                true => format!(
-                    "its data is intact; in its pod no password is needed: `kubectl -n {namespace} exec -it {name}-0 -- psql -U postgres`"
-                ),
-                false => {
-                    "its data is intact; the user that the server runs as needs no password: `psql -U postgres -h RUN -p PORT`, \
-                          where RUN is the folder `run` of the state directory"
-                        .to_owned()
-                }
-            },
+            "put it back from a backup".into(),
+            format!("or have a new one made, with the data as it is: `toygres rotate-password {name}{flag}`"),
         ],
         Cause::PartsMissing => vec![format!(
             "its data is intact: `toygres start {name}{flag}` makes again what is gone, and so does toygres by itself in a moment"

@@ -59,6 +59,7 @@ mod activities {
     pub mod get_connection_strings;
     pub mod restart_postgres;
     pub mod revert_operation;
+    pub mod rotate_password;
     pub mod test_connection;
     pub mod update_metadata;
     pub mod wait_for_ready;

@@ -83,6 +83,16 @@ pub mod activities {
     /// - Starts it again
     pub const RESTART_POSTGRES: &str = "toygres-activities::activity::restart-postgres";
 
+    /// Give the user of a PostgreSQL instance a new password
+    ///
+    /// **Input:** [`crate::types::RotatePasswordInput`]
+    /// **Output:** [`crate::types::RotatePasswordOutput`]
+    /// **Idempotent:** Yes (each repeat makes another one, and what is kept last is what the server has)
+    /// **Operations:**
+    /// - Makes a password and keeps it
+    /// - Sets it in the server, over toygres's own way in
+    pub const ROTATE_PASSWORD: &str = "toygres-activities::activity::rotate-password";
+
     /// Mark the operation as being reverted
     ///
     /// **Input:** [`crate::types::RevertOperationInput`]

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use toygres_models::{Failure, FailureKind};
 
 use crate::activities::{
-    delete_postgres, deploy_postgres, get_connection_strings, restart_postgres, revert_operation, test_connection,
-    update_metadata, wait_for_ready,
+    delete_postgres, deploy_postgres, get_connection_strings, restart_postgres, revert_operation, rotate_password,
+    test_connection, update_metadata, wait_for_ready,
 };
 use crate::context::{Context, LazyContext};
 use crate::names::activities;
@@ -46,6 +46,7 @@ fn build(context: &LazyContext) -> ActivityRegistry {
     builder = register(builder, context, activities::TEST_CONNECTION, test_connection::test_connection_activity);
     builder = register(builder, context, activities::UPDATE_METADATA, update_metadata::update_metadata_activity);
     builder = register(builder, context, activities::RESTART_POSTGRES, restart_postgres::restart_postgres_activity);
+    builder = register(builder, context, activities::ROTATE_PASSWORD, rotate_password::rotate_password_activity);
     builder = register(builder, context, activities::REVERT_OPERATION, revert_operation::revert_operation_activity);
     // The names are different constants, so there is no error that `build` could drop.
     builder.build()

@@ -194,6 +194,23 @@ pub struct RestartPostgresOutput {
 }
 
 // ============================================================================
+// Rotate Password Activity
+// ============================================================================
+
+/// Input of [`ROTATE_PASSWORD`](crate::names::activities::ROTATE_PASSWORD).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotatePasswordInput {
+    /// Namespace
+    pub namespace: String,
+    /// Instance name
+    pub instance_name: String,
+}
+
+/// Output of [`ROTATE_PASSWORD`](crate::names::activities::ROTATE_PASSWORD).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotatePasswordOutput {}
+
+// ============================================================================
 // Revert Operation Activity
 // ============================================================================
 

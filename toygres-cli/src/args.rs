@@ -79,6 +79,8 @@ pub enum Command {
     Start(Target),
     /// Restart an instance's server
     Restart(Target),
+    /// Give an instance's user a new password
+    RotatePassword(Target),
     /// Delete an instance and all its data
     Delete(Delete),
     /// Show what happened, and what happens

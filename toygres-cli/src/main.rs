@@ -23,7 +23,7 @@ mod values;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use toygres_models::Power;
+use toygres_models::{OperationKind, Power};
 
 use access::{context, login, namespaces, token};
 use args::{Cli, Command};
@@ -107,7 +107,8 @@ async fn dispatch(command: Command, settings: Settings, ui: &Ui) -> Outcome {
         Command::Adopt(arguments) => adopt::run(arguments, &settings, ui).await,
         Command::Stop(target) => power::set(Power::Stopped, target, &settings, ui).await,
         Command::Start(target) => power::set(Power::Running, target, &settings, ui).await,
-        Command::Restart(target) => power::restart(target, &settings, ui).await,
+        Command::Restart(target) => power::request(OperationKind::RESTART, target, &settings, ui).await,
+        Command::RotatePassword(target) => power::request(OperationKind::ROTATE_PASSWORD, target, &settings, ui).await,
         Command::Delete(arguments) => delete::run(arguments, &settings, ui).await,
         Command::Events(arguments) => events::run(arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Why(arguments) => why::run(arguments, &mut Session::open(&settings, ui).await?).await,

@@ -133,6 +133,22 @@ const RESTART: Kind = Kind {
     ..CREATE
 };
 
+const ROTATE_PASSWORD: Kind = Kind {
+    name: "rotate-password",
+    noun: "rotation of the password",
+    participle: "given a new password",
+    begins_in: &[Running],
+    state_at_work: None,
+    on_failure: OnFailure::KeepState,
+    on_cancel: OnCancel::BeforeFirstStep,
+    cancelled_words: "its password was not changed",
+    joins: true,
+    is_verb: true,
+    succeeded_event: "password_rotated",
+    failed_event: "rotate_password_failed",
+    ..CREATE
+};
+
 const DELETE: Kind = Kind {
     name: "delete",
     noun: "deletion",
@@ -164,10 +180,13 @@ impl OperationKind {
     pub const ADOPT: Self = Self(&ADOPT);
     /// Restarts an instance's server.
     pub const RESTART: Self = Self(&RESTART);
+    /// Gives an instance's user a new password.
+    pub const ROTATE_PASSWORD: Self = Self(&ROTATE_PASSWORD);
     /// Removes an instance and all its data.
     pub const DELETE: Self = Self(&DELETE);
     /// Every kind.
-    pub const ALL: &'static [Self] = &[Self::CREATE, Self::ADOPT, Self::UPDATE, Self::RESTART, Self::DELETE];
+    pub const ALL: &'static [Self] =
+        &[Self::CREATE, Self::ADOPT, Self::UPDATE, Self::RESTART, Self::ROTATE_PASSWORD, Self::DELETE];
 
     /// The kind's name.
     #[must_use]

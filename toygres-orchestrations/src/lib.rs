@@ -10,6 +10,7 @@ pub mod names;
 pub mod registry;
 pub mod restart_instance;
 pub mod retry;
+pub mod rotate_password;
 mod steps;
 pub mod types;
 pub mod update_instance;

@@ -20,6 +20,11 @@ pub mod orchestrations {
     /// **Output:** [`crate::types::OperationOutput`]
     pub const RESTART_INSTANCE: &str = "toygres-orchestrations::orchestration::restart-instance";
 
+    /// Give a PostgreSQL instance's user a new password
+    ///
+    /// **Output:** [`crate::types::OperationOutput`]
+    pub const ROTATE_PASSWORD: &str = "toygres-orchestrations::orchestration::rotate-password";
+
     /// Delete a PostgreSQL instance
     ///
     /// **Output:** [`crate::types::DeleteInstanceOutput`]

@@ -7,6 +7,7 @@ use crate::create_instance::create_instance_orchestration;
 use crate::delete_instance::delete_instance_orchestration;
 use crate::names::orchestrations;
 use crate::restart_instance::restart_instance_orchestration;
+use crate::rotate_password::rotate_password_orchestration;
 use crate::update_instance::update_instance_orchestration;
 
 /// The workflow of each kind of operation.
@@ -16,6 +17,7 @@ const WORKFLOWS: &[(OperationKind, &str)] = &[
     (OperationKind::ADOPT, orchestrations::UPDATE_INSTANCE),
     (OperationKind::UPDATE, orchestrations::UPDATE_INSTANCE),
     (OperationKind::RESTART, orchestrations::RESTART_INSTANCE),
+    (OperationKind::ROTATE_PASSWORD, orchestrations::ROTATE_PASSWORD),
     (OperationKind::DELETE, orchestrations::DELETE_INSTANCE),
 ];
 
@@ -33,6 +35,7 @@ pub fn create_orchestration_registry() -> OrchestrationRegistry {
         .register_typed(orchestrations::CREATE_INSTANCE, create_instance_orchestration)
         .register_typed(orchestrations::UPDATE_INSTANCE, update_instance_orchestration)
         .register_typed(orchestrations::RESTART_INSTANCE, restart_instance_orchestration)
+        .register_typed(orchestrations::ROTATE_PASSWORD, rotate_password_orchestration)
         .register_typed(orchestrations::DELETE_INSTANCE, delete_instance_orchestration)
         .build()
 }

@@ -16,9 +16,5 @@ pub async fn restart_instance_orchestration(ctx: OrchestrationContext, input: Op
         steps.restart(RetryPolicy::STEP).await?;
         steps.reach(&input.spec, RetryPolicy::STEP).await
     };
-    let ended = match restarted.await {
-        Ok(found) => steps.record_found(&found).await.map(|()| found),
-        Err(failure) => steps.record_failure().await.and(Err(failure)),
-    };
-    ended.map(|found| found.output()).map_err(|failure| failure.encode())
+    steps.record_end(restarted.await).await
 }

@@ -5,7 +5,8 @@ use toygres_activities::names::activities;
 use toygres_activities::{
     DeletePostgresInput, DeletePostgresOutput, DeployPostgresInput, DeployPostgresOutput, GetConnectionStringsInput,
     GetConnectionStringsOutput, RestartPostgresInput, RestartPostgresOutput, RevertOperationInput, RevertOperationOutput,
-    TestConnectionInput, TestConnectionOutput, UpdateMetadataInput, UpdateMetadataOutput, WaitForReadyInput, WaitForReadyOutput,
+    RotatePasswordInput, RotatePasswordOutput, TestConnectionInput, TestConnectionOutput, UpdateMetadataInput,
+    UpdateMetadataOutput, WaitForReadyInput, WaitForReadyOutput,
 };
 use toygres_models::connection::with_password_reference;
 use toygres_models::{Failure, InstanceKey, InstanceSpec, InstanceState, Password, Power};
@@ -95,6 +96,14 @@ impl<'a> Steps<'a> {
         Ok(())
     }
 
+    /// Gives the user a new password.
+    pub async fn rotate_password(&self, policy: RetryPolicy) -> Result<(), Failure> {
+        let (namespace, instance_name) = self.names();
+        let rotate = RotatePasswordInput { namespace, instance_name };
+        let _: RotatePasswordOutput = self.run(activities::ROTATE_PASSWORD, &rotate, policy).await?;
+        Ok(())
+    }
+
     /// Removes whatever there is of the instance, and records that. If that fails, what is left stays as evidence.
     pub async fn remove(&self) -> Result<DeletePostgresOutput, Failure> {
         let (namespace, instance_name) = self.names();
@@ -125,6 +134,15 @@ impl<'a> Steps<'a> {
             Found::Stopped => self.metadata(InstanceState::Stopped),
         };
         self.record(&update).await
+    }
+
+    /// Records how a verb ended, which ends the operation, and gives the workflow's output.
+    pub async fn record_end(&self, result: Result<Found, Failure>) -> Result<OperationOutput, String> {
+        let ended = match result {
+            Ok(found) => self.record_found(&found).await.map(|()| found),
+            Err(failure) => self.record_failure().await.and(Err(failure)),
+        };
+        ended.map(Found::output).map_err(|failure| failure.encode())
     }
 
     /// Records that a step failed for good, which ends the operation.

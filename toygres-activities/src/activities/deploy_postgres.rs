@@ -1,12 +1,18 @@
 //! Deploy a PostgreSQL instance.
 
 use duroxide::ActivityContext;
-use toygres_models::{DnsLabel, Failure, InstanceSpec, Invalid, Password, StorageSize};
+use std::time::Duration;
+
+use toygres_models::{DnsLabel, Failure, FailureKind, InstanceSpec, Invalid, Password, Power, StorageSize};
 
 use crate::context::{Context, OperationContext, run_while_valid};
+use crate::kill_point::kill_point;
 use crate::platform::Deployment;
 use crate::secrets;
 use crate::types::{DeployPostgresInput, DeployPostgresOutput, instance_key};
+
+/// How long a server whose password was lost may take to be ready for a new one.
+const NEW_PASSWORD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// See [`DEPLOY_POSTGRES`](crate::names::activities::DEPLOY_POSTGRES).
 pub async fn deploy_postgres_activity(
@@ -24,16 +30,27 @@ pub async fn deploy_postgres_activity(
     };
     let deploy = async {
         let place = context.place(operation.as_ref()).await?;
-        let password = secrets::resolve(&*place.secrets, password).await?;
         let instance = operation.as_ref().map(OperationContext::instance);
-        let deployment = Deployment {
-            key,
-            instance_id: instance.map(|instance| instance.id),
-            spec,
-            password,
-            data_exists: instance.is_some_and(|instance| !instance.status.members.is_empty()),
+        let data_exists = instance.is_some_and(|instance| !instance.status.members.is_empty());
+        let (password, is_lost) = match secrets::resolve(&*place.secrets, password).await {
+            Ok(password) => (password, false),
+            // The server goes on with it, and nobody knows it any more.
+            Err(failure) if failure.kind == FailureKind::NotFound && data_exists => (Password::generate(), true),
+            Err(failure) => return Err(failure),
         };
-        place.platform.ensure(&deployment).await
+        let is_to_run = spec.power == Power::Running;
+        let instance_id = instance.map(|instance| instance.id);
+        let deployment = Deployment { key, instance_id, spec, password, data_exists };
+        let created = place.platform.ensure(&deployment).await?;
+        if is_lost && is_to_run {
+            let Deployment { key, password, .. } = &deployment;
+            place.platform.wait_ready(key, NEW_PASSWORD_TIMEOUT).await?;
+            // Kept last: cut off before, it is done again with another one.
+            place.platform.set_password(key, password).await?;
+            kill_point("lost-password-set");
+            place.secrets.put(key, password).await?;
+        }
+        Ok(created)
     };
     let created = run_while_valid(operation.as_ref(), deploy).await?;
     Ok(DeployPostgresOutput { instance_name: input.instance_name, namespace: input.namespace, created })

@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection};
+use toygres_models::connection::CHANNEL_BINDING;
 use toygres_models::{Failure, FailureKind, Invalid, PostgresVersion};
 use url::Url;
 
@@ -64,7 +65,11 @@ async fn connect_options(place: &Place, connection_string: &str) -> Result<PgCon
     // Neither parser's error is passed on: it may repeat the password.
     let malformed = || Failure::from(Invalid::new("connection_string", "is not a postgresql://user@host:port/database URI"));
     let url = Url::parse(connection_string).map_err(|_| malformed())?;
-    let options = PgConnectOptions::from_str(connection_string).map_err(|_| malformed())?;
+    // libpq's; this driver has no channel binding, and warns of what it doesn't know.
+    let known: Vec<_> = url.query_pairs().into_owned().filter(|(name, _)| name != CHANNEL_BINDING).collect();
+    let mut plain = url.clone();
+    plain.query_pairs_mut().clear().extend_pairs(known);
+    let options = PgConnectOptions::from_str(plain.as_str()).map_err(|_| malformed())?;
     if !matches!(url.scheme(), "postgres" | "postgresql") {
         return Err(malformed());
     }

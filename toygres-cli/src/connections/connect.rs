@@ -106,6 +106,7 @@ pub fn libpq_variables(connection: &Connection) -> Vec<(&'static str, String)> {
         ("PGUSER", connection.user.clone()),
         ("PGDATABASE", connection.database.clone()),
         ("PGSSLMODE", connection.sslmode.clone()),
+        ("PGCHANNELBINDING", "require".into()),
     ];
     variables.extend(connection.ca_certificate_path.clone().map(|path| ("PGSSLROOTCERT", path)));
     variables
@@ -128,6 +129,7 @@ fn jdbc(connection: &Connection) -> String {
         ("user", Some(&connection.user)),
         ("password", Some(&connection.password)),
         ("sslmode", Some(&connection.sslmode)),
+        ("channelBinding", Some(&"require".to_owned())),
         ("sslrootcert", connection.ca_certificate_path.as_ref()),
     ] {
         if let Some(value) = value {
@@ -168,11 +170,11 @@ mod tests {
         assert_eq!(
             env(&connection),
             "export PGHOST='127.0.0.1'\nexport PGPORT='20001'\nexport PGUSER='postgres'\nexport PGDATABASE='postgres'\n\
-             export PGSSLMODE='verify-full'\nexport PGSSLROOTCERT='/a b/ca.crt'\nexport PGPASSWORD='s3cret'"
+             export PGSSLMODE='verify-full'\nexport PGCHANNELBINDING='require'\nexport PGSSLROOTCERT='/a b/ca.crt'\nexport PGPASSWORD='s3cret'"
         );
         assert_eq!(
             jdbc(&connection),
-            "jdbc:postgresql://127.0.0.1:20001/postgres?user=postgres&password=s3cret&sslmode=verify-full&sslrootcert=%2Fa%20b%2Fca.crt"
+            "jdbc:postgresql://127.0.0.1:20001/postgres?user=postgres&password=s3cret&sslmode=verify-full&channelBinding=require&sslrootcert=%2Fa%20b%2Fca.crt"
         );
         assert!(!format!("{:?}", libpq_variables(&connection)).contains("s3cret"));
     }

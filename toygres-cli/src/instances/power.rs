@@ -1,4 +1,4 @@
-//! `toygres stop`, `start` and `restart`.
+//! `toygres stop` and `start`, and verbs such as `restart`.
 
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ use crate::session::Session;
 use crate::settings::Settings;
 use crate::values::instance_name;
 
-/// An instance whose server is stopped, started or restarted.
+/// An instance to which something is done.
 #[derive(Debug, Args)]
 pub struct Target {
     /// The instance's name
@@ -52,13 +52,13 @@ pub async fn set(power: Power, target: Target, settings: &Settings, ui: &Ui) -> 
     }
 }
 
-/// Restarts the instance's server.
-pub async fn restart(target: Target, settings: &Settings, ui: &Ui) -> Outcome {
+/// Asks for a verb, such as a restart.
+pub async fn request(verb: OperationKind, target: Target, settings: &Settings, ui: &Ui) -> Outcome {
     let mut session = Session::open(settings, ui).await?;
     let key = session.key(target.name);
-    let request = async |client: &Client| client.request_verb(&key, OperationKind::RESTART).await;
+    let request = async |client: &Client| client.request_verb(&key, verb).await;
     let submitted = watch::submit(&mut session, &key, request).await?;
-    finish(&mut session, &key, submitted.operation, target.no_wait, "restarted").await
+    finish(&mut session, &key, submitted.operation, target.no_wait, verb.participle).await
 }
 
 /// Waits for the operation, unless nobody wants to, and tells how it ended.

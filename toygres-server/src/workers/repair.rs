@@ -46,10 +46,6 @@ async fn repair(place: &Place, store: &Store, workflows: &Workflows) -> Result<(
         };
         let is_due = !last.as_ref().is_some_and(has_failed);
         if is_settled && is_due && instance.cluster_id == cluster_id && store.operation_at_work(instance.id).await?.is_none() {
-            if let Err(failure) = place.secrets.get(&key).await {
-                tracing::warn!(instance.name = %key, error = %failure, "what is gone of an instance is not made again");
-                continue;
-            }
             begin(store, workflows, &key, &instance, &missing.join(", ")).await?;
         }
     }

@@ -103,9 +103,9 @@ pub(super) async fn delete(
 
 /// Do something with an instance that is no change of its spec
 ///
-/// `restart` restarts its server. Repeating it while it is at work gives the same operation.
+/// `restart` restarts its server, `rotate-password` gives its user a new password. Repeating it while it is at work gives the same operation.
 #[utoipa::path(post, path = "/instances/{name}/{verb}", tag = "instances",
-    params(("name" = String, Path), ("verb" = String, Path, description = "What is to be done", pattern = "^restart$"), InNamespace),
+    params(("name" = String, Path), ("verb" = String, Path, description = "What is to be done", pattern = "^(restart|rotate-password)$"), InNamespace),
     responses((status = ACCEPTED, body = Operation, headers(("location" = String))), Problems))]
 pub(super) async fn verb(
     State(state): Shared,
