@@ -1,5 +1,5 @@
-//! TLS: a CA of toygres's own, which signs the certificates of instances on every platform, and the
-//! server's own.
+//! TLS: the CAs of toygres's own. One signs the certificates of instances on every platform, one those with which toygres
+//! logs in to them, one the API's: a key of one kind is good for nothing of another.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -16,10 +16,52 @@ use x509_parser::pem::parse_x509_pem;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_DAYS: u32 = 3650;
 const LEAF_DAYS: u32 = 365;
+const CLIENT_DAYS: u32 = 2;
 /// A certificate is made anew when half of its life is over.
 pub(crate) const RENEW_AFTER: Duration = Duration::from_secs(LEAF_DAYS as u64 / 2 * 24 * 60 * 60);
 
-/// The certificate authority of one toygres.
+/// What a CA signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signs {
+    /// The certificates of instances' servers.
+    Instances,
+    /// Those with which toygres itself logs in to instances.
+    Clients,
+    /// The API's.
+    Api,
+}
+
+impl Signs {
+    /// The name of its certificate's file.
+    #[must_use]
+    pub const fn certificate_file(self) -> &'static str {
+        match self {
+            Self::Instances => "ca.crt",
+            Self::Clients => "client-ca.crt",
+            Self::Api => "api-ca.crt",
+        }
+    }
+
+    /// The name of its key's file.
+    #[must_use]
+    pub const fn key_file(self) -> &'static str {
+        match self {
+            Self::Instances => "ca.key",
+            Self::Clients => "client-ca.key",
+            Self::Api => "api-ca.key",
+        }
+    }
+
+    const fn common_name(self) -> &'static str {
+        match self {
+            Self::Instances => "toygres CA",
+            Self::Clients => "toygres client CA",
+            Self::Api => "toygres API CA",
+        }
+    }
+}
+
+/// A certificate authority of one toygres.
 pub struct CertificateAuthority {
     certificate_path: PathBuf,
     certificate_pem: String,
@@ -29,7 +71,7 @@ pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// A server's certificate and its key.
+/// A certificate and its key.
 pub struct Issued {
     /// The certificate, with the CA's behind it, in PEM.
     pub chain_pem: String,
@@ -65,15 +107,15 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
 }
 
 impl CertificateAuthority {
-    /// Reads `ca.crt` and `ca.key` in `folder`, or makes them.
+    /// Reads its certificate and its key in `folder`, or makes them.
     ///
     /// # Errors
     /// If what is there can't be used, which is then left as it is, or the folder can't be written to.
-    pub fn open(folder: &Path) -> Result<Self, Failure> {
-        let (certificate_path, key_path) = (folder.join("ca.crt"), folder.join("ca.key"));
+    pub fn open(folder: &Path, signs: Signs) -> Result<Self, Failure> {
+        let (certificate_path, key_path) = (folder.join(signs.certificate_file()), folder.join(signs.key_file()));
         // The key is written last, so a pair with a key is whole; without one, what is there is half-made.
         if !key_path.exists() {
-            let (certificate_pem, key_pem) = Self::generate()?;
+            let (certificate_pem, key_pem) = Self::generate(signs)?;
             write(&certificate_path, certificate_pem.as_bytes(), 0o644)?;
             write(&key_path, key_pem.as_bytes(), 0o600)?;
         }
@@ -82,22 +124,24 @@ impl CertificateAuthority {
                 .map_err(|error| Failure::transient(FailureKind::Platform, format!("could not read {}: {error}", path.display())))
         };
         let (certificate_pem, key_pem) = (read(&certificate_path)?, read(&key_path)?);
-        Self::from_pem(certificate_pem, &key_pem, certificate_path).map_err(|problem| {
+        Self::from_pem(signs, certificate_pem, &key_pem, certificate_path).map_err(|problem| {
             Failure::permanent(
                 FailureKind::Platform,
                 format!(
-                    "the certificate authority in {} can't be used: {problem}; nothing was changed. Restore ca.crt and ca.key, \
+                    "the certificate authority in {} can't be used: {problem}; nothing was changed. Restore {} and {}, \
                      or remove both to have new ones made, which clients then have to trust anew",
-                    folder.display()
+                    folder.display(),
+                    signs.certificate_file(),
+                    signs.key_file()
                 ),
             )
         })
     }
 
     /// A new one: its certificate and its key, as PEM.
-    pub(crate) fn generate() -> Result<(String, String), Failure> {
+    pub(crate) fn generate(signs: Signs) -> Result<(String, String), Failure> {
         let key = KeyPair::generate().map_err(broken)?;
-        let mut params = params("toygres CA", CA_DAYS);
+        let mut params = params(signs.common_name(), CA_DAYS);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         // A name of its own for each CA, so that clients with several never confuse them.
@@ -110,9 +154,15 @@ impl CertificateAuthority {
     ///
     /// # Errors
     /// What is wrong with them, in words that repeat neither.
-    pub(crate) fn from_pem(certificate_pem: String, key_pem: &str, certificate_path: PathBuf) -> Result<Self, String> {
-        let key = KeyPair::from_pem(key_pem).map_err(|error| format!("ca.key is no private key: {error}"))?;
-        let no_certificate = |error: &dyn std::fmt::Display| format!("ca.crt is no certificate: {error}");
+    pub(crate) fn from_pem(
+        signs: Signs,
+        certificate_pem: String,
+        key_pem: &str,
+        certificate_path: PathBuf,
+    ) -> Result<Self, String> {
+        let (certificate_file, key_file) = (signs.certificate_file(), signs.key_file());
+        let key = KeyPair::from_pem(key_pem).map_err(|error| format!("{key_file} is no private key: {error}"))?;
+        let no_certificate = |error: &dyn std::fmt::Display| format!("{certificate_file} is no certificate: {error}");
         let read = |certificate: &X509Certificate<'_>| {
             let fingerprint: String = Sha256::digest(certificate.as_raw()).iter().map(|byte| format!("{byte:02x}")).collect();
             let is_keys = *certificate.public_key().subject_public_key.data == *key.public_key_raw();
@@ -120,7 +170,7 @@ impl CertificateAuthority {
         };
         let (subject, fingerprint, is_keys) = with_certificate(&certificate_pem, read).map_err(|error| no_certificate(&error))?;
         if !is_keys {
-            return Err("ca.key is not the key of ca.crt".to_owned());
+            return Err(format!("{key_file} is not the key of {certificate_file}"));
         }
         let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(|error| no_certificate(&error))?;
         Ok(Self { certificate_path, certificate_pem, subject, fingerprint, issuer })
@@ -132,6 +182,10 @@ impl CertificateAuthority {
             return Ok(());
         }
         write(&self.certificate_path, self.certificate_pem.as_bytes(), 0o644)
+    }
+
+    pub(crate) fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
     }
 
     pub(crate) fn certificate_path(&self) -> &Path {
@@ -171,8 +225,24 @@ impl CertificateAuthority {
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(params, &key)
+    }
+
+    /// A certificate with which toygres logs in to an instance as `role`. It is valid for two days.
+    ///
+    /// # Errors
+    /// If it can't be made.
+    pub fn issue_client(&self, role: &str) -> Result<Issued, Failure> {
+        let key = KeyPair::generate().map_err(broken)?;
+        let mut params = params(role, CLIENT_DAYS);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(params, &key)
+    }
+
+    fn sign(&self, mut params: CertificateParams, key: &KeyPair) -> Result<Issued, Failure> {
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(broken)?;
+        let certificate = params.signed_by(key, &self.issuer).map_err(broken)?;
         Ok(Issued { chain_pem: certificate.pem() + &self.certificate_pem, key_pem: key.serialize_pem() })
     }
 }
@@ -186,8 +256,8 @@ mod tests {
     #[test]
     fn the_ca_is_made_once_and_its_key_is_private() {
         let folder = tempfile::tempdir().unwrap();
-        let first = CertificateAuthority::open(folder.path()).unwrap();
-        let second = CertificateAuthority::open(folder.path()).unwrap();
+        let first = CertificateAuthority::open(folder.path(), Signs::Instances).unwrap();
+        let second = CertificateAuthority::open(folder.path(), Signs::Instances).unwrap();
         assert_eq!(first.certificate_pem, second.certificate_pem);
         let mode = std::fs::metadata(folder.path().join("ca.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -196,25 +266,25 @@ mod tests {
     #[test]
     fn a_broken_ca_is_reported_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        CertificateAuthority::open(folder.path()).unwrap();
+        CertificateAuthority::open(folder.path(), Signs::Instances).unwrap();
         std::fs::write(folder.path().join("ca.crt"), "x").unwrap();
-        let failure = CertificateAuthority::open(folder.path()).err().unwrap();
+        let failure = CertificateAuthority::open(folder.path(), Signs::Instances).err().unwrap();
         assert!(failure.message.contains("ca.crt"), "{failure}");
         assert_eq!(std::fs::read(folder.path().join("ca.crt")).unwrap(), b"x");
     }
 
     #[test]
     fn a_key_of_another_ca_is_reported() {
-        let (certificate, _) = CertificateAuthority::generate().unwrap();
-        let (_, other_key) = CertificateAuthority::generate().unwrap();
-        let problem = CertificateAuthority::from_pem(certificate, &other_key, PathBuf::new()).err().unwrap();
+        let (certificate, _) = CertificateAuthority::generate(Signs::Instances).unwrap();
+        let (_, other_key) = CertificateAuthority::generate(Signs::Instances).unwrap();
+        let problem = CertificateAuthority::from_pem(Signs::Instances, certificate, &other_key, PathBuf::new()).err().unwrap();
         assert!(problem.contains("not the key of ca.crt"), "{problem}");
     }
 
     #[test]
     fn issues_for_names_and_addresses() {
         let folder = tempfile::tempdir().unwrap();
-        let ca = CertificateAuthority::open(folder.path()).unwrap();
+        let ca = CertificateAuthority::open(folder.path(), Signs::Instances).unwrap();
         let issued = ca.issue(["demo.default.svc", "10.0.0.1", "::1"]).unwrap();
         assert!(issued.chain_pem.ends_with(&ca.certificate_pem) && issued.key_pem.contains("PRIVATE KEY"));
         let now = SystemTime::now();
@@ -228,7 +298,7 @@ mod tests {
         ] {
             assert!(!ca.is_current(text, when), "{why}");
         }
-        let other = CertificateAuthority::open(tempfile::tempdir().unwrap().path()).unwrap();
+        let other = CertificateAuthority::open(tempfile::tempdir().unwrap().path(), Signs::Instances).unwrap();
         assert!(!other.is_current(&issued.chain_pem, now) && other.fingerprint() != ca.fingerprint());
         assert!(ca.issue(["not a name\u{7f}ü"]).is_err());
     }

@@ -9,6 +9,7 @@ mod diagnosis;
 pub mod kubernetes;
 pub mod local;
 pub(crate) mod logs;
+pub(crate) mod session;
 
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub struct Deployment {
     pub instance_id: Option<Uuid>,
     /// What it is to be. A platform that can't enforce a field says so in its docs.
     pub spec: InstanceSpec,
-    /// Password of the superuser `postgres`, set once, when the instance is made.
+    /// Password of the superuser `postgres`, set when the instance is made.
     pub password: SecretString,
     /// Whether it was brought up before: its data must be there then, and missing data is not made again.
     pub data_exists: bool,
@@ -199,6 +200,13 @@ pub trait Platform: Send + Sync + 'static {
     /// # Errors
     /// [`NotFound`](toygres_models::FailureKind::NotFound) if there is no such instance.
     async fn restart(&self, key: &InstanceKey, request_id: &str) -> Result<bool, Failure>;
+
+    /// Sets the password of the user's role, which is made where it isn't there, over toygres's own way in.
+    ///
+    /// # Errors
+    /// [`NotFound`](toygres_models::FailureKind::NotFound) if there is no such instance; retryable if its server doesn't
+    /// answer.
+    async fn set_password(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure>;
 
     /// Looks once. `None` if there is no such instance.
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure>;

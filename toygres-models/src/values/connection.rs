@@ -14,6 +14,8 @@ fn encode(text: &str) -> impl fmt::Display + '_ {
     utf8_percent_encode(text, ENCODED)
 }
 
+/// libpq's parameter by which a client takes only a server that knows the password.
+pub const CHANNEL_BINDING: &str = "channel_binding";
 /// The superuser's name.
 pub const USER: &str = "postgres";
 /// The database that every instance has.
@@ -41,7 +43,8 @@ impl ConnectionUri {
             Some(path) => format!("sslmode=verify-full&sslrootcert={}", encode(path)),
             None => "sslmode=require".into(),
         };
-        format!("postgresql://{USER}{password}@{host}:{}/{DATABASE}?{tls}", self.port)
+        // A server that doesn't know the password can't ask for it, whatever certificate it has.
+        format!("postgresql://{USER}{password}@{host}:{}/{DATABASE}?{tls}&{CHANNEL_BINDING}=require", self.port)
     }
 
     /// The URI with the password in it, percent-encoded: a secret itself.
@@ -84,10 +87,10 @@ mod tests {
     fn without_a_password_it_is_safe_to_show() {
         assert_eq!(
             uri().to_string(),
-            "postgresql://postgres@127.0.0.1:20001/postgres?sslmode=verify-full&sslrootcert=%2Fa%20b%2Fca.crt"
+            "postgresql://postgres@127.0.0.1:20001/postgres?sslmode=verify-full&sslrootcert=%2Fa%20b%2Fca.crt&channel_binding=require"
         );
         let v6 = ConnectionUri { host: "::1".into(), port: 1, ca_certificate_path: None };
-        assert_eq!(v6.to_string(), "postgresql://postgres@[::1]:1/postgres?sslmode=require");
+        assert_eq!(v6.to_string(), "postgresql://postgres@[::1]:1/postgres?sslmode=require&channel_binding=require");
     }
 
     #[test]

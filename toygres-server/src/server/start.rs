@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use toygres_activities::platform::Platform;
-use toygres_activities::platform::certificates::CertificateAuthority;
+use toygres_activities::platform::certificates::{CertificateAuthority, Signs};
 use toygres_activities::platform::kubernetes::KubernetesPlatform;
 use toygres_activities::platform::local::{LocalHost, LocalPlatform};
 use toygres_activities::registry::create_activity_registry_with;
@@ -79,9 +79,9 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &ServerSettings, say: 
         true => Some(KubernetesPlatform::connect(settings.kubernetes.clone()).await?),
         false => None,
     };
-    let ca = match &cluster {
-        Some(cluster) => cluster.certificate_authority(),
-        None => Arc::new(CertificateAuthority::open(&settings.state_dir)?),
+    let ca = match cluster.as_ref().and_then(|cluster| cluster.api_ca()) {
+        Some(ca) => ca,
+        None => Arc::new(CertificateAuthority::open(&settings.state_dir, Signs::Api)?),
     };
     let token = match (&settings.token, cluster.as_ref().and_then(|cluster| cluster.token())) {
         (Some(token), _) | (None, Some(token)) => token.clone(),
@@ -167,8 +167,9 @@ async fn own_database(host: &Arc<LocalHost>) -> anyhow::Result<SecretString> {
     let control = host.start_control().await.context("the control database could not be started")?;
     let socket_dir = control.socket_dir.to_string_lossy().into_owned();
     let socket_dir = utf8_percent_encode(&socket_dir, NON_ALPHANUMERIC);
-    let url = format!("postgres://{}@localhost:{}/postgres?host={socket_dir}&sslmode=disable", control.user, control.port);
-    Ok(url.into())
+    let (user, port) = (control.user, control.port);
+    let password = utf8_percent_encode(control.password.expose_secret(), NON_ALPHANUMERIC);
+    Ok(format!("postgres://{user}:{password}@localhost:{port}/postgres?host={socket_dir}&sslmode=disable").into())
 }
 
 /// Stops the control database cleanly, where the server has one of its own on this machine.

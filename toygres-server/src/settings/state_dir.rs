@@ -36,10 +36,10 @@ impl<'a> StateDir<'a> {
         self.path.join("token")
     }
 
-    /// The certificate of the CA that signs what a server here shows.
+    /// The certificate of the CA that signs what the API of a server here shows.
     #[must_use]
     pub fn ca_certificate_path(&self) -> PathBuf {
-        self.path.join("ca.crt")
+        self.path.join("api-ca.crt")
     }
 
     /// The server's log.

@@ -14,6 +14,7 @@ use super::config::KubernetesConfig;
 use crate::k8s_client::K8sClient;
 use crate::platform::PlatformEvent;
 use crate::platform::certificates::CertificateAuthority;
+use crate::platform::session::WayIn;
 
 /// How many instances' objects are made at once. A burst gains nothing: the API server makes them one
 /// by one anyway, and a kubelet that asks for a pod's volume before the API server's node authorizer
@@ -24,7 +25,8 @@ const EVENTS_KEPT: usize = 1024;
 pub(super) struct Cluster {
     pub(super) client: K8sClient,
     pub(super) config: KubernetesConfig,
-    pub(super) ca: Arc<CertificateAuthority>,
+    pub(super) ca: CertificateAuthority,
+    pub(super) way_in: WayIn,
     pub(super) events: broadcast::Sender<PlatformEvent>,
     /// The server's own database, once it was started here.
     pub(super) control: OnceLock<InstanceKey>,
@@ -36,11 +38,17 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    pub(super) fn new(client: K8sClient, config: KubernetesConfig, ca: CertificateAuthority) -> Self {
+    pub(super) fn new(
+        client: K8sClient,
+        config: KubernetesConfig,
+        ca: CertificateAuthority,
+        client_ca: CertificateAuthority,
+    ) -> Self {
         Self {
+            way_in: WayIn::new(&ca, client_ca),
             client,
             config,
-            ca: Arc::new(ca),
+            ca,
             events: broadcast::Sender::new(EVENTS_KEPT),
             control: OnceLock::new(),
             stop: CancellationToken::new(),

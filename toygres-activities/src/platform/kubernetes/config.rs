@@ -29,10 +29,10 @@ pub struct KubernetesConfig {
     pub cluster_domain: String,
     /// How long a pod may be without a node that can take it, before its creation is given up.
     pub scheduling_timeout_seconds: u64,
-    /// The folder with `ca.crt` and `ca.key`, which are made if they aren't there.
+    /// The folder with the CAs' certificates and keys, which are made if they aren't there.
     pub ca_dir: PathBuf,
     /// The Secret in the client's own namespace that holds the CA (see
-    /// [`OwnSecret`](super::OwnSecret)); only `ca.crt` is then put into [`ca_dir`](Self::ca_dir).
+    /// [`OwnSecret`](super::OwnSecret)); only the certificates are then put into [`ca_dir`](Self::ca_dir).
     pub own_secret: Option<String>,
 }
 

@@ -7,12 +7,13 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
-use toygres_models::{Failure, FailureKind, InstanceKey, InstanceName, InstanceSpec, PlatformName, StorageSize};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceName, InstanceSpec, Password, PlatformName, StorageSize};
 
 use super::cluster::Cluster;
 use super::identity::{self, MemberNames, Names};
 use super::passwords::KubernetesSecretStore;
 use crate::platform::Deployment;
+use crate::secrets::SecretStore;
 
 /// How long its first start, or its recovery, may take before the start of toygres gives up waiting.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -25,9 +26,9 @@ impl Cluster {
     /// See [`KubernetesPlatform::start_control`](super::KubernetesPlatform::start_control).
     pub(super) async fn control(&self, storage_size: StorageSize) -> Result<SecretString, Failure> {
         let key = self.control_key()?;
-        let password = {
+        let (password, is_new) = {
             let _guard = self.lock(&key).await;
-            let password = self.control_password(&key).await?;
+            let (password, is_new) = self.control_password(&key).await?;
             let set = self.client.ours::<StatefulSet>(&key, &MemberNames::first(&key).set).await?;
             // Its data is one major's: another one couldn't read it. Any minor can.
             let major = set.as_ref().and_then(identity::version_of).map(|there| there.major().to_string().parse()).transpose()?;
@@ -37,9 +38,9 @@ impl Cluster {
                 ..InstanceSpec::new(PlatformName::Kubernetes, major.unwrap_or(chosen))
             };
             let deployment =
-                Deployment { key: key.clone(), instance_id: None, spec, password: password.clone(), data_exists: false };
+                Deployment { key: key.clone(), instance_id: None, spec, password: password.clone(), data_exists: is_new };
             self.create(&deployment, &CancellationToken::new()).await?;
-            password
+            (password, is_new)
         };
         // From now on its certificate is renewed with the others.
         let _ = self.control.set(key.clone());
@@ -52,25 +53,27 @@ impl Cluster {
                 format!("toygres's own database {key} was not ready within {seconds} s; it goes on, try again later{reason}");
             return Err(Failure::transient(FailureKind::TimedOut, message).with_evidence(evidence));
         }
+        if is_new {
+            // Kept last: cut off before, it is done again with another one.
+            self.set_password(&key, &password).await?;
+            KubernetesSecretStore::new(self.client.clone(), Vec::new()).put(&key, &password).await?;
+        } else {
+            self.ensure_user(&key).await?;
+        }
         Ok(self.locate(&key).await?.uri.with_secret(&password))
     }
 
-    /// The first of several servers makes it, and the others take that one.
-    async fn control_password(&self, key: &InstanceKey) -> Result<SecretString, Failure> {
+    /// The first of several servers makes it, and the others take that one. Where the Secret is gone, a new one, which has to
+    /// be set and kept when the server is ready: `true`.
+    async fn control_password(&self, key: &InstanceKey) -> Result<(SecretString, bool), Failure> {
         let (names, member) = (Names::of(key), MemberNames::first(key));
         // In this order: the Secret is always made before the volume.
         let claim = self.client.ours::<PersistentVolumeClaim>(key, &member.data).await?;
         let secret = self.client.ours::<Secret>(key, &names.password).await?;
         if claim.is_some() && secret.is_none() {
-            let message = format!(
-                "the Secret {}/{} is gone, and with it the password of toygres's own database; nothing was changed. Put it back \
-                 from a backup; without one, set a new password in the pod {}, where psql needs none, and make the Secret anew \
-                 with it and with the labels and annotations of {}",
-                key.namespace, names.password, member.pod, names.tls
-            );
-            return Err(Failure::permanent(FailureKind::NotFound, message));
+            return Ok((Password::generate(), true));
         }
-        KubernetesSecretStore::new(self.client.clone(), Vec::new()).get_or_generate(key).await
+        Ok((KubernetesSecretStore::new(self.client.clone(), Vec::new()).get_or_generate(key).await?, false))
     }
 }
 

@@ -2,14 +2,18 @@
 
 use k8s_openapi::api::core::v1::{Event, Service};
 use kube::api::ListParams;
+use secrecy::SecretString;
+use sqlx::postgres::PgConnectOptions;
 use toygres_models::{ConnectionUri, Failure, FailureKind, InstanceKey};
 
 use super::cluster::Cluster;
 use super::forward::Forward;
 use super::identity::is_of;
 use super::objects::tls::{external_address, internal_name};
+use super::passwords::KubernetesSecretStore;
 use super::watch::readiness::describe;
-use crate::platform::{Endpoint, Reach};
+use crate::platform::{Endpoint, Reach, session};
+use crate::secrets::SecretStore;
 
 const PORT: u16 = 5432;
 
@@ -72,6 +76,38 @@ impl Cluster {
         let forward = Forward::open(&self.client, &key, 0).await?;
         let address = forward.address();
         Ok(Some(Reach { host: address.ip().to_string(), port: address.port(), held: Box::new(forward) }))
+    }
+
+    /// Makes the user's role of a server that is ready, unless it is there, with the password that is kept for it.
+    pub(super) async fn ensure_user(&self, key: &InstanceKey) -> Result<(), Failure> {
+        self.as_toygres(key, async |options| {
+            let secrets = KubernetesSecretStore::new(self.client.clone(), Vec::new());
+            session::make_user(&options, async { secrets.get(key).await }).await
+        })
+        .await
+    }
+
+    /// See [`Platform::set_password`](crate::platform::Platform::set_password).
+    pub(super) async fn set_password(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
+        self.as_toygres(key, async |options| session::ensure_user(&options, password).await).await
+    }
+
+    /// Does something with a server by toygres's own way in.
+    async fn as_toygres<T>(
+        &self,
+        key: &InstanceKey,
+        work: impl AsyncFnOnce(PgConnectOptions) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        // Held until it is done.
+        let forward = match self.client.is_in_cluster() {
+            true => None,
+            false => Some(Forward::open(&self.client, key, 0).await?),
+        };
+        let options = match forward.as_ref().map(Forward::address) {
+            Some(address) => self.way_in.options(&address.ip().to_string(), address.port())?,
+            None => self.way_in.options(&internal_name(key, &self.config.cluster_domain), PORT)?,
+        };
+        work(options).await
     }
 
     /// The instance of which `host` is the name inside the cluster.

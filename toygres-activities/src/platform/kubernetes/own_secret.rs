@@ -1,8 +1,8 @@
 //! The installation's own Secret: what all replicas of a server that runs in the cluster share.
 //!
-//! Its keys are `token`, which clients of the server have to give, and `ca.crt` and `ca.key`, the CA
-//! that signs the instances' certificates. What is missing is made, by one request that only the
-//! first of several replicas gets through, so that all of them end up with the same.
+//! Its keys are `token`, which clients of the server have to give, and certificate and key of each CA ([`Signs`]).
+//! What is missing is made, by one request that only the first of several replicas gets through, so that all of them
+//! end up with the same.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,11 +17,10 @@ use toygres_models::{Failure, FailureKind, Invalid, Password};
 
 use super::identity;
 use crate::k8s_client::{FIELD_MANAGER, K8sClient};
-use crate::platform::certificates::CertificateAuthority;
+use crate::platform::certificates::{CertificateAuthority, Signs};
 
 const TOKEN: &str = "token";
-const CA_CERTIFICATE: &str = "ca.crt";
-const CA_KEY: &str = "ca.key";
+const CAS: [Signs; 3] = [Signs::Instances, Signs::Clients, Signs::Api];
 /// How often somebody else may be quicker. Each time, less is missing.
 const ATTEMPTS: usize = 5;
 
@@ -33,19 +32,23 @@ pub struct OwnSecret {
     pub token: SecretString,
     /// What signs the instances' certificates.
     pub(crate) ca: CertificateAuthority,
+    /// What signs those with which toygres logs in to them.
+    pub(crate) client_ca: CertificateAuthority,
+    /// What signs the API's.
+    pub(crate) api_ca: CertificateAuthority,
 }
 
 impl OwnSecret {
-    /// Reads the Secret `name`, made or completed where it has to be, and puts `ca.crt` into `folder`
-    /// for clients to trust. The CA's key is written to no file.
+    /// Reads the Secret `name`, made or completed where it has to be, and puts the certificates of
+    /// its CAs into `folder` for clients to trust. Their keys are written to no file.
     ///
     /// # Errors
     /// If what it holds can't be used, which is then left as it is, or it can't be read or written.
     pub async fn open(client: &K8sClient, namespace: &str, name: &str, folder: &Path) -> Result<Self, Failure> {
         Self::check_name(name)?;
-        if folder.join(CA_KEY).exists() {
+        if let Some(own) = CAS.map(Signs::key_file).into_iter().find(|key| folder.join(key).exists()) {
             let message = format!(
-                "the folder {} has a CA of its own (ca.key), and the one in the Secret {namespace}/{name} would be mixed with it; \
+                "the folder {} has a CA of its own ({own}), and the one in the Secret {namespace}/{name} would be mixed with it; \
                  nothing was changed. Choose another folder: TOYGRES_CA_DIR",
                 folder.display()
             );
@@ -69,7 +72,9 @@ impl OwnSecret {
                 let folder = folder.to_owned();
                 return in_files(move || {
                     make_folder(&folder)?;
-                    own.ca.publish()?;
+                    for ca in [&own.ca, &own.client_ca, &own.api_ca] {
+                        ca.publish()?;
+                    }
                     Ok(own)
                 })
                 .await;
@@ -105,8 +110,12 @@ impl OwnSecret {
         if !token.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(format!("{TOKEN} has a character that no HTTP header can hold"));
         }
-        let ca = CertificateAuthority::from_pem(text(CA_CERTIFICATE)?, &text(CA_KEY)?, folder.join(CA_CERTIFICATE))?;
-        Ok(Self { token: token.into(), ca })
+        let ca = |signs: Signs| {
+            let (certificate, key) = (text(signs.certificate_file())?, text(signs.key_file())?);
+            CertificateAuthority::from_pem(signs, certificate, &key, folder.join(signs.certificate_file()))
+        };
+        let [ca, client_ca, api_ca] = [ca(Signs::Instances)?, ca(Signs::Clients)?, ca(Signs::Api)?];
+        Ok(Self { token: token.into(), ca, client_ca, api_ca })
     }
 }
 
@@ -115,7 +124,7 @@ fn unusable(place: &str, problem: &str) -> Failure {
         FailureKind::Platform,
         format!(
             "the Secret {place} can't be used: {problem}; nothing was changed. Restore it, or remove the key that is wrong \
-             (ca.crt and ca.key both) to have a new one made, which clients then have to be given"
+             (of a CA both the certificate and the key) to have a new one made, which clients then have to be given"
         ),
     )
 }
@@ -128,15 +137,18 @@ fn missing(data: &Data) -> Result<Data, String> {
     if lacks(TOKEN) {
         add(TOKEN, Password::generate().expose_secret());
     }
-    match (lacks(CA_CERTIFICATE), lacks(CA_KEY)) {
-        (false, false) => {}
-        (true, true) => {
-            let (certificate, key) = CertificateAuthority::generate().map_err(|failure| failure.message)?;
-            add(CA_CERTIFICATE, &certificate);
-            add(CA_KEY, &key);
+    for signs in CAS {
+        let (certificate_file, key_file) = (signs.certificate_file(), signs.key_file());
+        match (lacks(certificate_file), lacks(key_file)) {
+            (false, false) => {}
+            (true, true) => {
+                let (certificate, key) = CertificateAuthority::generate(signs).map_err(|failure| failure.message)?;
+                add(certificate_file, &certificate);
+                add(key_file, &key);
+            }
+            (true, false) => return Err(format!("it has {key_file} without {certificate_file}")),
+            (false, true) => return Err(format!("it has {certificate_file} without {key_file}")),
         }
-        (true, false) => return Err(format!("it has {CA_KEY} without {CA_CERTIFICATE}")),
-        (false, true) => return Err(format!("it has {CA_CERTIFICATE} without {CA_KEY}")),
     }
     Ok(missing)
 }
@@ -205,15 +217,18 @@ mod tests {
     fn what_is_missing_is_made_and_the_rest_is_kept() {
         let folder = Path::new("/nonexistent");
         let all = missing(&Data::new()).unwrap();
-        assert_eq!(all.keys().collect::<Vec<_>>(), [CA_CERTIFICATE, CA_KEY, TOKEN]);
+        let pairs = CAS.iter().flat_map(|signs| [signs.certificate_file(), signs.key_file()]);
+        let mut expected: Vec<_> = pairs.chain([TOKEN]).collect();
+        expected.sort_unstable();
+        assert_eq!(all.keys().collect::<Vec<_>>(), expected);
         let own = OwnSecret::read(&all, folder).unwrap();
         assert_eq!(own.token.expose_secret().len(), 32);
         assert_eq!(own.ca.certificate_path(), folder.join("ca.crt"));
         assert!(missing(&all).unwrap().is_empty());
 
-        let mut only_token = data(&[(TOKEN, "mine\n"), (CA_KEY, "")]);
+        let mut only_token = data(&[(TOKEN, "mine\n"), ("ca.key", "")]);
         let added = missing(&only_token).unwrap();
-        assert_eq!(added.keys().collect::<Vec<_>>(), [CA_CERTIFICATE, CA_KEY]);
+        assert_eq!(added.len(), all.len() - 1);
         only_token.extend(added);
         assert_eq!(OwnSecret::read(&only_token, folder).unwrap().token.expose_secret(), "mine");
     }
@@ -221,12 +236,12 @@ mod tests {
     #[test]
     fn half_a_ca_and_a_wrong_one_are_refused_in_words_that_hold_no_secret() {
         let whole = missing(&Data::new()).unwrap();
-        for lost in [CA_CERTIFICATE, CA_KEY] {
+        for lost in ["ca.crt", "ca.key", "client-ca.crt", "api-ca.key"] {
             let mut half = whole.clone();
             half.remove(lost);
             assert!(missing(&half).unwrap_err().contains(lost));
         }
-        for (key, value) in [(CA_KEY, "find-me"), (CA_CERTIFICATE, "find-me"), (TOKEN, "find me")] {
+        for (key, value) in [("client-ca.key", "find-me"), ("ca.crt", "find-me"), (TOKEN, "find me")] {
             let mut wrong = whole.clone();
             wrong.extend(data(&[(key, value)]));
             let problem = OwnSecret::read(&wrong, Path::new("")).err().unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Once};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use k8s_openapi::NamespaceResourceScope;
@@ -31,16 +31,20 @@ use super::passwords::KubernetesSecretStore;
 use super::watch::logs::LogReader;
 use super::watch::pod_events;
 use crate::k8s_client::K8sClient;
-use crate::platform::certificates::CertificateAuthority;
+use crate::platform::certificates::{CertificateAuthority, Signs};
 use crate::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
     detached,
 };
 
+/// How long after a log-in that failed the next one is tried.
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(300);
+
 /// Instances as pods. Dropping it ends the watching; servers run on.
 pub struct KubernetesPlatform {
     cluster: Arc<Cluster>,
-    token: Option<SecretString>,
+    /// The token and the API's CA, of the Secret that holds them.
+    own: Option<(SecretString, Arc<CertificateAuthority>)>,
     /// What goes on in the background from the first subscription on.
     watching: Once,
     cluster_id: OnceCell<Option<String>>,
@@ -54,22 +58,24 @@ impl KubernetesPlatform {
     /// If there is no usable configuration of a client, or the CA can't be read or made.
     pub async fn connect(config: KubernetesConfig) -> Result<Arc<Self>, Failure> {
         let client = K8sClient::connect(&config.cluster).await?;
-        let (ca, token) = match &config.own_secret {
+        let (ca, client_ca, own) = match &config.own_secret {
             Some(name) => {
                 let own = OwnSecret::open(&client, client.default_namespace(), name, &config.ca_dir).await?;
-                (own.ca, Some(own.token))
+                (own.ca, own.client_ca, Some((own.token, Arc::new(own.api_ca))))
             }
             None => {
                 let folder = config.ca_dir.clone();
                 let opened = in_files(move || {
                     make_folder(&folder)?;
-                    CertificateAuthority::open(&folder)
+                    let open = |signs| CertificateAuthority::open(&folder, signs);
+                    Ok((open(Signs::Instances)?, open(Signs::Clients)?))
                 });
-                (opened.await?, None)
+                let (ca, client_ca) = opened.await?;
+                (ca, client_ca, None)
             }
         };
-        let cluster = Arc::new(Cluster::new(client, config, ca));
-        Ok(Arc::new(Self { cluster, token, watching: Once::new(), cluster_id: OnceCell::new() }))
+        let cluster = Arc::new(Cluster::new(client, config, ca, client_ca));
+        Ok(Arc::new(Self { cluster, own, watching: Once::new(), cluster_id: OnceCell::new() }))
     }
 
     /// The place for the passwords of this cluster's instances.
@@ -81,13 +87,13 @@ impl KubernetesPlatform {
     /// The token that the Secret with the CA holds, where the configuration names one.
     #[must_use]
     pub fn token(&self) -> Option<&SecretString> {
-        self.token.as_ref()
+        self.own.as_ref().map(|(token, _)| token)
     }
 
-    /// What signs the instances' certificates.
+    /// What signs the API's certificate, where the configuration names the Secret that holds it.
     #[must_use]
-    pub fn certificate_authority(&self) -> Arc<CertificateAuthority> {
-        self.cluster.ca.clone()
+    pub fn api_ca(&self) -> Option<Arc<CertificateAuthority>> {
+        self.own.as_ref().map(|(_, ca)| ca.clone())
     }
 
     /// Its client.
@@ -199,12 +205,33 @@ impl Platform for KubernetesPlatform {
         .await
     }
 
+    async fn set_password(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
+        self.cluster.set_password(key, password).await
+    }
+
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
         self.cluster.observe(key).await
     }
 
     async fn wait_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure> {
-        self.cluster.watch_until_ready(key, timeout).await
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let observation = self.cluster.watch_until_ready(key, left).await?;
+            if !observation.ready {
+                return Ok(observation);
+            }
+            match self.cluster.ensure_user(key).await {
+                Ok(()) => return Ok(observation),
+                Err(failure) if !failure.retryable => return Err(failure),
+                // What the cluster says of a server is some seconds old.
+                Err(failure) if Instant::now() < deadline => {
+                    tracing::debug!(instance.key = %key, error = %failure, "a server that is ready doesn't let toygres in yet");
+                    tokio::time::sleep(RECONNECT_INTERVAL).await;
+                }
+                Err(failure) => return Ok(Observation { ready: false, reason: Some(failure), ..observation }),
+            }
+        }
     }
 
     async fn endpoint(&self, key: &InstanceKey) -> Result<Endpoint, Failure> {

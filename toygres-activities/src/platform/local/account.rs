@@ -22,8 +22,6 @@ pub struct Account {
     pub gid: u32,
     /// Why it was chosen, for `doctor`.
     pub chosen: &'static str,
-    /// Our own user's name: the one that peer authentication sees when toygres connects.
-    pub own_name: String,
     /// Whether it isn't ourselves.
     pub switches: bool,
 }
@@ -69,17 +67,14 @@ impl Account {
                 ));
             }
             return Ok(Self {
-                name: own_name.clone(),
+                name: own_name,
                 uid: own_uid,
                 gid: own_gid,
                 chosen: "the user that toygres runs as",
-                own_name,
                 switches: false,
             });
         }
-        let made = |name: &str, (uid, gid), chosen| {
-            Ok(Self { name: name.to_owned(), uid, gid, chosen, own_name: own_name.clone(), switches: true })
-        };
+        let made = |name: &str, (uid, gid), chosen| Ok(Self { name: name.to_owned(), uid, gid, chosen, switches: true });
         if let Some(wanted) = wanted {
             return match find(wanted) {
                 Some((0, _)) => Err(Failure::permanent(
@@ -116,6 +111,12 @@ impl Account {
             "PostgreSQL refuses to run as root, and there is no user to run it as; \
              run `useradd --system --no-create-home toygres`, or run toygres as an ordinary user",
         ))
+    }
+
+    /// The mode and owner of a file that its servers may read and not write, as far as the operating system can tell the two
+    /// apart.
+    pub(super) fn readable(&self) -> (u32, Option<Owner>) {
+        if self.switches { (0o640, Some((rustix::process::geteuid().as_raw(), self.gid))) } else { (0o600, None) }
     }
 
     /// As owner of files; `None` when they belong to us anyway.

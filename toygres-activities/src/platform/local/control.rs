@@ -1,25 +1,26 @@
 //! The control database: where toygres keeps its metadata and its workflows' state, unless told to
 //! use another one.
 //!
-//! A server like any instance's, by the same code, but with no network: only its socket.
+//! A server like any instance's, by the same code, but with no network: only its socket, which asks for a password.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
-use toygres_models::connection::USER;
-use toygres_models::{Failure, FailureKind};
+use toygres_models::{Failure, FailureKind, Password};
 
-use super::files::{blocking, lock, remove_tree, sync_directory};
-use super::pool::Pool;
+use super::files::{Durability, blocking, failed, lock, make_folder, remove_file, remove_tree, sync_directory, write_whole};
+use super::pool::initdb;
 use super::programs::Programs;
+use super::programs::archives::sync_all;
 use super::programs::versions::Versions;
 use super::server::process::Postmaster;
-use super::server::settings::Role;
 use super::server::supervisor::{Charge, keep_running};
-use super::server::{Server, StartFailure, Surroundings, major_of};
+use super::server::{Server, StartFailure, Surroundings};
+use crate::platform::session::TOYGRES;
 
 /// The number in its socket's name. It opens no TCP port.
 const PORT: u16 = 5432;
@@ -28,35 +29,44 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a clean stop may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// In its folder: the superuser's password, which only our own user may read.
+const PASSWORD_FILE: &str = "password";
+
 /// The control database, as its clients need it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ControlServer {
     /// The folder of its socket.
     pub socket_dir: PathBuf,
     /// The port number in the socket's name; it listens on no network.
     pub port: u16,
-    /// The superuser; the socket asks for no password.
+    /// The superuser.
     pub user: String,
+    /// Its password.
+    pub password: SecretString,
 }
 
 pub(super) struct Control {
     server: Arc<Server>,
+    password: SecretString,
     surroundings: Arc<Surroundings>,
     supervision: Mutex<Option<CancellationToken>>,
 }
 
 impl Control {
-    pub(super) fn new(state_dir: &Path, surroundings: Arc<Surroundings>) -> Self {
+    /// That of a state directory, whose password is made with the first one.
+    pub(super) fn open(state_dir: &Path, surroundings: Arc<Surroundings>) -> Result<Self, Failure> {
         let home = state_dir.join("control");
-        let server = Server::new("toygres control database".into(), home, Role::Control, surroundings.clone());
-        Self { server: Arc::new(server), surroundings, supervision: Mutex::default() }
+        let password = password_of(&home)?;
+        let server = Server::control(home, password.clone(), surroundings.clone());
+        Ok(Self { server: Arc::new(server), password, surroundings, supervision: Mutex::default() })
     }
 
-    pub(super) async fn start(&self, versions: &Versions, pool: &Arc<Pool>) -> Result<ControlServer, Failure> {
+    pub(super) async fn start(&self, versions: &Versions) -> Result<ControlServer, Failure> {
         let programs = {
             let _guard = self.server.lock().await;
             let data = self.server.data();
-            let programs = match major_of(&data) {
+            let found = self.server.clone();
+            let programs = match blocking(move || Ok(found.major())).await? {
                 Some(major) => {
                     let version = major.to_string().parse().map_err(|_| {
                         let message = format!(
@@ -67,7 +77,7 @@ impl Control {
                     })?;
                     versions.obtain_for(version, None).await?
                 }
-                None => self.initialise(versions, pool).await?,
+                None => self.initialise(versions).await?,
             };
             let postmaster = self.server.start(&programs, PORT).await.map_err(|start| start.failure)?;
             match self.server.wait_answer(&postmaster, PORT, START_TIMEOUT).await {
@@ -92,17 +102,36 @@ impl Control {
             earlier.cancel();
         }
         tokio::spawn(keep_running(Arc::new(Kept { server: self.server.clone(), programs }), stop));
-        Ok(ControlServer { socket_dir: self.surroundings.socket_dir.clone(), port: PORT, user: USER.into() })
+        Ok(ControlServer {
+            socket_dir: self.surroundings.socket_dir.clone(),
+            port: PORT,
+            user: TOYGRES.into(),
+            password: self.password.clone(),
+        })
     }
 
-    async fn initialise(&self, versions: &Versions, pool: &Arc<Pool>) -> Result<Programs, Failure> {
+    async fn initialise(&self, versions: &Versions) -> Result<Programs, Failure> {
         let programs = versions.obtain(versions.resolve(None).await?).await?;
-        let directory = pool.take(&programs).await?;
+        let account = self.surroundings.account.clone();
         let (home, data) = (self.server.home.clone(), self.server.data());
+        let (building, verifier_file) = (home.join("building"), home.join("verifier"));
+        // The password itself is nothing for the servers' account. PostgreSQL takes the verifier in its place.
+        let verifier = postgres_protocol::password::scram_sha_256(self.password.expose_secret().as_bytes());
+        let (made, written, owner) = (building.clone(), verifier_file.clone(), account.clone());
         blocking(move || {
+            remove_tree(&made)?;
+            make_folder(&made, 0o700, owner.owner())?;
+            let (mode, owner) = owner.readable();
+            write_whole(&written, verifier.as_bytes(), mode, owner, Durability::Repairable)
+        })
+        .await?;
+        initdb(&account, &programs, &building, Some(&verifier_file)).await?;
+        blocking(move || {
+            remove_file(&verifier_file)?;
+            sync_all(&building)?;
             // It has no PG_VERSION, so it never held anything.
             remove_tree(&data)?;
-            directory.place(&data)?;
+            std::fs::rename(&building, &data).map_err(failed("rename", &building))?;
             sync_directory(&home)
         })
         .await?;
@@ -124,6 +153,28 @@ impl Control {
             None => Ok(()),
         }
     }
+}
+
+/// Reads the password in the control database's folder, or makes one.
+fn password_of(home: &Path) -> Result<SecretString, Failure> {
+    let path = home.join(PASSWORD_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(password) if !password.trim().is_empty() => return Ok(password.trim().into()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("read", &path)(error)),
+    }
+    if home.join("data").exists() {
+        let message = format!(
+            "the password of the control database is gone: {} is missing, and its data is intact; nothing was changed. Put the \
+             file back from a copy",
+            path.display()
+        );
+        return Err(Failure::permanent(FailureKind::NotFound, message));
+    }
+    let password = Password::generate();
+    write_whole(&path, password.expose_secret().as_bytes(), 0o600, None, Durability::Synced)?;
+    Ok(password)
 }
 
 struct Kept {

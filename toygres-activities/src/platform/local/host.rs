@@ -17,7 +17,8 @@ use super::programs::archives::FetchProgress;
 use super::programs::find_program;
 use super::programs::versions::Versions;
 use super::server::Surroundings;
-use crate::platform::certificates::CertificateAuthority;
+use crate::platform::certificates::{CertificateAuthority, Signs};
+use crate::platform::session::WayIn;
 
 /// Longest path of a Unix socket: what `sun_path` holds, less the NUL.
 const MAX_SOCKET_PATH_BYTES: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
@@ -45,17 +46,18 @@ impl LocalHost {
         let state_dir = std::path::absolute(&config.state_dir).map_err(failed("find", &config.state_dir))?;
         let cache_dir = std::path::absolute(&config.cache_dir).map_err(failed("find", &config.cache_dir))?;
         check_owner(&state_dir)?;
-        let account = Account::choose(config.run_as_user.as_deref(), Missing::Create).await?;
+        let account = Arc::new(Account::choose(config.run_as_user.as_deref(), Missing::Create).await?);
         let made_account = account.clone();
-        let (state_dir, cache_dir, ca, machine_id) = blocking(move || {
+        let (state_dir, cache_dir, machine_id, surroundings, control) = blocking(move || {
             let (state_dir, cache_dir) = make_folders(&state_dir, &cache_dir, &made_account)?;
-            let ca = CertificateAuthority::open(&state_dir)?;
+            let ca = CertificateAuthority::open(&state_dir, Signs::Instances)?;
+            let way_in = WayIn::new(&ca, CertificateAuthority::open(&state_dir, Signs::Clients)?);
             let machine_id = machine_id(&state_dir)?;
-            Ok((state_dir, cache_dir, ca, machine_id))
+            let surroundings = Arc::new(Surroundings { account: made_account, socket_dir: state_dir.join("run"), ca, way_in });
+            let control = Control::open(&state_dir, surroundings.clone())?;
+            Ok((state_dir, cache_dir, machine_id, surroundings, control))
         })
         .await?;
-        let account = Arc::new(account);
-        let surroundings = Arc::new(Surroundings { account: account.clone(), socket_dir: state_dir.join("run"), ca });
         let pool = Pool::new(state_dir.join("pool"), account, config.pool_size);
         let versions = Versions::new(&cache_dir);
         let (leftover_pool, leftover_archives) = (pool.clone(), versions.archives.clone());
@@ -64,7 +66,7 @@ impl LocalHost {
             leftover_archives.remove_leftovers();
         });
         Ok(Arc::new(Self {
-            control: Control::new(&state_dir, surroundings.clone()),
+            control,
             state_dir,
             machine_id,
             cache_dir,
@@ -143,7 +145,7 @@ impl LocalHost {
     /// # Errors
     /// With the server's own words if it doesn't start.
     pub async fn start_control(&self) -> Result<ControlServer, Failure> {
-        self.control.start(&self.versions, &self.pool).await
+        self.control.start(&self.versions).await
     }
 
     /// Stops the control database cleanly. No error if it doesn't run.

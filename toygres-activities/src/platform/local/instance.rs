@@ -6,16 +6,15 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
-use toygres_models::{Failure, FailureKind, InstanceKey};
+use toygres_models::{Failure, InstanceKey};
 
 use super::files::{blocking, lock};
 use super::host::LocalHost;
 use super::platform::STOP_TIMEOUT;
 use super::record::Record;
 use super::server::process::Postmaster;
-use super::server::settings::Role;
 use super::server::supervisor::{Charge, keep_running};
-use super::server::{Server, StartFailure, major_of};
+use super::server::{Server, StartFailure};
 use crate::platform::PlatformEvent;
 
 /// What the instances of one platform share.
@@ -38,7 +37,7 @@ pub(super) struct Instance {
 impl Instance {
     pub(super) fn new(key: InstanceKey, common: Arc<Common>) -> Self {
         let home = common.host.state_dir.join("instances").join(key.namespace.as_str()).join(key.name.as_str());
-        let server = Server::new(key.to_string(), home, Role::Instance, common.host.surroundings.clone());
+        let server = Server::instance(key.to_string(), home, common.host.surroundings.clone());
         Self { key, server: Arc::new(server), common, supervision: Mutex::default() }
     }
 
@@ -93,7 +92,7 @@ impl Instance {
         if let Some(running) = self.server.find() {
             return Ok(running);
         }
-        if let Some(failure) = data_gone(&self.server) {
+        if let Some(failure) = data_gone(&self.server).await {
             return Err(failure.into());
         }
         let _turn = self.common.starts.acquire().await;
@@ -104,17 +103,13 @@ impl Instance {
 
 /// The failure of a provisioned instance whose data somebody removed. It is never made anew: an
 /// empty database under an old name would pass for the lost one.
-pub(super) fn data_gone(server: &Server) -> Option<Failure> {
-    major_of(&server.data()).is_none().then(|| data_is_gone(server))
-}
-
-pub(super) fn data_is_gone(server: &Server) -> Failure {
-    let message = format!(
-        "the data directory {} of {} is gone or broken; put it back from a backup",
-        server.data().display(),
-        server.label
-    );
-    Failure::permanent(FailureKind::StartFailed, message)
+pub(super) async fn data_gone(server: &Arc<Server>) -> Option<Failure> {
+    let checked = server.clone();
+    match blocking(move || Ok(checked.major())).await {
+        Ok(Some(_)) => None,
+        Ok(None) => Some(server.data_is_gone()),
+        Err(failure) => Some(failure),
+    }
 }
 
 #[async_trait]
@@ -129,7 +124,7 @@ impl Charge for Instance {
             // It is stopped, or half-made.
             Some(_) => Ok(None),
             // Somebody removed the record by hand: a removal by toygres ends this task.
-            None => match data_gone(&self.server) {
+            None => match data_gone(&self.server).await {
                 Some(failure) => Err(failure.into()),
                 None => Ok(None),
             },
@@ -144,7 +139,7 @@ impl Charge for Instance {
     async fn tend(&self) {
         let server = self.server.clone();
         let _ = blocking(move || {
-            if let Some(major) = major_of(&server.data()) {
+            if let Some(major) = server.major() {
                 server.tend(major);
             }
             Ok(())

@@ -20,14 +20,16 @@
 //!
 //! | path | content |
 //! |---|---|
-//! | `instances/<namespace>/<name>/` | `instance.json`, `data/`, `log/`, `server.crt`, `server.key` |
-//! | `control/` | the control database: `data/`, `log/` |
+//! | `instances/<namespace>/<name>/` | `instance.json`, `data/`, `log/`, `toygres.conf`, `pg_hba.conf`, `server.crt`, `server.key` |
+//! | `control/` | the control database: `data/`, `log/`, `toygres.conf`, `pg_hba.conf`, `password` |
 //! | `pool/<version>@<programs>/` | data directories made ahead of need |
-//! | `run/` | the servers' sockets, told apart by port |
+//! | `run/` | the control database's socket |
 //! | `id` | what tells this machine's instances from those of others that share a database |
-//! | `ca.crt`, `ca.key` | toygres's own certificate authority |
+//! | `ca.crt`, `ca.key` | the CA that signs the instances' certificates |
+//! | `client-ca.crt`, `client-ca.key` | the CA that signs those with which toygres logs in to instances |
+//! | `api-ca.crt`, `api-ca.key` | the CA that signs the API's certificate |
 //!
-//! The modules, from the ground up: `files` and `account` (whom servers run as), `logs`, `programs` (which PostgreSQL),
+//! The modules, from the ground up: `files`, `account` (whom servers run as) and `tenant_file` (what a tenant can write), `logs`, `programs` (which PostgreSQL),
 //! `server` (one data directory and its server: configuration, processes, and keeping it running), `pool` (initdb ahead of
 //! need), `control`, `record` and `ports`, `instance` and `creation`, and on top `host` and `platform`; `diagnose` looks at all
 //! of it.
@@ -46,6 +48,7 @@ mod ports;
 pub mod programs;
 mod record;
 mod server;
+mod tenant_file;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use secrecy::SecretString;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use toygres_models::{
@@ -120,13 +121,12 @@ impl Inner {
         let guard = server.lock_to_remove().await?;
         instance.release();
         let searched = server.clone();
-        let (existed, port, running) = blocking(move || {
+        let (existed, running) = blocking(move || {
             let existed = searched.home.exists();
-            let port = Record::read(&searched.home).ok().flatten().map(|record| record.port);
             // From here on it is no instance, and nobody starts it again, whatever happens to us.
             Record::remove(&searched.home)?;
             kill_point("remove-record-gone");
-            Ok((existed, port, searched.search()))
+            Ok((existed, searched.search()))
         })
         .await?;
         if let Some(running) = &running {
@@ -138,8 +138,7 @@ impl Inner {
             let home = &removed.home;
             if existed && !was_running {
                 // It died, perhaps a moment ago.
-                super::server::process::end_orphans(&removed.data());
-                removed.remove_left_socket(port)?;
+                removed.end_orphans();
             }
             // First, so that what is left by a removal that fails half-way is never started.
             remove_file(&removed.data().join("PG_VERSION"))?;
@@ -163,6 +162,12 @@ impl Inner {
         Ok(existed || running.is_some())
     }
 
+    async fn set_password(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
+        let instance = self.instance(key);
+        let record = instance.read_record().await?.ok_or_else(|| not_found(key))?;
+        instance.server.ensure_user(record.port, password).await
+    }
+
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
         let observed = |phase, ready, reason| Ok(Some(Observation::new(phase, ready, reason)));
         let home = Instance::new(key.clone(), self.common.clone()).home().to_owned();
@@ -177,8 +182,8 @@ impl Inner {
             }
             Ok(None) => {
                 // Somebody removed the folder of one that is kept running.
-                let lost = self.known(key).filter(|instance| instance.is_supervised());
-                return match lost.and_then(|instance| data_gone(&instance.server)) {
+                let Some(lost) = self.known(key).filter(|instance| instance.is_supervised()) else { return Ok(None) };
+                return match data_gone(&lost.server).await {
                     Some(failure) => observed(Phase::Failed, false, Some(failure)),
                     None => Ok(None),
                 };
@@ -194,7 +199,7 @@ impl Inner {
         let instance = self.instance(key);
         let server = instance.server.clone();
         if record.provisioned
-            && let Some(failure) = data_gone(&server)
+            && let Some(failure) = data_gone(&server).await
         {
             return observed(Phase::Failed, false, Some(failure));
         }
@@ -242,9 +247,12 @@ impl Inner {
             }
             if observation.phase == Phase::Failed {
                 // One that has just ended is restarted in a moment; a start that failed is an answer.
-                let restarts = self.known(key).is_some_and(|instance| {
-                    instance.is_supervised() && instance.server.last_failure().is_none() && data_gone(&instance.server).is_none()
-                });
+                let restarted =
+                    self.known(key).filter(|instance| instance.is_supervised() && instance.server.last_failure().is_none());
+                let restarts = match restarted {
+                    Some(instance) => data_gone(&instance.server).await.is_none(),
+                    None => false,
+                };
                 if !restarts {
                     return Err(observation.reason.unwrap_or_else(|| not_found(key)));
                 }
@@ -303,6 +311,10 @@ impl Platform for LocalPlatform {
         detached(async move { inner.restart(&key, &request_id).await }).await
     }
 
+    async fn set_password(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
+        self.inner.set_password(key, password).await
+    }
+
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
         self.inner.observe(key).await
     }
@@ -340,7 +352,7 @@ impl Platform for LocalPlatform {
     }
 
     async fn records(&self) -> Result<Vec<InstanceRecord>, Failure> {
-        let folder = self.host().state_dir.join("instances");
+        let (folder, uid) = (self.host().state_dir.join("instances"), self.host().account().uid);
         blocking(move || {
             let read = |(key, home): (InstanceKey, PathBuf)| {
                 let record = Record::read(&home).ok().flatten()?;
@@ -351,7 +363,7 @@ impl Platform for LocalPlatform {
             let found = instance_folders(&folder)?.into_iter().filter_map(read);
             // One that was created stopped has never been started.
             let is_made = |record: &Record| record.provisioned || record.spec.power == Power::Stopped;
-            let made = found.filter(|record| is_made(record) && major_of(&home_data(&folder, &record.key)).is_some());
+            let made = found.filter(|record| is_made(record) && major_of(&home_data(&folder, &record.key), uid).is_some());
             let records = made.map(|Record { key, instance_id, spec, .. }| InstanceRecord { key, instance_id, spec });
             Ok(records.collect())
         })

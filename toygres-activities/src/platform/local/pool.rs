@@ -8,7 +8,6 @@
 //! waits for first. A directory is announced by its rename, after its content has been synced.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -22,8 +21,9 @@ use super::account::Account;
 use super::files::{blocking, failed, lock, make_folder, names_in, remove_tree};
 use super::programs::Programs;
 use super::programs::archives::sync_all;
-use super::server::settings::INCLUDE;
+use super::server::major_of;
 use crate::kill_point::kill_point;
+use crate::platform::session::TOYGRES;
 
 const BUILDING: &str = ".building-";
 /// How long after a create the pool is refilled.
@@ -194,7 +194,7 @@ impl Pool {
             shelf.refill = true;
             let mut found = None;
             while let Some(path) = shelf.ready.pop() {
-                if path.join("PG_VERSION").is_file() {
+                if major_of(&path, self.account.uid).is_some() {
                     found = Some(path);
                     break;
                 }
@@ -308,15 +308,9 @@ impl Pool {
         })
         .await?;
         let removed_unless_finished = RemovedOnDrop(Some(building.clone()));
-        initdb(&self.account, programs, &building).await?;
+        initdb(&self.account, programs, &building, None).await?;
         let target = shelf.join(name.to_string());
         blocking(move || {
-            let conf = building.join("postgresql.conf");
-            std::fs::OpenOptions::new()
-                .append(true)
-                .open(&conf)
-                .and_then(|mut file| file.write_all(INCLUDE.as_bytes()))
-                .map_err(failed("write", &conf))?;
             sync_all(&building)?;
             std::fs::rename(&building, &target).map_err(failed("rename", &building))?;
             removed_unless_finished.keep();
@@ -351,8 +345,14 @@ impl Drop for RemovedOnDrop {
     }
 }
 
-/// Runs `initdb` on an empty directory. It doesn't sync: the caller does, once.
-async fn initdb(account: &Account, programs: &Programs, data: &Path) -> Result<(), Failure> {
+/// Runs `initdb` on an empty directory: toygres's own role is the superuser, with the password in `password_file` if there is
+/// one. It doesn't sync: the caller does, once.
+pub(super) async fn initdb(
+    account: &Account,
+    programs: &Programs,
+    data: &Path,
+    password_file: Option<&Path>,
+) -> Result<(), Failure> {
     // Sorting by code point is the same on every machine and build, so data can move between them.
     // Not every system has that locale; C sorts the same and only knows fewer letters.
     const LOCALES: [&str; 2] = ["C.UTF-8", "C"];
@@ -362,10 +362,13 @@ async fn initdb(account: &Account, programs: &Programs, data: &Path) -> Result<(
         command
             .arg("-D")
             .arg(data)
-            .args(["-U", "postgres", "-E", "UTF8", "--data-checksums", "--auth-local=peer", "--auth-host=scram-sha-256"])
+            .args(["-U", TOYGRES, "-E", "UTF8", "--data-checksums", "--auth=reject"])
             .arg(format!("--locale={locale}"))
             .current_dir(data)
             .kill_on_drop(true);
+        if let Some(file) = password_file {
+            command.arg("--pwfile").arg(file);
+        }
         if cfg!(target_os = "linux") {
             command.arg("--no-sync");
         }

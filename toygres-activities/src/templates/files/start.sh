@@ -11,8 +11,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     rm -rf "$PGDATA.new"
     mkdir -p "$(dirname "$PGDATA")"
     trap 'kill "$!"; wait "$!"; exit 1' INT TERM
-    initdb --pgdata="$PGDATA.new" --username=postgres --pwfile=/etc/toygres/password/password \
-        --auth-local=peer --auth-host=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8 \
+    initdb --pgdata="$PGDATA.new" --username=toygres --auth=reject --encoding=UTF8 --locale=C.UTF-8 \
         --data-checksums --no-sync &
     wait "$!"
     trap - INT TERM
@@ -25,6 +24,10 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
 fi
 
 readlink /etc/toygres/config/..data /etc/toygres/tls/..data >/tmp/loaded
-# How toygres reads the log: it holds from the first line on, and over ALTER SYSTEM.
-exec postgres -c log_line_prefix='%m [%p] %e %b: ' -c log_timezone=UTC -c lc_messages=C \
+# Who reaches the server, and how toygres reads its log: both hold from the first line on, and over ALTER SYSTEM.
+exec postgres -c hba_file=/etc/toygres/config/pg_hba.conf -c password_encryption=scram-sha-256 \
+    -c listen_addresses='*' -c unix_socket_directories=/var/run/postgresql -c unix_socket_permissions=0700 \
+    -c ssl=on -c ssl_min_protocol_version=TLSv1.2 -c ssl_cert_file=/etc/toygres/tls/tls.crt \
+    -c ssl_key_file=/etc/toygres/tls/tls.key -c ssl_ca_file=/etc/toygres/config/client-ca.crt \
+    -c log_line_prefix='%m [%p] %e %b: ' -c log_timezone=UTC -c lc_messages=C \
     -c log_destination=stderr -c logging_collector=off

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use sqlx::postgres::PgSslMode;
+use toygres_activities::platform::Deployment;
 use toygres_models::Power;
 
 use crate::support::kubernetes::Kubernetes;
@@ -21,7 +22,6 @@ async fn what_is_deleted_around_intact_data_is_listed_and_made_again() {
     let parts = [
         ("statefulset/demo", "the StatefulSet"),
         ("service/demo", "the Service"),
-        ("secret/demo-password", "the Secret with the password"),
         ("secret/demo-tls", "the Secret with the certificate"),
         ("configmap/demo-config", "the ConfigMap"),
         ("serviceaccount/demo-postgres", "the ServiceAccount"),
@@ -35,10 +35,20 @@ async fn what_is_deleted_around_intact_data_is_listed_and_made_again() {
         assert_eq!(platform.missing_parts(&key("demo")).await.unwrap(), Vec::<String>::new(), "{object}");
         assert_eq!(ask(&subject, "demo", "SELECT word FROM kept").await, "kept", "{object}");
     }
-    // All at once.
+    // The server has a password that nobody knows any more: only together with a new one is it kept again.
+    subject.kubectl(&["delete", "secret/demo-password", "--wait=true"]);
+    assert_eq!(platform.missing_parts(&key("demo")).await.unwrap(), ["the Secret with the password"]);
+    let again_with_data = Deployment { data_exists: true, ..again.clone() };
+    assert!(!platform.ensure(&again_with_data).await.unwrap());
+    assert_eq!(platform.missing_parts(&key("demo")).await.unwrap(), ["the Secret with the password"]);
+    platform.set_password(&key("demo"), &"another one".to_owned().into()).await.unwrap();
+    connect(&subject, "demo", "another one", PgSslMode::VerifyFull).await.unwrap();
+    platform.set_password(&key("demo"), &PASSWORD.to_owned().into()).await.unwrap();
+    // All others at once.
     let objects: Vec<_> = parts.iter().map(|(object, _)| *object).collect();
     subject.kubectl(&[&["delete", "--wait=true"], &objects[..]].concat());
-    assert_eq!(platform.missing_parts(&key("demo")).await.unwrap(), parts.map(|(_, part)| part));
+    let missing = platform.missing_parts(&key("demo")).await.unwrap();
+    assert!(parts.iter().all(|(_, part)| missing.iter().any(|found| found == part)), "{missing:?}");
     assert!(platform.ensure(&again).await.unwrap());
     assert_eq!(ask(&subject, "demo", "SELECT word FROM kept").await, "kept");
     platform.remove(&key("demo")).await.unwrap();

@@ -312,7 +312,10 @@ async fn the_tls_key_is_its_servers_alone_outside_the_data_directory_and_made_an
     let read = |name: &str| std::fs::read_to_string(home.join(name)).unwrap();
     let (key_before, certificate) = (read("server.key"), read("server.crt"));
     let found = std::fs::metadata(home.join("server.key")).unwrap();
-    assert_eq!((found.mode() & 0o777, found.uid()), (0o600, local.host.account().uid));
+    // Where its server runs as another user, that one reads it, and writes nothing of what it is started with.
+    let account = local.host.account();
+    let expected = if account.switches { (0o640, 0, account.gid) } else { (0o600, account.uid, account.gid) };
+    assert_eq!((found.mode() & 0o777, found.uid(), found.gid()), expected);
     let secret = key_before.lines().nth(1).unwrap();
     assert_eq!(places_with(secret, &home.join("data")), Vec::<String>::new());
     assert_eq!(places_with(secret, &home), [home.join("server.key").display().to_string()]);
@@ -365,6 +368,7 @@ async fn the_control_database_is_found_again_restarted_and_stopped() {
         .socket(&control.socket_dir)
         .port(control.port)
         .username(&control.user)
+        .password(secrecy::ExposeSecret::expose_secret(&control.password))
         .database("postgres")
         .ssl_mode(PgSslMode::Disable);
     let connect = || async { sqlx::Connection::connect_with(&options).await as Result<sqlx::PgConnection, sqlx::Error> };
@@ -373,7 +377,7 @@ async fn the_control_database_is_found_again_restarted_and_stopped() {
     let first = postmasters(&home);
     assert_eq!(first.len(), 1);
     let again = LocalHost::open(local.config.clone()).await.unwrap();
-    assert_eq!(again.start_control().await.unwrap(), control);
+    assert_eq!(again.start_control().await.unwrap().socket_dir, control.socket_dir);
     assert_eq!(postmasters(&home), first);
     kill(first[0].pid);
     eventually("it is restarted", || async { postmasters(&home).len() == 1 && connect().await.is_ok() }).await;

@@ -164,7 +164,9 @@ pub async fn the_log_is_followed_over_restarts_and_gone_on_with_after_any_line(s
         assert_eq!(rest[..rest.len().min(lines.len() - number - 1)], lines[number + 1..], "after {line:?}");
     }
     let tail = read(LogRequest::tail(lines.len())).await;
-    assert_eq!(tail, all[all.len() - lines.len()..], "a tail that begins before the crash");
+    // The server may say something between the two.
+    let all = read(LogRequest::default()).await;
+    assert!(all.windows(lines.len()).any(|part| part == tail), "a tail that begins before the crash: {tail:#?}");
     let wrong = platform.logs(&key("demo"), LogRequest { after: Some("nonsense".into()), ..follow }).await;
     assert_eq!(wrong.err().unwrap().kind, FailureKind::InvalidInput);
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use proxy::Proxy;
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, broadcast};
 use toygres_activities::k8s_client::ClusterChoice;
@@ -315,6 +316,10 @@ impl Platform for InNamespace {
 
     async fn restart(&self, key: &InstanceKey, request_id: &str) -> Result<bool, Failure> {
         self.inner.restart(&self.real(key), request_id).await
+    }
+
+    async fn set_password(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
+        self.inner.set_password(&self.real(key), password).await
     }
 
     async fn missing_parts(&self, key: &InstanceKey) -> Result<Vec<String>, Failure> {

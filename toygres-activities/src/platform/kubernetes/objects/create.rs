@@ -112,8 +112,10 @@ impl Cluster {
         };
         let password = async {
             match &found.password {
-                // Set once, when the instance is made; usually by the secret store, before.
+                // Usually by the secret store, before.
                 Some(_) => Ok(false),
+                // The server has another one. What is kept again is what was set.
+                None if deployment.data_exists => Ok(false),
                 None => {
                     let made = self.client.create_ours(key, manifests.password(&deployment.password)?).await?;
                     Ok(matches!(made, Creation::Made(_)))
@@ -128,7 +130,11 @@ impl Cluster {
                 found.service.as_ref()
             ),
             futures::future::join_all([
-                made(client.put_ours(key, manifests.config_map()?, found.config_map.as_ref())),
+                made(client.put_ours(
+                    key,
+                    manifests.config_map(self.way_in.clients().certificate_pem())?,
+                    found.config_map.as_ref()
+                )),
                 made(client.put_ours(key, manifests.service_account()?, found.service_account.as_ref())),
                 made(client.put_ours(key, manifests.network_policy(public, control)?, found.policy.as_ref())),
                 made(client.put_ours(key, manifests.disruption_budget()?, found.budget.as_ref())),

@@ -117,7 +117,7 @@ impl<'a> Manifests<'a> {
         self.object(template!("postgres-serviceaccount.yaml"), json!({}))
     }
 
-    pub(in crate::platform::kubernetes) fn config_map(&self) -> Result<ConfigMap, Failure> {
+    pub(in crate::platform::kubernetes) fn config_map(&self, client_ca_pem: &str) -> Result<ConfigMap, Failure> {
         // cluster_name holds 63 bytes; names are ASCII.
         let cluster_name: String = self.key.to_string().chars().take(63).collect();
         let files = json!({
@@ -125,6 +125,7 @@ impl<'a> Manifests<'a> {
             "probe": render(template!("files/probe.sh"), json!({}))?,
             "postgresql_conf": render(template!("files/postgresql.conf"), json!({ "cluster_name": cluster_name }))?,
             "pg_hba_conf": render(template!("files/pg_hba.conf"), json!({}))?,
+            "client_ca": client_ca_pem,
         });
         self.object(template!("postgres-configmap.yaml"), json!({ "files": files }))
     }

@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
-use rustix::io::Errno;
 use toygres_models::Failure;
 
 use crate::platform::local::account::Account;
 use crate::platform::local::files::{failed, make_folder};
+use crate::platform::local::tenant_file;
 use crate::server_log::own_lines;
 
 /// From this size on, the next file is begun.
@@ -95,15 +95,7 @@ impl ServerLog {
 
     /// Opens a file to read it; `None` if there is none of the account's.
     pub(in crate::platform::local) fn open(&self, number: u64) -> io::Result<Option<File>> {
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-        let file = match OpenOptions::new().read(true).custom_flags(flags).open(self.path(number)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(&error) == Some(Errno::LOOP) => {
-                return Ok(None);
-            }
-            file => file?,
-        };
-        let found = file.metadata()?;
-        Ok((found.is_file() && found.uid() == self.account.uid).then_some(file))
+        tenant_file::open(&self.folder(), &file_name(number), self.account.uid)
     }
 
     /// The number of the file that the server is to write to now.
@@ -196,7 +188,6 @@ pub(in crate::platform::local) mod tests {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             chosen: "",
-            own_name: String::new(),
             switches: false,
         };
         ServerLog::new(folder, Arc::new(account))

@@ -1,12 +1,11 @@
 //! One data directory and the server on it: configured, started, found again, watched, stopped.
 //!
 //! Instances and the control database use the same code. A task that starts, stops or removes one holds it
-//! ([`Server::hold`]) against other tasks; looking needs no lock. No other process works on the state
+//! ([`Server::lock`]) against other tasks; looking needs no lock. No other process works on the state
 //! directory.
 
 pub(in crate::platform::local) mod process;
 pub(in crate::platform::local) mod settings;
-pub(in crate::platform::local) mod sql;
 pub(in crate::platform::local) mod supervisor;
 pub(in crate::platform::local) mod tls;
 
@@ -17,6 +16,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::fs::StatVfsMountFlags;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::PgConnectOptions;
 use toygres_models::{Failure, FailureKind};
 
 use crate::platform::certificates::CertificateAuthority;
@@ -24,6 +25,8 @@ use crate::platform::local::account::Account;
 use crate::platform::local::files::{blocking, converge, failed, lock};
 use crate::platform::local::logs::files::{Position, ServerLog};
 use crate::platform::local::programs::Programs;
+use crate::platform::local::tenant_file;
+use crate::platform::session::{self, WayIn};
 use crate::server_log::{Line, headline};
 use process::{Postmaster, last_child_ended};
 use settings::Role;
@@ -41,8 +44,11 @@ const POLL: Duration = Duration::from_millis(3);
 /// What every server of a state directory shares.
 pub(in crate::platform::local) struct Surroundings {
     pub(in crate::platform::local) account: Arc<Account>,
+    /// The folder of the control database's socket.
     pub(in crate::platform::local) socket_dir: PathBuf,
+    /// What signs the instances' certificates.
     pub(in crate::platform::local) ca: CertificateAuthority,
+    pub(in crate::platform::local) way_in: WayIn,
 }
 
 pub(in crate::platform::local) struct Server {
@@ -50,6 +56,8 @@ pub(in crate::platform::local) struct Server {
     pub(in crate::platform::local) label: String,
     pub(in crate::platform::local) home: PathBuf,
     role: Role,
+    /// The control database's.
+    password: Option<SecretString>,
     surroundings: Arc<Surroundings>,
     /// Held by the task that starts, stops or removes it.
     turn: tokio::sync::Mutex<()>,
@@ -93,11 +101,22 @@ impl Drop for Removing<'_> {
 }
 
 impl Server {
-    pub(in crate::platform::local) fn new(label: String, home: PathBuf, role: Role, surroundings: Arc<Surroundings>) -> Self {
+    /// An instance's, whose data directory is in `home`.
+    pub(in crate::platform::local) fn instance(label: String, home: PathBuf, surroundings: Arc<Surroundings>) -> Self {
+        Self::new(label, home, Role::Instance, None, surroundings)
+    }
+
+    /// The control database's, with the superuser's password.
+    pub(in crate::platform::local) fn control(home: PathBuf, password: SecretString, surroundings: Arc<Surroundings>) -> Self {
+        Self::new("toygres control database".into(), home, Role::Control, Some(password), surroundings)
+    }
+
+    fn new(label: String, home: PathBuf, role: Role, password: Option<SecretString>, surroundings: Arc<Surroundings>) -> Self {
         Self {
             label,
             home,
             role,
+            password,
             surroundings,
             turn: tokio::sync::Mutex::default(),
             current: Mutex::default(),
@@ -112,6 +131,44 @@ impl Server {
 
     pub(in crate::platform::local) fn log(&self) -> ServerLog {
         ServerLog::new(&self.home, self.surroundings.account.clone())
+    }
+
+    /// Whom it runs as.
+    fn uid(&self) -> u32 {
+        self.surroundings.account.uid
+    }
+
+    /// Ends what a server that is dead left running.
+    pub(in crate::platform::local) fn end_orphans(&self) {
+        process::end_orphans(&self.data(), self.uid());
+    }
+
+    /// The major version of its data; `None` if there is none.
+    pub(in crate::platform::local) fn major(&self) -> Option<u16> {
+        major_of(&self.data(), self.uid())
+    }
+
+    pub(in crate::platform::local) fn data_is_gone(&self) -> Failure {
+        let message = format!(
+            "the data directory {} of {} is gone or broken; put it back from a backup",
+            self.data().display(),
+            self.label
+        );
+        Failure::permanent(FailureKind::StartFailed, message)
+    }
+
+    /// How toygres logs in.
+    fn options(&self, port: u16) -> Result<PgConnectOptions, Failure> {
+        match &self.password {
+            None => self.surroundings.way_in.options("127.0.0.1", port),
+            Some(password) => Ok(session::pinned(
+                PgConnectOptions::new_without_pgpass()
+                    .socket(&self.surroundings.socket_dir)
+                    .port(port)
+                    .username(session::TOYGRES)
+                    .password(password.expose_secret()),
+            )),
+        }
     }
 
     /// Why it isn't up, if the last start failed.
@@ -156,7 +213,7 @@ impl Server {
 
     /// The server that runs: the known one, or one that an earlier toygres started.
     pub(in crate::platform::local) fn find(&self) -> Option<Arc<Postmaster>> {
-        self.current().or_else(|| self.adopt(Postmaster::find(&self.data())?))
+        self.current().or_else(|| self.adopt(Postmaster::find(&self.data(), self.uid())?))
     }
 
     /// Like [`find`](Self::find), also where somebody removed the data directory under a server.
@@ -165,7 +222,7 @@ impl Server {
         if found.is_some() || self.data().join("postmaster.pid").exists() {
             return found;
         }
-        self.adopt(Postmaster::search(&self.data())?)
+        self.adopt(Postmaster::search(&self.data(), self.uid())?)
     }
 
     fn adopt(&self, postmaster: Postmaster) -> Option<Arc<Postmaster>> {
@@ -182,17 +239,14 @@ impl Server {
     /// Writes the configuration files and the certificate where they aren't as they should be.
     /// `true` if any of them is a new one.
     pub(in crate::platform::local) fn configure(&self, major: u16) -> Result<bool, Failure> {
-        let (data, account) = (self.data(), &self.surroundings.account);
-        let owner = account.owner();
+        let (mode, owner) = self.surroundings.account.readable();
         let conf = settings::conf(self.role, major, &self.label, &self.home, self.log().current()?);
         let mut is_new = false;
-        for (name, text) in
-            [(settings::CONF_FILE, conf), ("pg_hba.conf", settings::hba(self.role)), ("pg_ident.conf", settings::ident(account))]
-        {
-            is_new |= converge(&data.join(name), text.as_bytes(), 0o600, owner)?;
+        for (name, text) in [(settings::CONF_FILE, conf), (settings::HBA_FILE, settings::hba(self.role))] {
+            is_new |= converge(&self.home.join(name), text.as_bytes(), mode, owner)?;
         }
         if self.role == Role::Instance {
-            is_new |= self.surroundings.ca.certify(&self.home, owner)?;
+            is_new |= self.surroundings.ca.certify(&self.home, mode, owner)?;
         }
         Ok(is_new)
     }
@@ -230,13 +284,13 @@ impl Server {
                 Ok(()) => return Ok(postmaster),
                 Err(StartFailure { cause: Cause::Interlock, .. }) if begun.elapsed() < INTERLOCK_TIMEOUT => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
-                    if let Some(running) = Postmaster::find(&self.data()).and_then(|found| self.adopt(found)) {
+                    if let Some(running) = Postmaster::find(&self.data(), self.uid()).and_then(|found| self.adopt(found)) {
                         self.settle(&running, port, log_end).await?;
                         return Ok(running);
                     }
-                    let data = self.data();
+                    let server = self.clone();
                     blocking(move || {
-                        process::end_orphans(&data);
+                        server.end_orphans();
                         Ok(())
                     })
                     .await?;
@@ -247,19 +301,17 @@ impl Server {
     }
 
     fn check_data(&self, major: u16) -> Result<(), Failure> {
-        let path = self.data().join("PG_VERSION");
-        let found = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
-        if found.trim() == major.to_string() {
-            return Ok(());
+        match self.major() {
+            Some(found) if found == major => Ok(()),
+            Some(found) => Err(Failure::permanent(
+                FailureKind::Platform,
+                format!(
+                    "the data of {} is PostgreSQL {found}'s, and the programs are PostgreSQL {major}'s; nothing was changed",
+                    self.label
+                ),
+            )),
+            None => Err(self.data_is_gone()),
         }
-        Err(Failure::permanent(
-            FailureKind::Platform,
-            format!(
-                "the data of {} is PostgreSQL {}'s, and the programs are PostgreSQL {major}'s; nothing was changed",
-                self.label,
-                found.trim()
-            ),
-        ))
     }
 
     /// Removes lock files that name processes which aren't servers: PostgreSQL itself only asks
@@ -270,39 +322,9 @@ impl Server {
         if crate::platform::local::files::remove_file(&data.join("postmaster.pid"))? {
             tracing::info!(server = %self.label, "removed a postmaster.pid that no running server owns");
         }
-        let other = self.socket_owner(&lock_name(port)).filter(|folder| *folder != data);
-        if other.is_none_or(|other| Postmaster::find(&other).is_none()) {
-            self.remove_socket(port)?;
-        }
-        Ok(())
-    }
-
-    /// The data directory of the server that a socket's lock file names.
-    fn socket_owner(&self, lock_name: &str) -> Option<PathBuf> {
-        let text = std::fs::read_to_string(self.surroundings.socket_dir.join(lock_name)).ok()?;
-        text.lines().nth(1).map(PathBuf::from)
-    }
-
-    fn remove_socket(&self, port: u16) -> Result<(), Failure> {
-        for name in [format!(".s.PGSQL.{port}"), lock_name(port)] {
-            crate::platform::local::files::remove_file(&self.surroundings.socket_dir.join(name))?;
-        }
-        Ok(())
-    }
-
-    /// Removes the socket that a killed server left. `port` is where to look, if it is known.
-    pub(in crate::platform::local) fn remove_left_socket(&self, port: Option<u16>) -> Result<(), Failure> {
-        let data = self.data();
-        let names = match port {
-            Some(port) => vec![lock_name(port)],
-            None => crate::platform::local::files::names_in(&self.surroundings.socket_dir)?,
-        };
-        for name in names {
-            let port = name.strip_prefix(".s.PGSQL.").and_then(|rest| rest.strip_suffix(".lock")?.parse().ok());
-            if let Some(port) = port
-                && self.socket_owner(&name).is_some_and(|owner| owner == data)
-            {
-                self.remove_socket(port)?;
+        if self.role == Role::Control {
+            for name in [format!(".s.PGSQL.{port}"), format!(".s.PGSQL.{port}.lock")] {
+                crate::platform::local::files::remove_file(&self.surroundings.socket_dir.join(name))?;
             }
         }
         Ok(())
@@ -316,12 +338,12 @@ impl Server {
         let program = programs.program("postgres");
         let mut command = self.surroundings.account.command(&program);
         command.arg("-D").arg(&data).arg("-c").arg(format!("port={port}"));
-        for argument in settings::arguments(&self.surroundings.socket_dir, &log) {
+        for argument in settings::arguments(self.role, &self.surroundings, &self.home, &log) {
             command.arg("-c").arg(argument);
         }
         command.current_dir(&data).stdout(stdout).stderr(stderr);
         let child = command.spawn().map_err(failed("run", &program))?;
-        Postmaster::spawned(child, &data)
+        Postmaster::spawned(child, &data, self.uid())
     }
 
     /// Waits until a server answers, ends, or has been waited for long enough. The log's part from
@@ -348,7 +370,7 @@ impl Server {
             if postmaster.has_answered() {
                 return Ok(true);
             }
-            if postmaster.is_ready() && sql::answers(&self.surroundings.socket_dir, port).await.is_ok() {
+            if postmaster.is_ready() && session::answers(&self.options(port).map_err(drop)?).await.is_ok() {
                 postmaster.set_answered();
                 return Ok(true);
             }
@@ -373,12 +395,9 @@ impl Server {
             None => format!("it {} and said nothing", postmaster.ending().await),
         };
         let (label, home) = (&self.label, self.home.display());
-        // F0001: a lock file exists, either of the data directory or of the socket.
+        // F0001: the data directory's lock file exists.
         let is_locked = has_code("F0001");
-        let is_anothers_port = match is_locked {
-            true => self.socket_owner(&lock_name(port)).is_some_and(|owner| owner != self.data()),
-            false => self.role == Role::Instance && !is_free(port),
-        };
+        let is_anothers_port = self.role == Role::Instance && !is_locked && !is_free(port);
         let is_read_only = || rustix::fs::statvfs(&self.home).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY));
         let (cause, failure) = if is_anothers_port {
             let message =
@@ -413,13 +432,13 @@ impl Server {
         StartFailure { cause, failure: failure.with_evidence(evidence) }
     }
 
-    /// Sets the password of a server that answers.
-    pub(in crate::platform::local) async fn set_password(
+    /// Makes the user's role of a server that answers, and sets its password.
+    pub(in crate::platform::local) async fn ensure_user(
         &self,
         port: u16,
         password: &secrecy::SecretString,
     ) -> Result<(), Failure> {
-        sql::set_password(&self.surroundings.socket_dir, port, password).await
+        session::ensure_user(&self.options(port)?, password).await
     }
 
     /// Bounds the log, and renews the certificate where it is time.
@@ -444,12 +463,7 @@ pub(in crate::platform::local) fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-/// The lock file of a server's socket.
-fn lock_name(port: u16) -> String {
-    format!(".s.PGSQL.{port}.lock")
-}
-
 /// The major version of a data directory; `None` if it isn't a whole one.
-pub(in crate::platform::local) fn major_of(data: &Path) -> Option<u16> {
-    std::fs::read_to_string(data.join("PG_VERSION")).ok()?.trim().parse().ok()
+pub(in crate::platform::local) fn major_of(data: &Path, uid: u32) -> Option<u16> {
+    tenant_file::read(data, "PG_VERSION", uid).ok()??.trim().parse().ok()
 }

@@ -15,6 +15,8 @@ use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 use tokio::process::Child;
 use toygres_models::{Failure, FailureKind};
 
+use crate::platform::local::tenant_file;
+
 /// The words of `postmaster.pid` that matter
 /// (<https://www.postgresql.org/docs/current/storage-file-layout.html>).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +35,8 @@ impl PidFile {
         Some(Self { pid, status })
     }
 
-    pub(in crate::platform::local) fn read(data: &Path) -> Option<Self> {
-        Self::parse(&std::fs::read_to_string(data.join("postmaster.pid")).ok()?)
+    pub(in crate::platform::local) fn read(data: &Path, uid: u32) -> Option<Self> {
+        Self::parse(&tenant_file::read(data, "postmaster.pid", uid).ok()??)
     }
 
     pub(in crate::platform::local) fn is_ready(&self) -> bool {
@@ -47,6 +49,8 @@ impl PidFile {
 pub(in crate::platform::local) struct Postmaster {
     pid: Pid,
     data: PathBuf,
+    /// Whom it runs as.
+    uid: u32,
     #[cfg(target_os = "linux")]
     pidfd: tokio::io::unix::AsyncFd<rustix::fd::OwnedFd>,
     /// How it ended, where it was our child.
@@ -105,9 +109,9 @@ fn all_parts(data: &Path, part: Part) -> Vec<Pid> {
 
 /// Ends the children of a server that is dead: a busy one doesn't notice its death, and holds the
 /// data directory. The caller knows that no server runs on the directory.
-pub(in crate::platform::local) fn end_orphans(data: &Path) {
+pub(in crate::platform::local) fn end_orphans(data: &Path, uid: u32) {
     for pid in all_parts(data, Part::Child) {
-        if let Some(orphan) = Postmaster::accept(pid, data, Part::Child) {
+        if let Some(orphan) = Postmaster::accept(pid, data, uid, Part::Child) {
             tracing::warn!(process.id = pid.as_raw_nonzero().get(), path = %data.display(), "ending a process whose server is dead");
             let _ = orphan.signal(Signal::KILL);
         }
@@ -127,7 +131,7 @@ async fn wait_until_gone(limit: Duration, is_gone: impl Fn() -> bool) {
 }
 
 impl Postmaster {
-    fn from_pid(pid: Pid, data: &Path) -> std::io::Result<Self> {
+    fn from_pid(pid: Pid, data: &Path, uid: u32) -> std::io::Result<Self> {
         #[cfg(target_os = "linux")]
         let pidfd = {
             let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK)?;
@@ -138,6 +142,7 @@ impl Postmaster {
         Ok(Self {
             pid,
             data: data.to_owned(),
+            uid,
             #[cfg(target_os = "linux")]
             pidfd,
             status: std::sync::Arc::default(),
@@ -146,27 +151,28 @@ impl Postmaster {
     }
 
     /// The server that runs on a data directory, by its `postmaster.pid`.
-    pub(in crate::platform::local) fn find(data: &Path) -> Option<Self> {
-        let pid = Pid::from_raw(PidFile::read(data)?.pid)?;
-        Self::accept(pid, data, Part::Postmaster)
+    pub(in crate::platform::local) fn find(data: &Path, uid: u32) -> Option<Self> {
+        let pid = Pid::from_raw(PidFile::read(data, uid)?.pid)?;
+        Self::accept(pid, data, uid, Part::Postmaster)
     }
 
     /// The server whose data directory, and `postmaster.pid` with it, somebody removed: looks at
     /// every process.
-    pub(in crate::platform::local) fn search(data: &Path) -> Option<Self> {
-        all_parts(data, Part::Postmaster).into_iter().find_map(|pid| Self::accept(pid, data, Part::Postmaster))
+    pub(in crate::platform::local) fn search(data: &Path, uid: u32) -> Option<Self> {
+        all_parts(data, Part::Postmaster).into_iter().find_map(|pid| Self::accept(pid, data, uid, Part::Postmaster))
     }
 
-    fn accept(pid: Pid, data: &Path, part: Part) -> Option<Self> {
-        let held = Self::from_pid(pid, data).ok()?;
+    fn accept(pid: Pid, data: &Path, uid: u32, part: Part) -> Option<Self> {
+        let held = Self::from_pid(pid, data, uid).ok()?;
         // Checked after it is held: what is held now is what was checked.
         is_part(pid, data, part).then_some(held)
     }
 
     /// Takes charge of a server just spawned, and reaps it when it ends.
-    pub(in crate::platform::local) fn spawned(mut child: Child, data: &Path) -> Result<Self, Failure> {
+    pub(in crate::platform::local) fn spawned(mut child: Child, data: &Path, uid: u32) -> Result<Self, Failure> {
         let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        let held = pid.ok_or_else(|| std::io::Error::other("it has no process id")).and_then(|pid| Self::from_pid(pid, data));
+        let held =
+            pid.ok_or_else(|| std::io::Error::other("it has no process id")).and_then(|pid| Self::from_pid(pid, data, uid));
         let held = held.map_err(|error| {
             Failure::transient(FailureKind::Platform, format!("could not watch the server process just started: {error}"))
         })?;
@@ -193,7 +199,7 @@ impl Postmaster {
 
     /// Whether `postmaster.pid` is this server's and says ready.
     pub(in crate::platform::local) fn is_ready(&self) -> bool {
-        PidFile::read(&self.data).is_some_and(|file| file.pid == self.pid() && file.is_ready())
+        PidFile::read(&self.data, self.uid).is_some_and(|file| file.pid == self.pid() && file.is_ready())
     }
 
     #[cfg(target_os = "linux")]
@@ -315,7 +321,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().canonicalize().unwrap();
         std::fs::write(data.join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
-        assert!(Postmaster::find(&data).is_none());
-        assert!(Postmaster::search(&data).is_none());
+        assert!(Postmaster::find(&data, rustix::process::geteuid().as_raw()).is_none());
+        assert!(Postmaster::search(&data, 0).is_none());
     }
 }

@@ -1,28 +1,28 @@
 //! The configuration files that toygres gives a server.
 //!
-//! They are written again at every start, so what a person wants otherwise goes through
-//! `ALTER SYSTEM`, which wins over `toygres.conf`. How toygres itself finds the server, its port, its
-//! socket's folder and its log, stands in the command line, which wins over everything.
+//! They are written again at every start, beside the data directory, where the server can't write. `toygres.conf` includes
+//! the data directory's own `postgresql.conf` first; what a person wants otherwise goes through `ALTER SYSTEM`, which wins
+//! over both. What decides who reaches the server, and how toygres finds it and its log, stands in the command line, which
+//! wins over everything.
 
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::platform::local::account::Account;
+use super::Surroundings;
 use crate::platform::local::logs::files::{ServerLog, file_name};
+use crate::platform::session::TOYGRES;
 use crate::server_log::PREFIX;
 
-/// The file that `postgresql.conf` includes.
+/// Read in place of the data directory's `postgresql.conf`, which it includes.
 pub(in crate::platform::local) const CONF_FILE: &str = "toygres.conf";
-/// What is added to `postgresql.conf` once, when a data directory is made.
-pub(in crate::platform::local) const INCLUDE: &str =
-    "\n# Written by toygres at every start; ALTER SYSTEM wins over it.\ninclude 'toygres.conf'\n";
+pub(in crate::platform::local) const HBA_FILE: &str = "pg_hba.conf";
 
 /// What a server is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::platform::local) enum Role {
-    /// An instance: TLS on loopback, and the socket.
+    /// An instance: TLS on loopback, and no socket.
     Instance,
-    /// The control database: the socket only.
+    /// The control database: a socket, and no network.
     Control,
 }
 
@@ -35,10 +35,35 @@ fn list_element(path: &Path) -> String {
     format!("\"{}\"", path.display().to_string().replace('"', "\"\""))
 }
 
-/// What stands in the command line of every server, besides its port.
-pub(in crate::platform::local) fn arguments(socket_dir: &Path, log: &ServerLog) -> Vec<String> {
-    vec![
-        format!("unix_socket_directories={}", list_element(socket_dir)),
+/// What stands in the command line of a server, besides its port.
+pub(in crate::platform::local) fn arguments(
+    role: Role,
+    surroundings: &Surroundings,
+    home: &Path,
+    log: &ServerLog,
+) -> Vec<String> {
+    let file = |setting: &str, name: &str| format!("{setting}={}", home.join(name).display());
+    let mut arguments = match role {
+        Role::Instance => vec![
+            "unix_socket_directories=".into(),
+            "listen_addresses=127.0.0.1".into(),
+            "ssl=on".into(),
+            "ssl_min_protocol_version=TLSv1.2".into(),
+            file("ssl_cert_file", super::tls::CERTIFICATE_FILE),
+            file("ssl_key_file", super::tls::KEY_FILE),
+            format!("ssl_ca_file={}", surroundings.way_in.clients().certificate_path().display()),
+        ],
+        Role::Control => vec![
+            format!("unix_socket_directories={}", list_element(&surroundings.socket_dir)),
+            "listen_addresses=".into(),
+            "ssl=off".into(),
+        ],
+    };
+    arguments.extend([
+        file("config_file", CONF_FILE),
+        file("hba_file", HBA_FILE),
+        "unix_socket_permissions=0700".into(),
+        "password_encryption=scram-sha-256".into(),
         format!("log_line_prefix={PREFIX}"),
         "log_timezone=UTC".into(),
         "lc_messages=C".into(),
@@ -47,20 +72,21 @@ pub(in crate::platform::local) fn arguments(socket_dir: &Path, log: &ServerLog) 
         format!("log_directory={}", log.folder().display()),
         "log_rotation_age=0".into(),
         "log_rotation_size=0".into(),
-    ]
+    ]);
+    arguments
 }
 
 /// `toygres.conf` of the server whose data directory is in `home`, and which writes that file of its log.
 pub(in crate::platform::local) fn conf(role: Role, major: u16, label: &str, home: &Path, log_file: u64) -> String {
     // cluster_name holds 63 bytes; names are ASCII.
     let cluster_name: String = label.chars().take(63).collect();
-    let mut text = String::new();
+    let mut text = String::from("# Written by toygres at every start; ALTER SYSTEM wins over it.\n");
+    let own = home.join("data/postgresql.conf");
+    let _ = writeln!(text, "include_if_exists {}", quoted(&own.display().to_string()));
     let mut set = |name: &str, value: &str| {
         let _ = writeln!(text, "{name} = {value}");
     };
     set("cluster_name", &quoted(&cluster_name));
-    set("unix_socket_permissions", "0700");
-    set("password_encryption", "'scram-sha-256'");
     set("log_filename", &quoted(&file_name(log_file)));
     // Many small servers on one machine: fresh ones take 39 MB of disk, not 100.
     set("min_wal_size", "'32MB'");
@@ -70,17 +96,9 @@ pub(in crate::platform::local) fn conf(role: Role, major: u16, label: &str, home
     }
     match role {
         Role::Instance => {
-            set("listen_addresses", "'127.0.0.1'");
-            set("ssl", "on");
-            let file = |name: &str| quoted(&home.join(name).display().to_string());
-            set("ssl_cert_file", &file(super::tls::CERTIFICATE_FILE));
-            set("ssl_key_file", &file(super::tls::KEY_FILE));
-            set("ssl_min_protocol_version", "'TLSv1.2'");
             set("max_wal_size", "'256MB'");
         }
         Role::Control => {
-            set("listen_addresses", "''");
-            set("ssl", "off");
             set("max_connections", "60");
             set("shared_buffers", "'16MB'");
             set("max_wal_size", "'128MB'");
@@ -97,24 +115,18 @@ pub(in crate::platform::local) fn conf(role: Role, major: u16, label: &str, home
     text
 }
 
-/// `pg_hba.conf`: the socket for us, TLS with a password for everybody else, and nothing else.
+/// `pg_hba.conf`: toygres by its certificate and by nothing else, everybody else by password over TLS. To the control
+/// database, a password over the socket.
 pub(in crate::platform::local) fn hba(role: Role) -> String {
-    let mut text = String::from("# Written by toygres at every start.\nlocal   all all     peer map=toygres\n");
-    if role == Role::Instance {
-        text.push_str("hostssl all all all scram-sha-256\n");
-    }
-    text
-}
-
-/// `pg_ident.conf`: who may be `postgres` over the socket.
-pub(in crate::platform::local) fn ident(account: &Account) -> String {
-    let mut names = vec![account.own_name.as_str(), account.name.as_str()];
-    names.dedup();
-    let mut text = String::from("# Written by toygres at every start.\n");
-    for name in names {
-        let _ = writeln!(text, "toygres \"{name}\" postgres");
-    }
-    text
+    let rules = match role {
+        Role::Instance => format!(
+            "hostssl all {TOYGRES} all cert\n\
+             host    all {TOYGRES} all reject\n\
+             hostssl all all     all scram-sha-256\n"
+        ),
+        Role::Control => "local   all all     scram-sha-256\n".to_owned(),
+    };
+    format!("# Written by toygres at every start.\n{rules}")
 }
 
 #[cfg(test)]
@@ -122,19 +134,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instance_takes_nothing_in_plain_text() {
-        let hba = hba(Role::Instance);
-        let kinds: Vec<_> =
-            hba.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next()).collect();
-        assert!(kinds.iter().all(|kind| ["local", "hostssl"].contains(kind)), "{hba}");
+    fn an_instance_takes_nothing_in_plain_text_and_toygres_by_certificate_alone() {
+        let rules: Vec<Vec<String>> = hba(Role::Instance)
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| line.split_whitespace().map(str::to_owned).collect())
+            .collect();
+        assert!(rules.iter().all(|rule| rule[0] == "hostssl" || rule[4] == "reject"), "{rules:?}");
+        let toygres: Vec<_> = rules.iter().take_while(|rule| rule[2] == TOYGRES).map(|rule| rule[4].as_str()).collect();
+        assert_eq!(toygres, ["cert", "reject"]);
     }
 
     #[test]
-    fn the_control_database_has_no_network() {
-        let conf = |major| conf(Role::Control, major, "control", Path::new("/state/control"), 1);
-        assert!(conf(18).contains("listen_addresses = ''"));
-        assert!(!hba(Role::Control).contains("host"));
-        assert!(!conf(17).contains("io_method"));
+    fn the_control_database_has_no_network_and_trusts_nobody() {
+        assert_eq!(hba(Role::Control).lines().nth(1), Some("local   all all     scram-sha-256"));
+        assert!(!conf(Role::Control, 17, "control", Path::new("/state/control"), 1).contains("io_method"));
     }
 
     #[test]
@@ -142,12 +156,6 @@ mod tests {
         assert_eq!(list_element(Path::new("/a b,\"c")), "\"/a b,\"\"c\"");
         let conf = conf(Role::Instance, 15, "it's", Path::new(r"/o'clock\n"), 1);
         assert!(conf.contains("cluster_name = 'it''s'"));
-        assert!(conf.contains(r"ssl_key_file = '/o''clock\\n/server.key'"), "{conf}");
-    }
-
-    #[test]
-    fn root_and_the_run_as_user_are_both_let_in() {
-        let account = Account { name: "toygres".into(), uid: 1, gid: 1, chosen: "", own_name: "root".into(), switches: true };
-        assert!(ident(&account).contains("toygres \"root\" postgres\ntoygres \"toygres\" postgres\n"));
+        assert!(conf.contains(r"include_if_exists '/o''clock\\n/data/postgresql.conf'"), "{conf}");
     }
 }

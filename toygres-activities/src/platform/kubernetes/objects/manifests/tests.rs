@@ -29,7 +29,7 @@ fn the_objects_of_an_instance() {
     insta::assert_snapshot!("password", shown(manifests.password(&"p@:/?#%'\"\\ $🐘".to_owned().into())));
     insta::assert_snapshot!("tls", shown(manifests.tls(&issued(), [("toygres.io/note", "x".to_owned())])));
     insta::assert_snapshot!("service_account", shown(manifests.service_account()));
-    insta::assert_snapshot!("config_map", shown(manifests.config_map()));
+    insta::assert_snapshot!("config_map", shown(manifests.config_map("certificate")));
     insta::assert_snapshot!("volume_claim", shown(manifests.volume_claim(0, StorageSize::default(), None, record())));
     insta::assert_snapshot!("service_private", shown(manifests.service(false, None)));
     insta::assert_snapshot!("service_public", shown(manifests.service(true, Some("demo-db"))));
@@ -44,7 +44,7 @@ fn the_objects_of_an_instance() {
 #[test]
 fn the_log_has_the_prefix_by_which_it_is_read() {
     let key = key();
-    let start = Manifests::new(&key).config_map().unwrap().data.unwrap().remove("start.sh").unwrap();
+    let start = Manifests::new(&key).config_map("certificate").unwrap().data.unwrap().remove("start.sh").unwrap();
     assert!(start.contains(&format!("-c log_line_prefix='{}'", crate::server_log::PREFIX)), "{start}");
 }
 
@@ -75,7 +75,7 @@ fn the_types_know_every_field_of_the_templates() {
     }
     let key = key();
     let manifests = Manifests::new(&key);
-    let files = json!({ "start": "", "probe": "", "postgresql_conf": "", "pg_hba_conf": "" });
+    let files = json!({ "start": "", "probe": "", "postgresql_conf": "", "pg_hba_conf": "", "client_ca": "" });
     check::<Secret>(&manifests, template!("postgres-password.yaml"), json!({ "password_base64": "eA==" }));
     check::<Secret>(&manifests, template!("postgres-tls.yaml"), json!({ "certificate_base64": "eA==", "key_base64": "eA==" }));
     check::<ServiceAccount>(&manifests, template!("postgres-serviceaccount.yaml"), json!({}));
@@ -154,7 +154,11 @@ async fn the_api_server_takes_every_object_strictly() {
     let key = InstanceKey::parse("default", "a-dry-run-only").unwrap();
     let manifests = Manifests::new(&key);
     let folder = tempfile::tempdir().unwrap();
-    let issued = crate::platform::certificates::CertificateAuthority::open(folder.path()).unwrap().issue(["demo"]).unwrap();
+    let issued =
+        crate::platform::certificates::CertificateAuthority::open(folder.path(), crate::platform::certificates::Signs::Instances)
+            .unwrap()
+            .issue(["demo"])
+            .unwrap();
     macro_rules! dry_run {
         ($($object:expr),+ $(,)?) => {
             $(let (_, created) = client.apply("default", &$object.unwrap(), true).await.unwrap();
@@ -165,7 +169,7 @@ async fn the_api_server_takes_every_object_strictly() {
         manifests.password(&"x".to_owned().into()),
         manifests.tls(&issued, []),
         manifests.service_account(),
-        manifests.config_map(),
+        manifests.config_map("certificate"),
         manifests.volume_claim(0, StorageSize::default(), None, record()),
         manifests.service(false, None),
         manifests.service(true, Some("demo-db")),

@@ -1,0 +1,168 @@
+//! Toygres's own way into an instance, the same on every platform: over TLS, as the role `toygres`, by a client certificate
+//! that a CA of its own signs. It depends on nobody's password, and no user of the operating system is let in for what he
+//! is.
+//!
+//! `toygres` is the role that `initdb` makes, so nobody can drop it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::{ConnectOptions, Connection, Executor};
+use toygres_models::connection::{DATABASE, USER};
+use toygres_models::{Failure, FailureKind};
+
+use super::certificates::{CertificateAuthority, Issued};
+
+/// The role as which toygres logs in to instances.
+pub(crate) const TOYGRES: &str = "toygres";
+/// How long connecting and each statement may take.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// A certificate is used for so long. It is valid for longer.
+const USED_FOR: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// What it takes to log in to instances.
+pub(crate) struct WayIn {
+    /// What signs the servers' certificates, in PEM.
+    servers_ca_pem: String,
+    clients: CertificateAuthority,
+    certificate: Mutex<Option<(SystemTime, Arc<Issued>)>>,
+}
+
+impl WayIn {
+    pub(crate) fn new(servers: &CertificateAuthority, clients: CertificateAuthority) -> Self {
+        Self { servers_ca_pem: servers.certificate_pem().to_owned(), clients, certificate: Mutex::default() }
+    }
+
+    /// What signs the certificates that toygres shows.
+    pub(crate) fn clients(&self) -> &CertificateAuthority {
+        &self.clients
+    }
+
+    /// How to log in to the server at that address.
+    pub(crate) fn options(&self, host: &str, port: u16) -> Result<PgConnectOptions, Failure> {
+        let certificate = self.certificate()?;
+        let options = PgConnectOptions::new_without_pgpass()
+            .host(host)
+            .port(port)
+            .username(TOYGRES)
+            .ssl_mode(PgSslMode::VerifyCa)
+            .ssl_root_cert_from_pem(self.servers_ca_pem.clone().into_bytes())
+            .ssl_client_cert_from_pem(&certificate.chain_pem)
+            .ssl_client_key_from_pem(&certificate.key_pem);
+        Ok(pinned(options))
+    }
+
+    fn certificate(&self) -> Result<Arc<Issued>, Failure> {
+        let mut certificate = self.certificate.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemTime::now();
+        let is_young = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age < USED_FOR);
+        if let Some((_, issued)) = certificate.as_ref().filter(|(at, _)| is_young(at)) {
+            return Ok(issued.clone());
+        }
+        let issued = Arc::new(self.clients.issue_client(TOYGRES)?);
+        *certificate = Some((now, issued.clone()));
+        Ok(issued)
+    }
+}
+
+/// With what every session of toygres's has: names are PostgreSQL's own, whatever somebody made, and nothing waits for long.
+pub(crate) fn pinned(options: PgConnectOptions) -> PgConnectOptions {
+    options
+        .database(DATABASE)
+        .application_name(TOYGRES)
+        .options([("search_path", "pg_catalog"), ("statement_timeout", "10s"), ("lock_timeout", "5s")])
+        .disable_statement_logging()
+}
+
+async fn in_time<T>(server: &str, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Failure> {
+    let refused = |words: &str| {
+        Failure::transient(FailureKind::ConnectionFailed, format!("toygres could not log in to the server at {server}: {words}"))
+    };
+    match tokio::time::timeout(TIME_LIMIT, work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(refused(&error.to_string())),
+        Err(_) => Err(refused("no answer")),
+    }
+}
+
+/// Whether it answers SQL.
+pub(crate) async fn answers(options: &PgConnectOptions) -> Result<(), Failure> {
+    let server = server_of(options);
+    let mut connection = in_time(&server, PgConnection::connect_with(options)).await?;
+    in_time(&server, connection.execute("SELECT 1")).await?;
+    let _ = connection.close().await;
+    Ok(())
+}
+
+/// Makes the user's role with that password, which is asked for only if there is no such role.
+pub(crate) async fn make_user(
+    options: &PgConnectOptions,
+    password: impl Future<Output = Result<SecretString, Failure>>,
+) -> Result<(), Failure> {
+    let mut session = Session::open(options).await?;
+    if !session.has_user().await? {
+        session.ensure_user(false, &password.await?).await?;
+    }
+    let _ = session.connection.close().await;
+    Ok(())
+}
+
+/// Makes the user's role where it isn't there, lets it log in, and sets its password.
+pub(crate) async fn ensure_user(options: &PgConnectOptions, password: &SecretString) -> Result<(), Failure> {
+    let mut session = Session::open(options).await?;
+    let exists = session.has_user().await?;
+    session.ensure_user(exists, password).await?;
+    let _ = session.connection.close().await;
+    Ok(())
+}
+
+struct Session {
+    server: String,
+    connection: PgConnection,
+}
+
+impl Session {
+    async fn open(options: &PgConnectOptions) -> Result<Self, Failure> {
+        let server = server_of(options);
+        let connection = in_time(&server, PgConnection::connect_with(options)).await?;
+        Ok(Self { server, connection })
+    }
+
+    async fn has_user(&mut self) -> Result<bool, Failure> {
+        let exists = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)").bind(USER);
+        in_time(&self.server, exists.fetch_one(&mut self.connection)).await
+    }
+
+    async fn ensure_user(&mut self, exists: bool, password: &SecretString) -> Result<(), Failure> {
+        match self.set_user(exists, password).await {
+            // Another server made it at the same time.
+            Err(_) if !exists && self.has_user().await? => self.set_user(true, password).await,
+            ended => ended,
+        }
+    }
+
+    /// Only the password's SCRAM verifier leaves this process, and even that is logged nowhere.
+    async fn set_user(&mut self, exists: bool, password: &SecretString) -> Result<(), Failure> {
+        let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
+        // A verifier consists of base64 and `$:-`: nothing to quote.
+        let statement = match exists {
+            true => format!("ALTER ROLE {USER} LOGIN PASSWORD '{verifier}'"),
+            false => format!(
+                "CREATE ROLE {USER} LOGIN SUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS PASSWORD '{verifier}'; \
+                 ALTER DATABASE {DATABASE} OWNER TO {USER}"
+            ),
+        };
+        let quiet = "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = 'panic'";
+        in_time(&self.server, self.connection.execute(quiet)).await?;
+        in_time(&self.server, self.connection.execute(statement.as_str())).await.map(drop)
+    }
+}
+
+fn server_of(options: &PgConnectOptions) -> String {
+    match options.get_socket() {
+        Some(socket) => format!("{}/.s.PGSQL.{}", socket.display(), options.get_port()),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    }
+}
