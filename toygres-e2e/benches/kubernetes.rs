@@ -17,6 +17,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use toygres_activities::platform::certificates::{CertificateAuthority, Issued, Signs};
 use toygres_e2e::kubernetes::{Namespace, kinds, kubectl_with_input};
 use toygres_e2e::measure::{self, Measure, Pair, calm, note};
 use toygres_e2e::wait::SOON;
@@ -39,7 +40,8 @@ async fn run() -> Result<Vec<Measure>> {
     let Some(cluster) = Cluster::for_measurement().await? else { return Ok(Vec::new()) };
     let by_hand = Namespace::new("bench-by-hand").await?;
     let api = cluster.serve().await?;
-    let bench = Bench { manifest: manifest_of_a_model(&cluster, &api, &by_hand).await?, cluster, by_hand, api };
+    let certificate = CertificateAuthority::open(cluster.toygres.state_dir(), Signs::Clients)?.issue_client("toygres")?;
+    let bench = Bench { manifest: manifest_of_a_model(&cluster, &api, &by_hand).await?, certificate, cluster, by_hand, api };
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!("\n{cores} cores, {rounds} rounds, medians; the program is {}\n", profile()?);
     let mut measures = bench.one_by_one(rounds).await?;
@@ -83,7 +85,18 @@ async fn manifest_of_a_model(cluster: &Cluster, api: &Api, by_hand: &Namespace) 
     Ok(manifest.replace(&cluster.namespace.name, &by_hand.name))
 }
 
+/// Who logs in.
+#[derive(Clone, Copy)]
+enum Client {
+    /// The user, whose role toygres makes.
+    Ours,
+    /// The only role that the objects alone make.
+    ByHand,
+}
+
 struct Bench {
+    /// As toygres has one.
+    certificate: Issued,
     cluster: Cluster,
     api: Api,
     by_hand: Namespace,
@@ -101,7 +114,7 @@ impl Bench {
             let service = Service::await_address(&self.by_hand, &name)?;
             let began = calm().await?;
             self.kubectl("apply", &manifest).await?;
-            self.expect_answer(service).await?;
+            self.expect_answer(service, Client::ByHand).await?;
             creates.by_hand.push(began.elapsed());
             let began = Instant::now();
             self.kubectl("delete", &manifest).await?;
@@ -111,7 +124,7 @@ impl Bench {
             let service = Service::await_address(&self.cluster.namespace, &name)?;
             let began = calm().await?;
             create(&self.api, &name).await?;
-            self.expect_answer(service).await?;
+            self.expect_answer(service, Client::Ours).await?;
             creates.ours.push(began.elapsed());
             let began = Instant::now();
             self.api.delete(&name).await?;
@@ -137,7 +150,7 @@ impl Bench {
             let services = names.iter().map(|name| Service::await_address(&self.by_hand, name)).collect::<Result<Vec<_>>>()?;
             let began = calm().await?;
             self.kubectl("apply", &manifest).await?;
-            try_join_all(services.into_iter().map(|service| self.expect_answer(service))).await?;
+            try_join_all(services.into_iter().map(|service| self.expect_answer(service, Client::ByHand))).await?;
             times.by_hand.push(began.elapsed());
             self.kubectl("delete", &manifest).await?;
             self.by_hand.expect_empty().await?;
@@ -147,7 +160,7 @@ impl Bench {
             let began = calm().await?;
             try_join_all(names.iter().zip(services).map(async |(name, service)| {
                 create(&self.api, name).await?;
-                self.expect_answer(service).await
+                self.expect_answer(service, Client::Ours).await
             }))
             .await?;
             times.ours.push(began.elapsed());
@@ -207,17 +220,22 @@ impl Bench {
     }
 
     /// Waits until a client has an answer over TLS from the Service's address.
-    async fn expect_answer(&self, service: Service) -> Result<()> {
+    async fn expect_answer(&self, service: Service, client: Client) -> Result<()> {
         let (began, address) = (Instant::now(), service.address().await?);
         // The model's certificate is for its own names; the CA is checked.
         let options = PgConnectOptions::new_without_pgpass()
             .host(&address)
-            .username("postgres")
-            .password(PASSWORD)
             .database("postgres")
             .ssl_mode(PgSslMode::VerifyCa)
             .ssl_root_cert(self.cluster.toygres.state_dir().join("ca.crt"))
             .disable_statement_logging();
+        let options = match client {
+            Client::Ours => options.username("postgres").password(PASSWORD),
+            Client::ByHand => options
+                .username("toygres")
+                .ssl_client_cert_from_pem(&self.certificate.chain_pem)
+                .ssl_client_key_from_pem(&self.certificate.key_pem),
+        };
         loop {
             let attempt = async {
                 let mut connection = options.connect().await?;

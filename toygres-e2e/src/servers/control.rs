@@ -17,10 +17,12 @@ pub const PORT: u16 = 5432;
 /// # Errors
 /// If it doesn't run.
 pub async fn connect(state_dir: &Path) -> Result<PgPool> {
+    let password = std::fs::read_to_string(state_dir.join("control/password"))?;
     let options = PgConnectOptions::new_without_pgpass()
         .socket(state_dir.join("run"))
         .port(PORT)
-        .username("postgres")
+        .username("toygres")
+        .password(&password)
         .database("postgres")
         .application_name("toygres-e2e")
         // A test that waits for a lock would hang; it fails instead.

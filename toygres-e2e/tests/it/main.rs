@@ -12,6 +12,13 @@ mod api {
     mod tls;
 }
 
+/// What an attacker does.
+mod attacks {
+    mod files;
+    mod output;
+    mod way_in;
+}
+
 /// The command line.
 mod cli {
     mod login;
@@ -26,6 +33,7 @@ mod instances {
     mod bad_places;
     mod first_use;
     mod logs;
+    mod passwords;
     mod power;
     mod secrets;
     mod versions;
@@ -35,6 +43,7 @@ mod instances {
 /// Instances on a Kubernetes cluster.
 mod kubernetes {
     mod apply;
+    mod attacks;
     mod bad_days;
     mod bad_input;
     mod first_use;

@@ -456,7 +456,8 @@ async fn a_second_server_refuses_a_revoked_token_too() {
         percent_encoding::NON_ALPHANUMERIC,
     )
     .to_string();
-    let database = format!("postgres://postgres@localhost:5432/postgres?host={socket}&sslmode=disable");
+    let password = std::fs::read_to_string(toygres.state_dir().join("control/password")).unwrap();
+    let database = format!("postgres://toygres:{password}@localhost:5432/postgres?host={socket}&sslmode=disable");
     let second = Toygres::new().unwrap().with("TOYGRES_DATABASE_URL", database).with("TOYGRES_PLATFORMS", "kubernetes");
     let second_root = second.serve().await.unwrap();
     for _ in 0..5 {

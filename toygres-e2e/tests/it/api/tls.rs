@@ -81,7 +81,7 @@ async fn commands_trust_the_own_ca_by_themselves_and_elsewhere_by_its_certificat
 
     // Named, it is a server like any other, which nobody vouches for.
     let token = toygres.state_dir().join("token").to_string_lossy().into_owned();
-    let ca = toygres.state_dir().join("ca.crt").to_string_lossy().into_owned();
+    let ca = toygres.state_dir().join("api-ca.crt").to_string_lossy().into_owned();
     let elsewhere = ["--url", &url, "--token-file", &token, "list"];
     let run = toygres.fails(1, &elsewhere).await.unwrap();
     assert!(run.stderr.contains("no TLS connection") && run.stderr.contains("--ca-certificate"), "{run}");

@@ -178,7 +178,7 @@ async fn a_login_keeps_the_ca_that_the_server_is_known_by() {
     let run = log_in(&person, &[&url], &token, 1).await.unwrap();
     assert!(run.stderr.contains("no TLS connection") && run.stderr.contains("--ca-certificate"), "{run}");
     let copy = person.folder().join("ca.crt");
-    std::fs::copy(server.state_dir().join("ca.crt"), &copy).unwrap();
+    std::fs::copy(server.state_dir().join("api-ca.crt"), &copy).unwrap();
     log_in(&person, &[&url, "--ca-certificate", copy.to_str().unwrap()], &token, 0).await.unwrap();
     // It is in the context: the file isn't needed any more.
     std::fs::remove_file(&copy).unwrap();

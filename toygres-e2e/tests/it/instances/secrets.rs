@@ -174,7 +174,10 @@ async fn every_file_and_folder_is_private_that_should_be() {
         ("instances/default/demo/data", 0o700),
         ("instances/default/demo/log", 0o700),
         (log.to_str().unwrap(), 0o600),
-        ("instances/default/demo/server.key", 0o600),
+        ("instances/default/demo/server.key", if nix::unistd::Uid::effective().is_root() { 0o640 } else { 0o600 }),
+        ("client-ca.key", 0o600),
+        ("api-ca.key", 0o600),
+        ("control/password", 0o600),
     ] {
         assert_eq!(mode(path).map_err(|error| format!("{path}: {error}")).unwrap(), expected, "{path}");
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::types::chrono::DateTime;
 use sqlx::{ConnectOptions, Connection, Executor};
 use toygres_e2e::by_hand::{Programs, Server};
@@ -170,10 +170,10 @@ fn break_file(path: &Path, content: &[u8]) -> Result<()> {
     Ok(file.write_all(content)?)
 }
 
-/// A session that needs no password, as the operating system's user.
-async fn session_without_password(toygres: &Toygres, port: u16) -> sqlx::PgConnection {
-    let options = PgConnectOptions::new_without_pgpass().socket(toygres.state_dir().join("run")).port(port);
-    options.username("postgres").database("postgres").connect().await.unwrap()
+/// A session with that password.
+async fn session(port: u16, password: &str) -> sqlx::PgConnection {
+    let options = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port).ssl_mode(PgSslMode::Require);
+    options.username("postgres").password(password).database("postgres").connect().await.unwrap()
 }
 
 #[tokio::test]
@@ -182,17 +182,17 @@ async fn a_password_that_somebody_changed() {
     let api = toygres.serve().await.unwrap();
     api.create("demo").await.unwrap();
     let port = port_of(&api, "demo").await;
-    let mut session = api.log_in("demo").await.unwrap();
-    session.execute("ALTER ROLE postgres PASSWORD 'hunter2'").await.unwrap();
-    session.close().await.unwrap();
+    let mut owner = api.log_in("demo").await.unwrap();
+    owner.execute("ALTER ROLE postgres PASSWORD 'hunter2'").await.unwrap();
+    owner.close().await.unwrap();
     let told = expect_cause(&toygres, "demo", "wrong_password", &[("platform", "password authentication failed")]).await.unwrap();
     assert!(!told.to_string().contains("hunter2"), "{told:#}");
     // What is told to be done helps.
     let kept = std::fs::read_to_string(toygres.secret_file("demo")).unwrap();
     assert!(!told.to_string().contains(&kept), "the password is shown");
-    let mut session = session_without_password(&toygres, port).await;
-    session.execute(format!("ALTER ROLE postgres PASSWORD '{kept}'").as_str()).await.unwrap();
-    session.close().await.unwrap();
+    let mut changed = session(port, "hunter2").await;
+    changed.execute(format!("ALTER ROLE postgres PASSWORD '{kept}'").as_str()).await.unwrap();
+    changed.close().await.unwrap();
     expect_well(&toygres, "demo").await.unwrap();
 
     // Changed while it is being created.
@@ -202,9 +202,10 @@ async fn a_password_that_somebody_changed() {
     wait_held_up(&control, 1).await.unwrap();
     let (port,): (i32,) =
         sqlx::query_as("SELECT port FROM toygres.ports WHERE name = 'fresh'").fetch_one(&control).await.unwrap();
-    let mut session = session_without_password(&toygres, port.try_into().unwrap()).await;
-    session.execute("ALTER ROLE postgres PASSWORD 'hunter2'").await.unwrap();
-    session.close().await.unwrap();
+    let kept = std::fs::read_to_string(toygres.secret_file("fresh")).unwrap();
+    let mut fresh = session(port.try_into().unwrap(), &kept).await;
+    fresh.execute("ALTER ROLE postgres PASSWORD 'hunter2'").await.unwrap();
+    fresh.close().await.unwrap();
     let_go(&control).await.unwrap();
     assert_eq!(api.wait(&create).await.unwrap()["state"], "failed");
     let words = ("operation", "password authentication failed");

@@ -159,7 +159,7 @@ fn twin(of: &Toygres, database: &Server) -> Result<Toygres> {
     let twin = Toygres::new()?.with("TOYGRES_DATABASE_URL", database.url());
     let twin = twin.with("KUBECONFIG", std::env::var_os("KUBECONFIG").context("no KUBECONFIG")?);
     std::fs::create_dir(twin.state_dir())?;
-    for file in ["ca.crt", "ca.key"] {
+    for file in ["ca.crt", "ca.key", "client-ca.crt", "client-ca.key"] {
         std::fs::copy(of.state_dir().join(file), twin.state_dir().join(file))?;
     }
     Ok(twin)
