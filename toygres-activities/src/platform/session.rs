@@ -1,6 +1,5 @@
-//! Toygres's own way into an instance, the same on every platform: over TLS, as the role `toygres`, by a client certificate
-//! that a CA of its own signs. It depends on nobody's password, and no user of the operating system is let in for what he
-//! is.
+//! How toygres logs in to an instance, the same on every platform: over TLS, as the role `toygres`, by a client certificate
+//! that a CA of its own signs. It needs no user's password. No user of the operating system can log in without credentials.
 //!
 //! `toygres` is the role that `initdb` makes, so nobody can drop it.
 

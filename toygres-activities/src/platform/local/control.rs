@@ -12,7 +12,9 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, Password};
 
-use super::files::{Durability, blocking, failed, lock, make_folder, remove_file, remove_tree, sync_directory, write_whole};
+use super::files::{
+    Durability, blocking, failed, lock, make_folder, names_in, remove_file, remove_tree, sync_directory, write_whole,
+};
 use super::pool::initdb;
 use super::programs::Programs;
 use super::programs::archives::sync_all;
@@ -118,7 +120,12 @@ impl Control {
         // The password itself is nothing for the servers' account. PostgreSQL takes the verifier in its place.
         let verifier = postgres_protocol::password::scram_sha_256(self.password.expose_secret().as_bytes());
         let (made, written, owner) = (building.clone(), verifier_file.clone(), account.clone());
+        let found = data.clone();
         blocking(move || {
+            // It comes into its place whole. What is there, and can't be read as a database, is somebody's nevertheless.
+            if !names_in(&found)?.is_empty() {
+                return Err(unreadable(&found));
+            }
             remove_tree(&made)?;
             make_folder(&made, 0o700, owner.owner())?;
             let (mode, owner) = owner.readable();
@@ -129,8 +136,6 @@ impl Control {
         blocking(move || {
             remove_file(&verifier_file)?;
             sync_all(&building)?;
-            // It has no PG_VERSION, so it never held anything.
-            remove_tree(&data)?;
             std::fs::rename(&building, &data).map_err(failed("rename", &building))?;
             sync_directory(&home)
         })
@@ -153,6 +158,17 @@ impl Control {
             None => Ok(()),
         }
     }
+}
+
+/// The failure of a control database that is there, though not as one. It is never made anew.
+fn unreadable(data: &Path) -> Failure {
+    let message = format!(
+        "the data directory {} of the control database has no PG_VERSION that the servers' user owns; nothing was changed. Put that \
+         file, or its owner, back; or move the folder elsewhere to begin with an empty one, and have the instances registered again \
+         by `toygres adopt`",
+        data.display()
+    );
+    Failure::permanent(FailureKind::StartFailed, message)
 }
 
 /// Reads the password in the control database's folder, or makes one.

@@ -361,6 +361,29 @@ async fn the_pool_makes_creation_quick_and_wastes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_control_database_that_can_not_be_read_is_never_made_anew() {
+    let local = local().await;
+    local.host.start_control().await.unwrap();
+    local.host.stop_control().await.unwrap();
+    let data = local.host.state_dir().join("control/data");
+    let (version, kept) = (data.join("PG_VERSION"), data.join("kept"));
+    std::fs::rename(&version, &kept).unwrap();
+    let tricks: [&dyn Fn(); 3] =
+        [&|| {}, &|| std::os::unix::fs::symlink("kept", &version).unwrap(), &|| std::fs::write(&version, "no number").unwrap()];
+    for trick in tricks {
+        let _ = std::fs::remove_file(&version);
+        trick();
+        let failure = local.host.start_control().await.unwrap_err();
+        assert!(!failure.retryable && failure.message.contains("nothing was changed"), "{failure}");
+        assert!(kept.exists() && data.join("base").is_dir(), "its data was removed");
+    }
+    std::fs::remove_file(&version).unwrap();
+    std::fs::rename(&kept, &version).unwrap();
+    local.host.start_control().await.unwrap();
+    local.host.stop_control().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_control_database_is_found_again_restarted_and_stopped() {
     let local = local().await;
     let control = local.host.start_control().await.unwrap();

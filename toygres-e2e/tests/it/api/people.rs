@@ -68,7 +68,7 @@ async fn server() -> Result<(Toygres, Api)> {
     Ok((toygres, api))
 }
 
-/// Makes a token; whoever has it.
+/// Makes a token; the client that uses it, and its secret.
 async fn token(api: &Api, body: Value) -> Result<(Api, String)> {
     let minted = api.send(Method::POST, "/v1/tokens", Some(body.to_string())).await?.expect(201)?;
     let secret = minted["secret"].as_str().context("no secret")?.to_owned();
@@ -241,7 +241,7 @@ async fn a_token_ends_at_once_and_a_wrong_one_learns_nothing() {
         ann.send(Method::DELETE, "/v1/tokens/bob", None).await.unwrap().expect(200).unwrap();
         let refused = bob.get("/v1/whoami").await.unwrap().expect_problem(401).unwrap();
         assert!(refused.contains("revoked"), "{refused}");
-        tokio::time::timeout(SOON, user).await.expect("it is let in still").unwrap();
+        tokio::time::timeout(SOON, user).await.expect("the token still works").unwrap();
         ann.send(Method::DELETE, "/v1/tokens/bob", None).await.unwrap().expect_problem(404).unwrap();
     }
 
