@@ -18,6 +18,7 @@ use crate::instances::apply::Apply;
 use crate::instances::create::Create;
 use crate::instances::delete::Delete;
 use crate::instances::diff::Diff;
+use crate::instances::extension::Extension;
 use crate::instances::list::List;
 use crate::instances::power::Target;
 use crate::operations::Operations;
@@ -79,8 +80,11 @@ pub enum Command {
     Start(Target),
     /// Restart an instance's server
     Restart(Target),
-    /// Give an instance's user a new password
+    /// Give an instance's owner a new password
     RotatePassword(Target),
+    /// Make and remove extensions in an instance's database
+    #[command(subcommand, visible_alias = "extensions")]
+    Extension(Extension),
     /// Delete an instance and all its data
     Delete(Delete),
     /// Show what happened, and what happens

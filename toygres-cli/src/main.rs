@@ -30,7 +30,7 @@ use args::{Cli, Command};
 use connections::{connect, psql};
 use error::{CliError, Outcome};
 use history::{events, logs, why};
-use instances::{adopt, apply, create, delete, diff, list, power, versions};
+use instances::{adopt, apply, create, delete, diff, extension, list, power, versions};
 use output::interrupt::interrupted;
 use output::ui::{self, Ui};
 use server::{ServerCommand, doctor};
@@ -109,6 +109,7 @@ async fn dispatch(command: Command, settings: Settings, ui: &Ui) -> Outcome {
         Command::Start(target) => power::set(Power::Running, target, &settings, ui).await,
         Command::Restart(target) => power::request(OperationKind::RESTART, target, &settings, ui).await,
         Command::RotatePassword(target) => power::request(OperationKind::ROTATE_PASSWORD, target, &settings, ui).await,
+        Command::Extension(command) => extension::run(command, &settings, ui).await,
         Command::Delete(arguments) => delete::run(arguments, &settings, ui).await,
         Command::Events(arguments) => events::run(arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Why(arguments) => why::run(arguments, &mut Session::open(&settings, ui).await?).await,

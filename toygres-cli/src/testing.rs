@@ -54,21 +54,22 @@ pub fn settings(state_dir: &Path) -> Settings {
 
 /// How `demo` is reached.
 pub fn connection(password: &str) -> Connection {
-    let uri =
-        toygres_models::ConnectionUri { host: "127.0.0.1".into(), port: 20_001, ca_certificate_path: Some("/a b/ca.crt".into()) };
+    let address =
+        toygres_models::ServerAddress { host: "127.0.0.1".into(), port: 20_001, ca_certificate_path: Some("/a b/ca.crt".into()) };
     Connection {
-        host: uri.host.clone(),
-        port: uri.port,
-        user: "postgres".into(),
+        host: address.host.clone(),
+        port: address.port,
+        user: "app".into(),
         password: password.into(),
-        database: "postgres".into(),
+        database: "app".into(),
+        valid_until: None,
         sslmode: "verify-full".into(),
-        ca_certificate_path: uri.ca_certificate_path.clone(),
+        ca_certificate_path: address.ca_certificate_path.clone(),
         ca_certificate: None,
         platform: PlatformName::Local,
         cluster_id: None,
         internal: false,
-        uri: uri.with_secret(&password.into()).expose_secret().to_owned(),
+        uri: address.uri("app", "app").with_secret(&password.into()).expose_secret().to_owned(),
     }
 }
 

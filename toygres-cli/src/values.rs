@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use toygres_models::{
-    Cpu, DnsLabel, InstanceName, InstanceState, LabelSelector, Labels, Memory, PlatformName, PostgresVersion, StorageClass,
-    StorageSize,
+    Cpu, DatabaseName, DnsLabel, InstanceName, InstanceState, LabelSelector, Labels, Memory, PlatformName, PostgresVersion,
+    RoleName, StorageClass, StorageSize,
 };
 
 /// A label by itself: whether all of them go together is checked by the server.
@@ -24,6 +24,14 @@ pub fn instance_state(text: &str) -> Result<InstanceState, String> {
 }
 
 pub fn instance_name(text: &str) -> Result<InstanceName, String> {
+    text.parse().map_err(problem)
+}
+
+pub fn role_name(text: &str) -> Result<RoleName, String> {
+    text.parse().map_err(problem)
+}
+
+pub fn database_name(text: &str) -> Result<DatabaseName, String> {
     text.parse().map_err(problem)
 }
 

@@ -187,6 +187,13 @@ impl Client {
         self.get(self.instance_url(key, &["connection"], &[])?).await
     }
 
+    /// How an instance is reached as its superuser, with a new password that lets in for an hour.
+    pub async fn superuser_connection(&self, key: &InstanceKey) -> Result<Connection, ClientError> {
+        let url = self.instance_url(key, &["superuser"], &[])?;
+        let (_, body) = self.send(Method::POST, url, Vec::new(), REQUEST_TIMEOUT).await?;
+        self.decode(&body)
+    }
+
     /// A page of operations, newest first.
     pub async fn operations(
         &self,

@@ -26,7 +26,7 @@ pub struct InstanceManifest {
     /// The named fields of the spec.
     #[serde(flatten)]
     pub fields: Map<String, Value>,
-    /// The superuser's password; a generated one if left out. It is never shown again but by `connection`.
+    /// The owner's password; a generated one if left out. It is never shown again but by `connection`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
 }
@@ -47,7 +47,7 @@ struct Identity {
     /// Its namespace; the query's `namespace`, or else `default`, if left out.
     #[schema(min_length = 1, max_length = 50, pattern = "^[a-z]([a-z0-9-]*[a-z0-9])?$", example = "default")]
     namespace: Option<String>,
-    /// The superuser's password, of at most 1024 bytes, and not only of characters that nobody sees (RFC 4013 leaves them
+    /// The owner's password, of at most 1024 bytes, and not only of characters that nobody sees (RFC 4013 leaves them
     /// out); a generated one if left out. It is never shown again but by `connection`.
     #[schema(
         min_length = 1,

@@ -88,6 +88,9 @@ pub struct Connection {
     pub password: String,
     /// Database name.
     pub database: String,
+    /// Until when the password lets in, where it ends by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<DateTime<Utc>>,
     /// `verify-full`, or `require` where the CA's certificate isn't on this machine.
     pub sslmode: String,
     /// Path of the CA's certificate on the server's machine.

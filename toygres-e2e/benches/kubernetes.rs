@@ -230,7 +230,7 @@ impl Bench {
             .ssl_root_cert(self.cluster.toygres.state_dir().join("ca.crt"))
             .disable_statement_logging();
         let options = match client {
-            Client::Ours => options.username("postgres").password(PASSWORD),
+            Client::Ours => options.username("app").database("app").password(PASSWORD),
             Client::ByHand => options
                 .username("toygres")
                 .ssl_client_cert_from_pem(&self.certificate.chain_pem)

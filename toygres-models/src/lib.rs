@@ -23,15 +23,16 @@ pub use log::{LogLine, LogRequest};
 pub use state::{InstanceState, OperationState, Role, StepState};
 pub use store::Store;
 pub use token::BearerToken;
-pub use values::connection::ConnectionUri;
+pub use values::connection::{ConnectionUri, ServerAddress};
+pub use values::extension::Extensions;
 pub use values::labels::{LabelSelector, Labels};
-pub use values::name::{InstanceKey, InstanceName, Namespace, TokenName};
+pub use values::name::{DatabaseName, InstanceKey, InstanceName, Namespace, RoleName, TokenName};
 pub use values::password::{Password, SecretRef};
 pub use values::platform_name::PlatformName;
 pub use values::resources::{ClusterDomain, Cpu, DnsLabel, Memory, StorageClass};
 pub use values::size::StorageSize;
 pub use values::version::{OfferedVersion, PostgresVersion};
-pub use values::{connection, labels, name, password, platform_name, resources, size, version};
+pub use values::{connection, extension, labels, name, password, platform_name, resources, size, version};
 pub use verdict::{Cause, Verdict};
 
 /// A value that was refused at the edge: which field, what is wrong with it, and what would do.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use duroxide::ActivityContext;
 use toygres_models::{Failure, FailureKind};
 
-use crate::context::{Context, run_while_valid};
+use crate::context::{Context, OperationContext, run_while_valid};
 use crate::types::{WaitForReadyInput, WaitForReadyOutput, instance_key};
 
 /// See [`WAIT_FOR_READY`](crate::names::activities::WAIT_FOR_READY).
@@ -19,7 +19,15 @@ pub async fn wait_for_ready_activity(
     let begun = Instant::now();
     let wait = async {
         let place = context.place(operation.as_ref()).await?;
-        place.platform.wait_ready(&key, Duration::from_secs(input.timeout_seconds)).await
+        let seen = place.platform.wait_ready(&key, Duration::from_secs(input.timeout_seconds)).await?;
+        // A new instance has none that would have to be removed.
+        let is_new = |operation: &OperationContext| operation.instance().status.members.is_empty();
+        if let Some(operation) =
+            operation.as_ref().filter(|operation| seen.ready && !(is_new(operation) && operation.target().extensions.is_empty()))
+        {
+            place.platform.set_extensions(&key, operation.target()).await?;
+        }
+        Ok(seen)
     };
     let seen = run_while_valid(operation.as_ref(), wait).await?;
     if seen.ready {

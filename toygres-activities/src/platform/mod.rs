@@ -14,11 +14,12 @@ pub(crate) mod session;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
-use toygres_models::{ConnectionUri, Failure, InstanceKey, InstanceSpec, Invalid, MemberStatus, PlatformName, PostgresVersion};
+use toygres_models::{Failure, InstanceKey, InstanceSpec, Invalid, MemberStatus, PlatformName, PostgresVersion, ServerAddress};
 use uuid::Uuid;
 
 pub use default_folder::DefaultFolder;
@@ -35,7 +36,7 @@ pub struct Deployment {
     pub instance_id: Option<Uuid>,
     /// What it is to be. A platform that can't enforce a field says so in its docs.
     pub spec: InstanceSpec,
-    /// Password of the superuser `postgres`, set when the instance is made.
+    /// Password of its owner, set when the instance is made.
     pub password: SecretString,
     /// Whether it was brought up before: its data must be there then, and missing data is not made again.
     pub data_exists: bool,
@@ -115,10 +116,10 @@ impl Observation {
 /// How an instance is reached. Holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// By address.
-    pub uri: ConnectionUri,
-    /// By public DNS name, where it has one.
-    pub dns_uri: Option<ConnectionUri>,
+    /// Where its server listens.
+    pub address: ServerAddress,
+    /// The same by public DNS name, where it has one.
+    pub dns_address: Option<ServerAddress>,
     /// The load balancer's address, where it has one.
     pub external_ip: Option<String>,
     /// The public DNS name, where it has one.
@@ -201,12 +202,25 @@ pub trait Platform: Send + Sync + 'static {
     /// [`NotFound`](toygres_models::FailureKind::NotFound) if there is no such instance.
     async fn restart(&self, key: &InstanceKey, request_id: &str) -> Result<bool, Failure>;
 
-    /// Sets the password of the user's role, which is made where it isn't there, over toygres's own way in.
+    /// Sets the password of the owner, which is made with its database where it isn't there, over toygres's own way in.
     ///
     /// # Errors
     /// [`NotFound`](toygres_models::FailureKind::NotFound) if there is no such instance; retryable if its server doesn't
     /// answer.
     async fn set_password(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure>;
+
+    /// Makes the extensions that the spec names in its database, and removes those of toygres's that it doesn't name.
+    ///
+    /// # Errors
+    /// As [`set_password`](Self::set_password); permanent, and about `extensions`, where the server refuses one.
+    async fn set_extensions(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure>;
+
+    /// Lets the superuser `postgres` log in with that password until then. A password that it had before ends.
+    ///
+    /// # Errors
+    /// As [`set_password`](Self::set_password); permanent where nothing would keep a superuser in its instance.
+    async fn open_superuser(&self, key: &InstanceKey, password: &SecretString, valid_until: DateTime<Utc>)
+    -> Result<(), Failure>;
 
     /// Looks once. `None` if there is no such instance.
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure>;

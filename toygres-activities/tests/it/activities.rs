@@ -137,9 +137,9 @@ async fn deploy_test_and_delete_an_instance() {
         )
         .await;
     let uri = by_reference["ip_connection_string"].as_str().unwrap();
-    assert!(uri.starts_with("postgresql://postgres@127.0.0.1:"), "{uri}");
+    assert!(uri.starts_with("postgresql://app@127.0.0.1:"), "{uri}");
 
-    let wrong = strings["ip_connection_string"].as_str().unwrap().replacen("postgres:p", "postgres:wrong", 1);
+    let wrong = strings["ip_connection_string"].as_str().unwrap().replacen("app:p", "app:wrong", 1);
     let failure = engine.failure(TEST_CONNECTION, json!({"connection_string": wrong})).await;
     assert!(failure.kind == FailureKind::ConnectionFailed && !failure.retryable, "{failure:?}");
 

@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use toygres_client::resources::Connection;
 use toygres_models::{InstanceName, Namespace};
 
-use super::route;
+use super::route::{self, Login};
 use crate::error::{CliError, Outcome};
 use crate::output::interrupt::interrupted;
 use crate::output::ui::Ui;
@@ -52,6 +52,11 @@ pub struct Connect {
     #[arg(long, value_enum, default_value_t = ConnectFormat::Uri)]
     pub format: ConnectFormat,
 
+    /// For admins: as the superuser postgres, with a new password that lets in for an hour; the one
+    /// that was asked for before ends
+    #[arg(long)]
+    pub superuser: bool,
+
     /// On Kubernetes: forward a port of this machine to it, through the cluster's API server, until
     /// Ctrl-C
     #[arg(long)]
@@ -65,9 +70,10 @@ pub struct Connect {
 pub async fn run(arguments: &Connect, session: &mut Session<'_>) -> Outcome {
     let key = session.key(arguments.name.clone());
     let ui = session.ui;
+    let login = Login::asked(arguments.superuser);
     let route = match arguments.forward {
-        true => route::forwarded(session, &key, arguments.port.unwrap_or(0)).await?,
-        false => route::direct(session, &key).await?,
+        true => route::forwarded(session, &key, login, arguments.port.unwrap_or(0)).await?,
+        false => route::direct(session, &key, login).await?,
     };
     print(ui, arguments.format, &route.connection)?;
     if route.is_forwarded() {
@@ -169,12 +175,12 @@ mod tests {
         let connection = connection("s3cret");
         assert_eq!(
             env(&connection),
-            "export PGHOST='127.0.0.1'\nexport PGPORT='20001'\nexport PGUSER='postgres'\nexport PGDATABASE='postgres'\n\
+            "export PGHOST='127.0.0.1'\nexport PGPORT='20001'\nexport PGUSER='app'\nexport PGDATABASE='app'\n\
              export PGSSLMODE='verify-full'\nexport PGCHANNELBINDING='require'\nexport PGSSLROOTCERT='/a b/ca.crt'\nexport PGPASSWORD='s3cret'"
         );
         assert_eq!(
             jdbc(&connection),
-            "jdbc:postgresql://127.0.0.1:20001/postgres?user=postgres&password=s3cret&sslmode=verify-full&channelBinding=require&sslrootcert=%2Fa%20b%2Fca.crt"
+            "jdbc:postgresql://127.0.0.1:20001/app?user=app&password=s3cret&sslmode=verify-full&channelBinding=require&sslrootcert=%2Fa%20b%2Fca.crt"
         );
         assert!(!format!("{:?}", libpq_variables(&connection)).contains("s3cret"));
     }

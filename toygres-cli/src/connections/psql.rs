@@ -19,7 +19,7 @@ use toygres_client::resources::Connection;
 use toygres_models::InstanceName;
 
 use super::connect::libpq_variables;
-use super::route;
+use super::route::{self, Login};
 use crate::error::{CliError, Outcome};
 use crate::output::ui::Ui;
 use crate::session::Session;
@@ -34,7 +34,8 @@ const KEPT: &[&str] = &["PGAPPNAME", "PGCLIENTENCODING", "PGCONNECT_TIMEOUT", "P
 Examples:
   toygres psql demo
   toygres psql demo -c 'select version()'
-  toygres psql demo --dbname app -f schema.sql
+  toygres psql demo -f schema.sql
+  toygres psql --superuser demo
   toygres psql --namespace team demo        (toygres's own options come before the name)
 
 The password reaches psql by a file that only you can read, which is removed afterwards.
@@ -44,12 +45,19 @@ pub struct Psql {
     #[arg(value_parser = instance_name)]
     pub name: InstanceName,
 
+    /// For admins: as the superuser postgres (before the name)
+    #[arg(long)]
+    pub superuser: bool,
+
     /// Everything after the name goes to psql as it is
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PSQL ARGUMENTS")]
     pub arguments: Vec<std::ffi::OsString>,
 }
 
 pub async fn run(arguments: Psql, settings: &Settings, ui: &Ui) -> Outcome {
+    if arguments.arguments.iter().any(|argument| argument == "--superuser") {
+        return Err(CliError::usage("--superuser comes before the name: what follows the name is psql's"));
+    }
     let Some(program) = find_program("psql", &settings.server.cache_dir).await else {
         return Err(CliError::failed("psql is not on this machine")
             .hint("to get it: apt install postgresql-client, dnf install postgresql, or brew install libpq")
@@ -58,7 +66,7 @@ pub async fn run(arguments: Psql, settings: &Settings, ui: &Ui) -> Outcome {
     let mut session = Session::open(settings, ui).await?;
     let key = session.key(arguments.name);
     // Held until psql has ended.
-    let route = route::any(&mut session, &key).await?;
+    let route = route::any(&mut session, &key, Login::asked(arguments.superuser)).await?;
     let connection = &route.connection;
     // From here on Ctrl-C is psql's: it cancels a query. It reaches psql by the terminal, as this
     // program is in the same group; here it only must not end the program.
@@ -181,7 +189,7 @@ mod tests {
         #[test]
         fn any_password_comes_back_from_the_file(password in "[^\\p{Cc}]{1,60}") {
             let line = password_line(&connection(&password));
-            prop_assert_eq!(fields(line.strip_suffix('\n').unwrap()), ["::1", "5", "*", "postgres", &password]);
+            prop_assert_eq!(fields(line.strip_suffix('\n').unwrap()), ["::1", "5", "*", "app", &password]);
         }
     }
 }

@@ -11,7 +11,7 @@ use toygres_activities::platform::kubernetes::Forward;
 use toygres_client::Client;
 use toygres_client::resources::Connection;
 use toygres_models::whole_file::{Durability, write_whole};
-use toygres_models::{ConnectionUri, InstanceKey, PlatformName};
+use toygres_models::{InstanceKey, PlatformName, ServerAddress};
 
 use crate::error::CliError;
 use crate::session::Session;
@@ -31,17 +31,40 @@ impl Route {
     }
 }
 
+/// As whom somebody logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Login {
+    /// The instance's owner.
+    Owner,
+    /// Its superuser, with a new password.
+    Superuser,
+}
+
+impl Login {
+    /// The one that a flag asks for.
+    pub fn asked(superuser: bool) -> Self {
+        if superuser { Self::Superuser } else { Self::Owner }
+    }
+}
+
 /// The way that the server gives. Where the host is known inside the cluster only, it's of no use
 /// here: see [`forwarded`].
-pub async fn direct(session: &mut Session<'_>, key: &InstanceKey) -> Result<Route, CliError> {
-    let mut connection = session.call(async |client: &Client| client.connection(key).await).await?;
+pub async fn direct(session: &mut Session<'_>, key: &InstanceKey, login: Login) -> Result<Route, CliError> {
+    let ask = async |client: &Client| match login {
+        Login::Owner => client.connection(key).await,
+        Login::Superuser => client.superuser_connection(key).await,
+    };
+    let mut connection = session.call(ask).await?;
+    if let Some(until) = connection.valid_until {
+        session.ui.note(format_args!("The superuser's password lets in until {}.", until.format("%F %T UTC")));
+    }
     bring_certificate(session.settings, &mut connection)?;
     Ok(Route { connection, forward: None })
 }
 
 /// The way that works from here: direct, or forwarded where it has to be.
-pub async fn any(session: &mut Session<'_>, key: &InstanceKey) -> Result<Route, CliError> {
-    let route = direct(session, key).await?;
+pub async fn any(session: &mut Session<'_>, key: &InstanceKey, login: Login) -> Result<Route, CliError> {
+    let route = direct(session, key, login).await?;
     let in_the_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() && std::env::var_os("KUBECONFIG").is_none();
     if !route.connection.internal || in_the_cluster {
         return Ok(route);
@@ -50,8 +73,8 @@ pub async fn any(session: &mut Session<'_>, key: &InstanceKey) -> Result<Route, 
 }
 
 /// A way through a port of this machine; 0 takes any that is free.
-pub async fn forwarded(session: &mut Session<'_>, key: &InstanceKey, port: u16) -> Result<Route, CliError> {
-    let route = direct(session, key).await?;
+pub async fn forwarded(session: &mut Session<'_>, key: &InstanceKey, login: Login, port: u16) -> Result<Route, CliError> {
+    let route = direct(session, key, login).await?;
     if route.connection.platform != PlatformName::Kubernetes {
         return Err(CliError::failed(format!(
             "{} runs on the platform {} and needs no forwarding: `toygres connect {}` says where",
@@ -111,11 +134,12 @@ fn bring_certificate(settings: &Settings, connection: &mut Connection) -> Result
 
 /// The URI of the connection's parts.
 fn rewrite(connection: &mut Connection) {
-    let uri = ConnectionUri {
+    let address = ServerAddress {
         host: connection.host.clone(),
         port: connection.port,
         ca_certificate_path: connection.ca_certificate_path.clone(),
     };
+    let uri = address.uri(&connection.user, &connection.database);
     connection.uri = uri.with_secret(&connection.password.as_str().into()).expose_secret().to_owned();
 }
 

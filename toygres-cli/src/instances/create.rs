@@ -10,8 +10,8 @@ use toygres_client::resources::InstanceManifest;
 use toygres_models::password::MAX_PASSWORD_LENGTH;
 use toygres_models::store::{Instance, Operation};
 use toygres_models::{
-    Cpu, DnsLabel, InstanceKey, InstanceName, Memory, Namespace, OperationState, Password, PlatformName, PostgresVersion,
-    StorageClass, StorageSize,
+    Cpu, DatabaseName, DnsLabel, InstanceKey, InstanceName, Memory, Namespace, OperationState, Password, PlatformName,
+    PostgresVersion, RoleName, StorageClass, StorageSize,
 };
 
 use crate::access::secret_input;
@@ -21,7 +21,10 @@ use crate::output::display;
 use crate::output::ui::Ui;
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::values::{cpu, dns_label, instance_name, label, memory, platform, postgres_version, storage_class, storage_size};
+use crate::values::{
+    cpu, database_name, dns_label, instance_name, label, memory, platform, postgres_version, role_name, storage_class,
+    storage_size,
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -42,6 +45,14 @@ pub struct Create {
     /// PostgreSQL version, such as 17 or 17.4 [default: the newest one at hand]
     #[arg(long, value_name = "VERSION", value_parser = postgres_version)]
     pub version: Option<PostgresVersion>,
+
+    /// The role that applications log in as; it is no superuser [default: app]
+    #[arg(long, value_name = "ROLE", value_parser = role_name)]
+    pub owner: Option<RoleName>,
+
+    /// The database that is made for the owner [default: app]
+    #[arg(long, value_name = "DATABASE", value_parser = database_name)]
+    pub database: Option<DatabaseName>,
 
     /// Storage in GB [default: 10]
     #[arg(long, value_name = "GB", value_parser = storage_size, allow_hyphen_values = true)]
@@ -80,7 +91,7 @@ pub struct Create {
     #[arg(long)]
     pub delete_protection: bool,
 
-    /// Read the superuser's password from standard input instead of generating one
+    /// Read the owner's password from standard input instead of generating one
     #[arg(long)]
     pub password_stdin: bool,
 
@@ -100,6 +111,8 @@ pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
     let mut body = InstanceManifest { password, ..InstanceManifest::of(key.name.to_string()) };
     body.set("platform", arguments.platform.or(settings.platform).map(PlatformName::as_str));
     body.set("postgres_version", arguments.version.map(|version| version.to_string()));
+    body.set("owner", arguments.owner.map(String::from));
+    body.set("database", arguments.database.map(String::from));
     body.set("storage_size_gb", arguments.storage.map(|size| size.gb()));
     body.set("use_load_balancer", arguments.public.then_some(true));
     body.set("dns_label", arguments.dns_label.map(String::from));

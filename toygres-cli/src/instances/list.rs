@@ -139,9 +139,13 @@ fn details(ui: &Ui, instance: &Instance) -> String {
         ("Namespace", instance.namespace.clone()),
         ("Version", format!("PostgreSQL {}", display::version(instance))),
         ("Platform", spec.platform.to_string()),
+        ("Owner", format!("{} of the database {}", spec.owner, spec.database)),
         ("Storage", storage),
         ("Created", format!("{} ({} ago)", moment(instance.created_at), age(instance.created_at, now))),
     ];
+    if !spec.extensions.is_empty() {
+        fields.push(("Extensions", spec.extensions.iter().collect::<Vec<_>>().join(", ")));
+    }
     fields.extend(spec.cpu.iter().map(|cpu| ("CPU", cpu.to_string())));
     fields.extend(spec.memory.iter().map(|memory| ("Memory", memory.to_string())));
     fields.extend(spec.storage_class.iter().map(|class| ("Storage class", class.to_string())));

@@ -6,6 +6,7 @@ pub mod create;
 pub mod delete;
 pub mod diff;
 pub mod documents;
+pub mod extension;
 pub mod list;
 pub mod power;
 pub mod versions;

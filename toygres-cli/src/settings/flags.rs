@@ -143,6 +143,11 @@ pub struct SettingFlags {
     #[arg(long, global = true, value_name = "TIME", hide_short_help = true, help_heading = SETTINGS)]
     pub event_retention: Option<String>,
 
+    /// Whether admins may log in to instances as superuser: `admins` or `never`. A key of the config file and a variable
+    /// alone: as a flag, it is the user's wish to log in so.
+    #[arg(skip)]
+    pub superuser: Option<String>,
+
     /// When toygres runs as root: the system user that PostgreSQL runs as [env: TOYGRES_RUN_AS_USER]
     #[arg(long, global = true, value_name = "USER", hide_short_help = true, help_heading = SETTINGS)]
     pub run_as_user: Option<String>,

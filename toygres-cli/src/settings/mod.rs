@@ -37,6 +37,9 @@ const DEFAULT_PORT_RANGE: RangeInclusive<u16> = LocalConfig::DEFAULT_PORT_RANGE;
 const DEFAULT_POOL_SIZE: usize = LocalConfig::DEFAULT_POOL_SIZE;
 /// How long events are kept.
 const DEFAULT_EVENT_RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Who may log in to instances as superuser.
+const ADMINS: &str = "admins";
+const NEVER: &str = "never";
 /// A prepared data directory has about 40 MB; more of them would only fill the disk.
 const MAX_POOL_SIZE: usize = 32;
 
@@ -128,6 +131,7 @@ impl Settings {
             port_range: sources.parse("port_range", parse_port_range)?.unwrap_or(DEFAULT_PORT_RANGE),
             pool_size: sources.parse("pool_size", parse_pool_size)?.unwrap_or(DEFAULT_POOL_SIZE),
             event_retention: sources.parse("event_retention", parse_retention)?.unwrap_or(DEFAULT_EVENT_RETENTION),
+            hands_out_superuser: sources.parse("superuser", parse_superuser)?.unwrap_or(true),
             run_as_user: sources.parse("run_as_user", parse_user)?,
         };
         Ok(Self {
@@ -215,6 +219,7 @@ impl Settings {
             ("pool_size", server.pool_size.to_string().into()),
             ("event_retention", humantime::format_duration(server.event_retention).to_string().into()),
             ("allow_plaintext", server.allow_plaintext.to_string().into()),
+            ("superuser", if server.hands_out_superuser { ADMINS } else { NEVER }.into()),
             ("platforms", platforms.join(",").into()),
         ];
         values.extend(server.tls.iter().flat_map(tls::to_texts));
@@ -387,6 +392,15 @@ fn parse_retention(text: &str) -> Result<Duration, String> {
     let range = Duration::from_secs(1)..=Duration::from_secs(100 * 366 * 24 * 60 * 60);
     let time = humantime::parse_duration(text).ok().filter(|time| range.contains(time));
     time.ok_or_else(|| format!("{text:?} is not a length of time from 1s to 100y, such as 30d"))
+}
+
+/// Whether the superuser's password is handed out.
+fn parse_superuser(text: &str) -> Result<bool, String> {
+    match text {
+        ADMINS => Ok(true),
+        NEVER => Ok(false),
+        _ => Err(format!("{text:?} is unknown; known are {ADMINS} and {NEVER}")),
+    }
 }
 
 fn parse_user(text: &str) -> Result<String, String> {

@@ -349,6 +349,15 @@ impl Api {
     pub async fn log_in(&self, name: &str) -> Result<PgConnection> {
         log_in(&self.uri(name).await?).await
     }
+
+    /// Logs in to an instance as its superuser, with a new password.
+    ///
+    /// # Errors
+    /// If the server or the instance refuses.
+    pub async fn log_in_as_superuser(&self, name: &str) -> Result<PgConnection> {
+        let connection = self.post(&self.instances(&format!("/{name}/superuser"))).await?.expect(200)?;
+        log_in(connection["uri"].as_str().context("a connection without a URI")?).await
+    }
 }
 
 /// Logs in by a URI, over TLS with the server's name checked, and tries it.

@@ -16,6 +16,7 @@ mod api {
 mod attacks {
     mod files;
     mod output;
+    mod owner;
     mod way_in;
 }
 

@@ -63,6 +63,9 @@ impl Field {
 pub const FIELDS: &[Field] = &[
     Field::new("platform", |_| Effect::Never),
     Field::new("postgres_version", |_| Effect::Never),
+    Field::new("owner", |_| Effect::Never),
+    Field::new("database", |_| Effect::Never),
+    Field::new("extensions", |_| Effect::Live),
     Field::new("storage_size_gb", |_| Effect::Never),
     Field::new("use_load_balancer", |_| Effect::Live),
     Field::new("dns_label", |_| Effect::Live),

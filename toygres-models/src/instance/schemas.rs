@@ -1,10 +1,10 @@
 //! Schemas of fields that are written in more than one way.
 
 use serde_json::json;
-use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type};
 
-use crate::PlatformName;
 use crate::version::SUPPORTED_MAJORS;
+use crate::{Extensions, PlatformName};
 
 pub(super) fn postgres_version() -> ObjectBuilder {
     ObjectBuilder::new()
@@ -21,6 +21,35 @@ pub(super) fn platform() -> ObjectBuilder {
         .schema_type(Type::String)
         .description(Some("`local` (a server process) or `kubernetes` (a pod); the server's default if left out."))
         .enum_values(Some(PlatformName::ALL.map(PlatformName::as_str)))
+}
+
+/// A name in PostgreSQL that is written without quotes, and none that PostgreSQL or toygres has for itself.
+fn sql_name(description: &str) -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+        .description(Some(description))
+        .min_length(Some(1))
+        .max_length(Some(63))
+        .pattern(Some("^(?!(none|postgres|public|template[01])$)(?!pg_|toygres)[a-z_][a-z0-9_]*$"))
+        .default(Some(json!("app")))
+}
+
+pub(super) fn owner() -> ObjectBuilder {
+    sql_name("The role that owns the database and that applications log in as. It is no superuser.")
+}
+
+pub(super) fn database() -> ObjectBuilder {
+    sql_name("The database that is made for the owner.")
+}
+
+pub(super) fn extensions() -> ArrayBuilder {
+    ArrayBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Array, Type::Null]))
+        .description(Some(
+            "Extensions that toygres makes in the owner's database, all of them: one that isn't named is removed if toygres made it.",
+        ))
+        .items(ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Extensions::ALLOWED.iter().copied())))
+        .examples([json!(["pg_trgm", "postgres_fdw"])])
 }
 
 pub(super) fn power() -> ObjectBuilder {

@@ -7,7 +7,10 @@ use utoipa::ToSchema;
 
 use super::fields::FIELDS;
 use super::schemas;
-use crate::{Cpu, DnsLabel, Invalid, Labels, Memory, PlatformName, PostgresVersion, StorageClass, StorageSize};
+use crate::{
+    Cpu, DatabaseName, DnsLabel, Extensions, Invalid, Labels, Memory, PlatformName, PostgresVersion, RoleName, StorageClass,
+    StorageSize,
+};
 
 /// Whether an instance's server runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -33,6 +36,18 @@ pub struct InstanceSpec {
     /// A major or a full version (in quotes); the platform's default if left out.
     #[schema(schema_with = schemas::postgres_version)]
     pub postgres_version: PostgresVersion,
+    /// The role that owns the database and that applications log in as. It is no superuser.
+    #[serde(default)]
+    #[schema(schema_with = schemas::owner)]
+    pub owner: RoleName,
+    /// The database that is made for the owner.
+    #[serde(default)]
+    #[schema(schema_with = schemas::database)]
+    pub database: DatabaseName,
+    /// Extensions that toygres makes in the owner's database, all of them: one that isn't named is removed if toygres made it.
+    #[serde(default)]
+    #[schema(schema_with = schemas::extensions)]
+    pub extensions: Extensions,
     /// Storage in GB.
     #[serde(default)]
     #[schema(value_type = i64, minimum = 1, maximum = 65536, default = 10)]
@@ -95,6 +110,9 @@ impl InstanceSpec {
         Self {
             platform,
             postgres_version,
+            owner: RoleName::default(),
+            database: DatabaseName::default(),
+            extensions: Extensions::default(),
             storage_size_gb: StorageSize::default(),
             use_load_balancer: false,
             dns_label: None,
@@ -276,6 +294,9 @@ mod tests {
             (json!({ "power": "off" }), "power"),
             (json!({ "labels": { "-": "x" } }), "labels"),
             (json!({ "dns_label": "blog" }), "dns_label"),
+            (json!({ "owner": "postgres" }), "owner"),
+            (json!({ "extensions": ["plperlu"] }), "extensions"),
+            (json!({ "database": "a\"b" }), "database"),
         ] {
             let error = spec().with(&named(value)).unwrap_err();
             assert_eq!(error.field, field, "{error}");

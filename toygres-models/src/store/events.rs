@@ -198,6 +198,22 @@ impl Store {
         commit(tx).await
     }
 
+    /// Writes down what somebody asked for that is no operation, before it is done.
+    ///
+    /// # Errors
+    /// If the database fails. Nothing is written then.
+    pub async fn record_request(
+        &self,
+        instance: &Instance,
+        kind: &str,
+        message: &str,
+        requested: &Requested,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        insert_event(&mut tx, &NewEvent::of(instance, kind, message).asked_by(requested)).await?;
+        commit(tx).await
+    }
+
     /// Notes an instance's health as it was just observed, with the reason where it isn't healthy. A
     /// change is an event.
     ///

@@ -1,6 +1,7 @@
 //! Values that are checked where they come in: names, versions, sizes, labels, passwords, URIs.
 
 pub mod connection;
+pub mod extension;
 pub mod labels;
 pub mod name;
 pub mod password;

@@ -52,6 +52,23 @@ fn validate_no_own_actor(field: &'static str, value: &str) -> Result<(), Invalid
     Ok(())
 }
 
+/// Roles and databases that an instance has already, and words that PostgreSQL takes for something else.
+const SQL_RESERVED: &[&str] = &["none", "postgres", "public", "template0", "template1"];
+
+/// What PostgreSQL takes without quotes, but for its keywords.
+fn validate_sql(field: &'static str, value: &str) -> Result<(), Invalid> {
+    let is_plain = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_');
+    let begins_well = value.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    if !begins_well || !value.chars().all(is_plain) || value.len() > 63 {
+        let rule = "has to be 1 to 63 lowercase letters, digits and '_', no digit first";
+        return Err(Invalid::new(field, rule));
+    }
+    if SQL_RESERVED.contains(&value) || ["pg_", "toygres"].iter().any(|prefix| value.starts_with(prefix)) {
+        return Err(Invalid::new(field, format!("{value:?} is PostgreSQL's or toygres's own; choose another name")));
+    }
+    Ok(())
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $type:ident, $field:literal, $($check:path),+) => {
         $(#[$doc])*
@@ -126,6 +143,32 @@ name_type!(
     validate_no_own_actor
 );
 
+name_type!(
+    /// A role of PostgreSQL: 1 to 63 of `a-z0-9_`, no digit first, none that PostgreSQL or toygres has for itself.
+    RoleName,
+    "owner",
+    validate_sql
+);
+
+name_type!(
+    /// A database, by the same rules.
+    DatabaseName,
+    "database",
+    validate_sql
+);
+
+impl Default for RoleName {
+    fn default() -> Self {
+        Self("app".into())
+    }
+}
+
+impl Default for DatabaseName {
+    fn default() -> Self {
+        Self("app".into())
+    }
+}
+
 impl InstanceName {
     /// `toygres-<purpose>`: a name of toygres's own, which no user can take.
     ///
@@ -191,6 +234,19 @@ mod tests {
         }
         assert!("a".repeat(50).parse::<InstanceName>().is_ok());
         assert!("toygres".parse::<Namespace>().is_ok());
+    }
+
+    #[test]
+    fn a_role_or_database_of_postgresql_s_or_toygres_s_own_is_refused() {
+        let long = "a".repeat(64);
+        for bad in
+            ["", "App", "1a", "a-b", "a b", "a\"b", "ä", "postgres", "template1", "toygres", "toygres_backup", "pg_x", &long]
+        {
+            assert!(bad.parse::<RoleName>().is_err() && bad.parse::<DatabaseName>().is_err(), "{bad:?} was accepted");
+        }
+        for good in ["app", "_a1", "user", &long[1..]] {
+            assert_eq!(good.parse::<RoleName>().unwrap().as_str(), good);
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use toygres_orchestrations::registry::create_orchestration_registry;
 use toygres_orchestrations::retry::CANCEL_QUEUE;
 use uuid::Uuid;
 
-const URI: &str = "postgresql://postgres@127.0.0.1:20001/postgres?sslmode=verify-full";
+const URI: &str = "postgresql://app@127.0.0.1:20001/app?sslmode=verify-full";
 /// A place, which the test's server serves.
 const HERE: &str = "here";
 /// Of a create, and of an update.
@@ -243,7 +243,7 @@ async fn create_passes_on_a_reference_and_never_a_password() {
     assert_eq!(input(DEPLOY_POSTGRES)["password"], "secret://default/demo");
     assert_eq!(input(GET_CONNECTION_STRINGS)["password"], "secret://default/demo");
     let tested = input(TEST_CONNECTION)["connection_string"].as_str().unwrap();
-    assert!(tested.starts_with("postgresql://postgres:secret%3A%2F%2Fdefault%2Fdemo@127.0.0.1:20001/"), "{tested}");
+    assert!(tested.starts_with("postgresql://app:secret%3A%2F%2Fdefault%2Fdemo@127.0.0.1:20001/"), "{tested}");
 }
 
 #[tokio::test]

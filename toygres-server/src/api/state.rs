@@ -42,6 +42,8 @@ pub struct AppState {
     pub creating: Semaphore,
     /// The server's own token: its holder may do everything.
     pub token: SecretString,
+    /// Whether admins may log in to instances as superuser.
+    pub hands_out_superuser: bool,
     /// Cancelled when the server stops: who waits is answered at once.
     pub stopping: CancellationToken,
     /// What requests come.

@@ -153,6 +153,7 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &ServerSettings, say: 
         feed,
         creating: Semaphore::new(STORE_CONNECTIONS as usize / 2),
         token,
+        hands_out_superuser: settings.hands_out_superuser,
         traffic: Arc::new(Traffic::new(stopping.clone())),
         stopping: stopping.clone(),
         kube_context: settings.kubernetes.cluster.context.clone(),

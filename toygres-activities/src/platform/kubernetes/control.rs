@@ -26,7 +26,7 @@ impl Cluster {
     /// See [`KubernetesPlatform::start_control`](super::KubernetesPlatform::start_control).
     pub(super) async fn control(&self, storage_size: StorageSize) -> Result<SecretString, Failure> {
         let key = self.control_key()?;
-        let (password, is_new) = {
+        let (password, is_new, spec) = {
             let _guard = self.lock(&key).await;
             let (password, is_new) = self.control_password(&key).await?;
             let set = self.client.ours::<StatefulSet>(&key, &MemberNames::first(&key).set).await?;
@@ -37,10 +37,15 @@ impl Cluster {
                 storage_size_gb: storage_size,
                 ..InstanceSpec::new(PlatformName::Kubernetes, major.unwrap_or(chosen))
             };
-            let deployment =
-                Deployment { key: key.clone(), instance_id: None, spec, password: password.clone(), data_exists: is_new };
+            let deployment = Deployment {
+                key: key.clone(),
+                instance_id: None,
+                spec: spec.clone(),
+                password: password.clone(),
+                data_exists: is_new,
+            };
             self.create(&deployment, &CancellationToken::new()).await?;
-            (password, is_new)
+            (password, is_new, spec)
         };
         // From now on its certificate is renewed with the others.
         let _ = self.control.set(key.clone());
@@ -57,10 +62,8 @@ impl Cluster {
             // Kept last: cut off before, it is done again with another one.
             self.set_password(&key, &password).await?;
             KubernetesSecretStore::new(self.client.clone(), Vec::new()).put(&key, &password).await?;
-        } else {
-            self.ensure_user(&key).await?;
         }
-        Ok(self.locate(&key).await?.uri.with_secret(&password))
+        Ok(self.locate(&key).await?.address.owner_uri(&spec).with_secret(&password))
     }
 
     /// The first of several servers makes it, and the others take that one. Where the Secret is gone, a new one, which has to

@@ -1,18 +1,20 @@
 //! How an instance is reached.
 
-use k8s_openapi::api::core::v1::{Event, Service};
+use chrono::{DateTime, Utc};
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Service};
 use kube::api::ListParams;
 use secrecy::SecretString;
 use sqlx::postgres::PgConnectOptions;
-use toygres_models::{ConnectionUri, Failure, FailureKind, InstanceKey};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, ServerAddress};
 
 use super::cluster::Cluster;
 use super::forward::Forward;
-use super::identity::is_of;
+use super::identity::{MemberNames, is_of, spec_of};
 use super::objects::tls::{external_address, internal_name};
 use super::passwords::KubernetesSecretStore;
 use super::watch::readiness::describe;
-use crate::platform::{Endpoint, Reach, session};
+use crate::platform::session::{extensions, owner};
+use crate::platform::{Endpoint, Reach};
 use crate::secrets::SecretStore;
 
 const PORT: u16 = 5432;
@@ -25,23 +27,23 @@ impl Cluster {
         let Some(service) = found.filter(|found| is_of(&found.metadata, key)) else { return Err(self.no_service(key).await?) };
         let public = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("LoadBalancer");
         if !public {
-            let uri = self.uri(internal_name(key, &self.config.cluster_domain));
-            return Ok(Endpoint { uri, dns_uri: None, external_ip: None, dns_name: None });
+            let address = self.address(internal_name(key, &self.config.cluster_domain));
+            return Ok(Endpoint { address, dns_address: None, external_ip: None, dns_name: None });
         }
         let Some(address) = external_address(&service) else { return Err(self.no_address(key).await) };
         self.recertify(key, &service).await?;
         let dns_name = self.public_name(&service).await?;
         Ok(Endpoint {
-            uri: self.uri(address.clone()),
-            dns_uri: dns_name.clone().map(|name| self.uri(name)),
+            address: self.address(address.clone()),
+            dns_address: dns_name.clone().map(|name| self.address(name)),
             external_ip: Some(address),
             dns_name,
         })
     }
 
-    fn uri(&self, host: String) -> ConnectionUri {
+    fn address(&self, host: String) -> ServerAddress {
         let ca_certificate_path = self.ca.certificate_path().to_str().map(str::to_owned);
-        ConnectionUri { host, port: PORT, ca_certificate_path }
+        ServerAddress { host, port: PORT, ca_certificate_path }
     }
 
     async fn no_service(&self, key: &InstanceKey) -> Result<Failure, Failure> {
@@ -78,18 +80,35 @@ impl Cluster {
         Ok(Some(Reach { host: address.ip().to_string(), port: address.port(), held: Box::new(forward) }))
     }
 
-    /// Makes the user's role of a server that is ready, unless it is there, with the password that is kept for it.
-    pub(super) async fn ensure_user(&self, key: &InstanceKey) -> Result<(), Failure> {
+    /// Makes the owner of a server that is ready, unless it is there, with the password that is kept for it.
+    pub(super) async fn make_owner(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure> {
         self.as_toygres(key, async |options| {
             let secrets = KubernetesSecretStore::new(self.client.clone(), Vec::new());
-            session::make_user(&options, async { secrets.get(key).await }).await
+            owner::make_owner(&options, spec, async { secrets.get(key).await }).await
         })
         .await
     }
 
     /// See [`Platform::set_password`](crate::platform::Platform::set_password).
     pub(super) async fn set_password(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
-        self.as_toygres(key, async |options| session::ensure_user(&options, password).await).await
+        let claim = self.client.ours::<PersistentVolumeClaim>(key, &MemberNames::first(key).data).await?;
+        let spec = spec_of(key, &claim.ok_or_else(|| self.not_found(key))?)?;
+        self.as_toygres(key, async |options| owner::set_owner_password(&options, &spec, password).await).await
+    }
+
+    /// See [`Platform::set_extensions`](crate::platform::Platform::set_extensions).
+    pub(super) async fn set_extensions(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure> {
+        self.as_toygres(key, async |options| extensions::set_extensions(&options, spec).await).await
+    }
+
+    /// See [`Platform::open_superuser`](crate::platform::Platform::open_superuser).
+    pub(super) async fn open_superuser(
+        &self,
+        key: &InstanceKey,
+        password: &SecretString,
+        valid_until: DateTime<Utc>,
+    ) -> Result<(), Failure> {
+        self.as_toygres(key, async |options| owner::open_superuser(&options, password, valid_until).await).await
     }
 
     /// Does something with a server by toygres's own way in.

@@ -130,10 +130,26 @@ pub(super) fn record_annotations(deployment: &Deployment) -> Result<BTreeMap<&'s
 pub(super) fn record_of(meta: &ObjectMeta) -> Option<InstanceRecord> {
     let key = owner(meta)?;
     let annotations = meta.annotations.as_ref()?;
-    let spec = InstanceSpec::parse(serde_json::from_str(annotations.get(SPEC)?).ok()?).ok()?;
+    let spec = parse_spec(meta)?;
     let instance_id = annotations.get(INSTANCE_ID).and_then(|id| id.parse().ok());
     // Anybody who may annotate the claim can write anything.
     (spec.platform == PlatformName::Kubernetes).then_some(InstanceRecord { key, instance_id, spec })
+}
+
+fn parse_spec(meta: &ObjectMeta) -> Option<InstanceSpec> {
+    InstanceSpec::parse(serde_json::from_str(meta.annotations.as_ref()?.get(SPEC)?).ok()?).ok()
+}
+
+/// The spec that the claim of an instance, or of toygres's own database, carries.
+pub(super) fn spec_of(key: &InstanceKey, claim: &ObjectMeta) -> Result<InstanceSpec, Failure> {
+    parse_spec(claim).ok_or_else(|| {
+        let name = claim.name.as_deref().unwrap_or_default();
+        let message = format!(
+            "the PersistentVolumeClaim {name} of {key} has no spec in its annotation {SPEC}: somebody changed it. Starting \
+             {key} writes it again"
+        );
+        Failure::permanent(FailureKind::Platform, message)
+    })
 }
 
 /// The image that an instance's claim says its pod runs.

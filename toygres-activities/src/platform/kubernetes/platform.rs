@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Once};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
@@ -36,9 +37,6 @@ use crate::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
     detached,
 };
-
-/// How long after a log-in that failed the next one is tried.
-const RECONNECT_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Instances as pods. Dropping it ends the watching; servers run on.
 pub struct KubernetesPlatform {
@@ -209,29 +207,25 @@ impl Platform for KubernetesPlatform {
         self.cluster.set_password(key, password).await
     }
 
+    async fn set_extensions(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure> {
+        self.cluster.set_extensions(key, spec).await
+    }
+
+    async fn open_superuser(
+        &self,
+        key: &InstanceKey,
+        password: &SecretString,
+        valid_until: DateTime<Utc>,
+    ) -> Result<(), Failure> {
+        self.cluster.open_superuser(key, password, valid_until).await
+    }
+
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
         self.cluster.observe(key).await
     }
 
     async fn wait_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let observation = self.cluster.watch_until_ready(key, left).await?;
-            if !observation.ready {
-                return Ok(observation);
-            }
-            match self.cluster.ensure_user(key).await {
-                Ok(()) => return Ok(observation),
-                Err(failure) if !failure.retryable => return Err(failure),
-                // What the cluster says of a server is some seconds old.
-                Err(failure) if Instant::now() < deadline => {
-                    tracing::debug!(instance.key = %key, error = %failure, "a server that is ready doesn't let toygres in yet");
-                    tokio::time::sleep(RECONNECT_INTERVAL).await;
-                }
-                Err(failure) => return Ok(Observation { ready: false, reason: Some(failure), ..observation }),
-            }
-        }
+        self.cluster.watch_until_ready(key, timeout).await
     }
 
     async fn endpoint(&self, key: &InstanceKey) -> Result<Endpoint, Failure> {

@@ -17,6 +17,7 @@ use super::server::Cause;
 use super::server::is_free;
 use crate::kill_point::kill_point;
 use crate::platform::Deployment;
+use crate::platform::session::owner;
 
 /// How many ports a create tries that other programs turn out to have.
 const PORT_ATTEMPTS: usize = 200;
@@ -178,7 +179,7 @@ impl Inner {
             }
         }
         kill_point("create-server-answers");
-        server.ensure_user(record.port, &deployment.password).await?;
+        owner::set_owner_password(&server.options(record.port)?, &record.spec, &deployment.password).await?;
         kill_point("create-password-set");
         record.provisioned = true;
         instance.write_record(&record).await?;

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use toygres_models::{
-    ConnectionUri, Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, Power,
+    Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, Power, ServerAddress,
 };
 
 use super::files::{blocking, lock, remove_file, remove_tree};
@@ -21,6 +22,7 @@ use super::ports::PortRegistry;
 use super::record::{Record, instance_folders};
 use super::server::major_of;
 use crate::kill_point::kill_point;
+use crate::platform::session::{extensions, owner};
 use crate::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Phase, Platform, PlatformEvent,
     detached,
@@ -165,7 +167,13 @@ impl Inner {
     async fn set_password(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
         let instance = self.instance(key);
         let record = instance.read_record().await?.ok_or_else(|| not_found(key))?;
-        instance.server.ensure_user(record.port, password).await
+        owner::set_owner_password(&instance.server.options(record.port)?, &record.spec, password).await
+    }
+
+    async fn open_superuser(&self, key: &InstanceKey, password: &SecretString, until: DateTime<Utc>) -> Result<(), Failure> {
+        let instance = self.instance(key);
+        let record = instance.read_record().await?.ok_or_else(|| not_found(key))?;
+        owner::open_superuser(&instance.server.options(record.port)?, password, until).await
     }
 
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
@@ -315,6 +323,21 @@ impl Platform for LocalPlatform {
         self.inner.set_password(key, password).await
     }
 
+    async fn set_extensions(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure> {
+        let instance = self.inner.instance(key);
+        let record = instance.read_record().await?.ok_or_else(|| not_found(key))?;
+        extensions::set_extensions(&instance.server.options(record.port)?, spec).await
+    }
+
+    async fn open_superuser(
+        &self,
+        key: &InstanceKey,
+        password: &SecretString,
+        valid_until: DateTime<Utc>,
+    ) -> Result<(), Failure> {
+        self.inner.open_superuser(key, password, valid_until).await
+    }
+
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
         self.inner.observe(key).await
     }
@@ -326,12 +349,12 @@ impl Platform for LocalPlatform {
     async fn endpoint(&self, key: &InstanceKey) -> Result<Endpoint, Failure> {
         let home = Instance::new(key.clone(), self.inner.common.clone()).home().to_owned();
         let record = blocking(move || Record::read(&home)).await?.ok_or_else(|| not_found(key))?;
-        let uri = ConnectionUri {
+        let address = ServerAddress {
             host: "127.0.0.1".into(),
             port: record.port,
             ca_certificate_path: self.host().ca_certificate_path().to_str().map(str::to_owned),
         };
-        Ok(Endpoint { uri, dns_uri: None, external_ip: None, dns_name: None })
+        Ok(Endpoint { address, dns_address: None, external_ip: None, dns_name: None })
     }
 
     async fn remove(&self, key: &InstanceKey) -> Result<bool, Failure> {

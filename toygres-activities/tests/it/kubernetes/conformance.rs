@@ -12,7 +12,7 @@ use toygres_models::FailureKind;
 
 use crate::support;
 use crate::support::kubernetes::{Kubernetes, kubectl, kubectl_apply};
-use crate::support::{PASSWORD, READY, Subject, ask, checks, connect, key, spec};
+use crate::support::{PASSWORD, READY, Subject, ask, checks, connect, connect_as_superuser, key, spec};
 
 async fn subject() -> Option<Kubernetes> {
     Kubernetes::new("17").await
@@ -166,7 +166,7 @@ async fn a_server_that_crashes_is_quoted() {
     let Some(subject) = subject().await else { return };
     let mut events = subject.platform().events();
     subject.platform().ensure(&spec(&subject, "demo")).await.unwrap();
-    let mut connection = connect(&subject, "demo", PASSWORD, PgSslMode::VerifyFull).await.unwrap();
+    let mut connection = connect_as_superuser(&subject, "demo").await;
     sqlx::raw_sql("ALTER SYSTEM SET shared_preload_libraries = 'no_such_library'").execute(&mut connection).await.unwrap();
     drop(connection);
     subject.kubectl(&["exec", "demo-0", "--", "sh", "-c", "kill -QUIT 1"]);
@@ -233,7 +233,7 @@ async fn a_public_instance_has_an_address_a_name_and_a_certificate_for_both() {
     subject.settle("demo").await;
     let endpoint = subject.platform().endpoint(&key("demo")).await.unwrap();
     assert_eq!(endpoint.dns_name.as_deref(), Some("my-demo.westus3.cloudapp.azure.com"));
-    assert_eq!(endpoint.external_ip.as_deref(), Some(endpoint.uri.host.as_str()));
+    assert_eq!(endpoint.external_ip.as_deref(), Some(endpoint.address.host.as_str()));
     // By its public address, with the certificate verified. The nodes learn of it a moment later.
     support::eventually("it answers", || async { connect(&subject, "demo", PASSWORD, PgSslMode::VerifyFull).await.is_ok() })
         .await;
@@ -273,7 +273,7 @@ async fn exposure(subject: &Kubernetes) -> (String, bool, String, bool, String) 
     let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
         .host("127.0.0.1")
         .port(way.address().port())
-        .username("postgres")
+        .username("app")
         .password(PASSWORD)
         .ssl_mode(PgSslMode::Require);
     let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
@@ -315,7 +315,7 @@ async fn an_instance_goes_public_and_private_again_without_a_restart() {
         assert_eq!((endpoint.dns_name, endpoint.external_ip.is_some()), (None, true));
         platform.ensure(&private).await.unwrap();
         let endpoint = platform.endpoint(&key("demo")).await.unwrap();
-        assert!(endpoint.external_ip.is_none() && endpoint.uri.host.contains(".svc."), "{endpoint:?}");
+        assert!(endpoint.external_ip.is_none() && endpoint.address.host.contains(".svc."), "{endpoint:?}");
         assert_eq!(exposure(&subject).await, before, "round {round}");
     }
     ask(&subject, "demo", "SELECT 'x'").await;

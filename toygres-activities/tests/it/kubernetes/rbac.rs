@@ -150,7 +150,7 @@ async fn endpoint_of(platform: &KubernetesPlatform, key: &InstanceKey) -> Result
     let begun = Instant::now();
     loop {
         match platform.endpoint(key).await {
-            Ok(endpoint) => return Ok(endpoint.uri.host),
+            Ok(endpoint) => return Ok(endpoint.address.host),
             // The load balancer's address comes later.
             Err(failure) if failure.retryable && begun.elapsed() < RETRY_TIMEOUT => {
                 tokio::time::sleep(Duration::from_millis(200)).await;

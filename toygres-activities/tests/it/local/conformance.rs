@@ -13,7 +13,7 @@ use toygres_activities::platform::{Phase, Platform, PlatformEvent};
 use toygres_models::FailureKind;
 
 use crate::support::local::{Local, config, fetched, kill, local, log_of, postmasters, processes, reachable_folder};
-use crate::support::{PASSWORD, READY, Subject, ask, checks, connect, eventually, key, spec};
+use crate::support::{PASSWORD, READY, Subject, ask, checks, connect, connect_as_superuser, eventually, key, spec};
 
 async fn on_local() -> Option<Local> {
     Some(local().await)
@@ -203,7 +203,7 @@ async fn a_port_that_a_stranger_has_is_left_to_him() {
     let platform = LocalPlatform::new(host.clone(), std::sync::Arc::new(DirectoryPorts::new(&host)));
     let mut wanted = spec(&local().await, "demo");
     platform.ensure(&wanted).await.unwrap();
-    assert_eq!(platform.endpoint(&wanted.key).await.unwrap().uri.port, *config.port_range.start());
+    assert_eq!(platform.endpoint(&wanted.key).await.unwrap().address.port, *config.port_range.start());
     wanted.key = key("second");
     let failure = platform.ensure(&wanted).await.unwrap_err();
     assert_eq!((failure.kind, failure.retryable), (FailureKind::Exhausted, false), "{failure}");
@@ -216,7 +216,7 @@ async fn a_port_that_a_stranger_has_is_left_to_him() {
 async fn a_promised_port_is_waited_for() {
     let local = local().await;
     local.platform.ensure(&spec(&local, "demo")).await.unwrap();
-    let port = local.platform.endpoint(&key("demo")).await.unwrap().uri.port;
+    let port = local.platform.endpoint(&key("demo")).await.unwrap().address.port;
     local.platform.shutdown();
     kill(local.postmaster("demo"));
     eventually("it is dead", || async { local.servers() == 0 }).await;
@@ -234,14 +234,14 @@ async fn a_promised_port_is_waited_for() {
     assert!(seen.reason.unwrap().evidence.iter().any(|line| line.contains("Address already in use")));
     drop(stranger);
     assert_eq!(next(&mut events).await.kind, "server_restarted");
-    assert_eq!(again.endpoint(&key("demo")).await.unwrap().uri.port, port);
+    assert_eq!(again.endpoint(&key("demo")).await.unwrap().address.port, port);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_does_not_start_is_quoted() {
     let local = local().await;
     local.platform.ensure(&spec(&local, "demo")).await.unwrap();
-    let mut connection = connect(&local, "demo", PASSWORD, PgSslMode::VerifyFull).await.unwrap();
+    let mut connection = connect_as_superuser(&local, "demo").await;
     sqlx::raw_sql("ALTER SYSTEM SET shared_preload_libraries = 'no_such_library'").execute(&mut connection).await.unwrap();
     drop(connection);
     let mut events = local.platform.events();

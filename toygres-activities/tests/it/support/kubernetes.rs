@@ -318,6 +318,19 @@ impl Platform for InNamespace {
         self.inner.restart(&self.real(key), request_id).await
     }
 
+    async fn set_extensions(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure> {
+        self.inner.set_extensions(&self.real(key), spec).await
+    }
+
+    async fn open_superuser(
+        &self,
+        key: &InstanceKey,
+        password: &SecretString,
+        valid_until: chrono::DateTime<chrono::Utc>,
+    ) -> Result<(), Failure> {
+        self.inner.open_superuser(&self.real(key), password, valid_until).await
+    }
+
     async fn set_password(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
         self.inner.set_password(&self.real(key), password).await
     }

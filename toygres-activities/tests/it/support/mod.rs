@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{Connection, Row};
 use toygres_activities::platform::{Deployment, LogLine, LogStream, Platform};
@@ -72,10 +72,28 @@ pub fn powered(subject: &dyn Subject, name: &str, power: Power) -> Deployment {
 
 /// Logs in at the instance's endpoint, as any client would.
 pub async fn connect(subject: &dyn Subject, name: &str, password: &str, mode: PgSslMode) -> Result<PgConnection, sqlx::Error> {
+    connect_as(subject, name, ("app", "app"), password, mode).await
+}
+
+/// Logs in as superuser, with a password that the platform lets in for a minute.
+pub async fn connect_as_superuser(subject: &dyn Subject, name: &str) -> PgConnection {
+    let password = toygres_models::Password::generate();
+    let until = chrono::Utc::now() + chrono::TimeDelta::minutes(1);
+    subject.platform().open_superuser(&key(name), &password, until).await.unwrap();
+    connect_as(subject, name, ("postgres", "postgres"), password.expose_secret(), PgSslMode::VerifyFull).await.unwrap()
+}
+
+async fn connect_as(
+    subject: &dyn Subject,
+    name: &str,
+    (user, database): (&str, &str),
+    password: &str,
+    mode: PgSslMode,
+) -> Result<PgConnection, sqlx::Error> {
     subject.settle(name).await;
     let platform = subject.platform();
     let endpoint = platform.endpoint(&key(name)).await.unwrap();
-    let (mut host, mut port) = (endpoint.uri.host, endpoint.uri.port);
+    let (mut host, mut port) = (endpoint.address.host, endpoint.address.port);
     if let Some(way) = platform.reach(&host, port).await.unwrap() {
         (host, port) = (way.host.clone(), way.port);
         // Open until the test's end, as the connection has to be.
@@ -84,11 +102,11 @@ pub async fn connect(subject: &dyn Subject, name: &str, password: &str, mode: Pg
     let mut options = PgConnectOptions::new_without_pgpass()
         .host(&host)
         .port(port)
-        .username("postgres")
+        .username(user)
         .password(password)
-        .database("postgres")
+        .database(database)
         .ssl_mode(mode);
-    if let Some(certificate) = &endpoint.uri.ca_certificate_path {
+    if let Some(certificate) = &endpoint.address.ca_certificate_path {
         options = options.ssl_root_cert(certificate);
     }
     PgConnection::connect_with(&options).await

@@ -39,6 +39,7 @@ const ROUTES: &[(&str, &str, &str, &str, For, u16)] = &[
     ("get", "/adoptable", "/adoptable", "", For::Everywhere("admin"), 200),
     ("post", "/adoptable/{name}", "/adoptable/nobody?namespace={ns}", "", For::Everywhere("admin"), 404),
     ("get", "/instances/{name}/connection", "/instances/nobody/connection?namespace={ns}", "", For::InNamespace("editor"), 404),
+    ("post", "/instances/{name}/superuser", "/instances/nobody/superuser?namespace={ns}", "", For::InNamespace("admin"), 404),
     ("get", "/instances/{name}/events", "/instances/nobody/events?namespace={ns}", "", For::InNamespace("viewer"), 404),
     ("get", "/instances/{name}/why", "/instances/nobody/why?namespace={ns}", "", For::InNamespace("viewer"), 404),
     ("get", "/events", "/events?namespace={ns}", "", For::InNamespace("viewer"), 200),

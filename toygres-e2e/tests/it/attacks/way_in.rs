@@ -22,7 +22,7 @@ async fn no_socket_lets_a_server_s_user_into_anything() {
     for name in ["evil", "victim"] {
         api.create(name).await.unwrap();
     }
-    let mut evil = api.log_in("evil").await.unwrap();
+    let mut evil = api.log_in_as_superuser("evil").await.unwrap();
     let run = toygres.state_dir().join("run");
     let sockets = program(&mut evil, &format!("ls -A {}", run.display())).await.unwrap();
     assert!(!sockets.contains(".s.PGSQL.2"), "an instance has a socket: {sockets}");
@@ -49,7 +49,7 @@ async fn nobody_but_toygres_logs_in_as_toygres() {
     let toygres = Toygres::new().unwrap();
     let api = toygres.serve().await.unwrap();
     api.create("demo").await.unwrap();
-    let mut session = api.log_in("demo").await.unwrap();
+    let mut session = api.log_in_as_superuser("demo").await.unwrap();
     // He may give the role a password, and has a certificate of toygres's CA.
     session.execute("ALTER ROLE toygres PASSWORD 'known'").await.unwrap();
     let uri: PgConnectOptions = api.uri("demo").await.unwrap().parse().unwrap();
@@ -74,8 +74,8 @@ async fn what_a_user_does_to_his_role_shuts_toygres_out_of_nothing() {
     let toygres = Toygres::new().unwrap();
     let api = toygres.serve().await.unwrap();
     api.create("demo").await.unwrap();
-    let mut session = api.log_in("demo").await.unwrap();
-    session.execute("CREATE ROLE other SUPERUSER LOGIN; ALTER ROLE postgres PASSWORD NULL NOLOGIN").await.unwrap();
+    let mut session = api.log_in_as_superuser("demo").await.unwrap();
+    session.execute("ALTER ROLE app PASSWORD NULL NOLOGIN; ALTER ROLE postgres PASSWORD NULL NOLOGIN").await.unwrap();
     session.close().await.unwrap();
     toygres.ok(&["restart", "demo"]).await.unwrap_err();
     // Its server runs, and a new password lets him in again.
@@ -90,7 +90,7 @@ async fn where_a_server_listens_and_whom_it_lets_in_is_not_its_superuser_s_to_sa
     let api = toygres.serve().await.unwrap();
     api.create("demo").await.unwrap();
     let data = toygres.instance_dir("demo").join("data");
-    let mut session = api.log_in("demo").await.unwrap();
+    let mut session = api.log_in_as_superuser("demo").await.unwrap();
     program(&mut session, &format!("sh -c 'echo host all all 0.0.0.0/0 trust > {}/own_hba.conf'", data.display())).await.unwrap();
     for setting in [
         "listen_addresses = '*'".to_owned(),
@@ -111,6 +111,6 @@ async fn where_a_server_listens_and_whom_it_lets_in_is_not_its_superuser_s_to_sa
         assert_eq!(value, expected, "{setting}");
     }
     let uri: PgConnectOptions = api.uri("demo").await.unwrap().parse().unwrap();
-    let plain = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(uri.get_port()).username("postgres");
+    let plain = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(uri.get_port()).username("app");
     assert!(plain.ssl_mode(PgSslMode::Disable).connect().await.is_err(), "it lets in without TLS or a password");
 }

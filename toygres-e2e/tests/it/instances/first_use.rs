@@ -76,14 +76,14 @@ async fn every_form_of_connect_logs_in() {
     let plain = uri.replace("sslmode=verify-full", "sslmode=disable");
     let refused = sqlx::Connection::connect(&plain).await.map(|_: sqlx::PgConnection| ()).unwrap_err();
     assert!(refused.to_string().contains("no encryption"), "plaintext was not refused: {refused}");
-    let wrong = uri.replacen("postgres:", "postgres:x", 1);
+    let wrong = uri.replacen("app:", "app:x", 1);
     let refused = toygres_e2e::api::log_in(&wrong).await.unwrap_err();
     assert!(format!("{refused:#}").contains("password authentication failed"), "{refused:#}");
 
     let connection: Value = toygres.ok(&["connect", "demo", "--format", "json"]).await.unwrap().json().unwrap();
     assert_eq!(connection["uri"].as_str(), Some(uri.as_str()));
     let jdbc = toygres.ok(&["connect", "demo", "--format", "jdbc"]).await.unwrap().stdout;
-    let address = format!("jdbc:postgresql://127.0.0.1:{}/postgres?", connection["port"]);
+    let address = format!("jdbc:postgresql://127.0.0.1:{}/app?", connection["port"]);
     assert!(jdbc.starts_with(&address) && jdbc.contains("sslmode=verify-full"), "{jdbc}");
 
     if !psql_is_there() {

@@ -173,7 +173,7 @@ fn break_file(path: &Path, content: &[u8]) -> Result<()> {
 /// A session with that password.
 async fn session(port: u16, password: &str) -> sqlx::PgConnection {
     let options = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port).ssl_mode(PgSslMode::Require);
-    options.username("postgres").password(password).database("postgres").connect().await.unwrap()
+    options.username("app").password(password).database("app").connect().await.unwrap()
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn a_password_that_somebody_changed() {
     api.create("demo").await.unwrap();
     let port = port_of(&api, "demo").await;
     let mut owner = api.log_in("demo").await.unwrap();
-    owner.execute("ALTER ROLE postgres PASSWORD 'hunter2'").await.unwrap();
+    owner.execute("ALTER ROLE app PASSWORD 'hunter2'").await.unwrap();
     owner.close().await.unwrap();
     let told = expect_cause(&toygres, "demo", "wrong_password", &[("platform", "password authentication failed")]).await.unwrap();
     assert!(!told.to_string().contains("hunter2"), "{told:#}");
@@ -191,7 +191,7 @@ async fn a_password_that_somebody_changed() {
     let kept = std::fs::read_to_string(toygres.secret_file("demo")).unwrap();
     assert!(!told.to_string().contains(&kept), "the password is shown");
     let mut changed = session(port, "hunter2").await;
-    changed.execute(format!("ALTER ROLE postgres PASSWORD '{kept}'").as_str()).await.unwrap();
+    changed.execute(format!("ALTER ROLE app PASSWORD '{kept}'").as_str()).await.unwrap();
     changed.close().await.unwrap();
     expect_well(&toygres, "demo").await.unwrap();
 
@@ -204,7 +204,7 @@ async fn a_password_that_somebody_changed() {
         sqlx::query_as("SELECT port FROM toygres.ports WHERE name = 'fresh'").fetch_one(&control).await.unwrap();
     let kept = std::fs::read_to_string(toygres.secret_file("fresh")).unwrap();
     let mut fresh = session(port.try_into().unwrap(), &kept).await;
-    fresh.execute("ALTER ROLE postgres PASSWORD 'hunter2'").await.unwrap();
+    fresh.execute("ALTER ROLE app PASSWORD 'hunter2'").await.unwrap();
     fresh.close().await.unwrap();
     let_go(&control).await.unwrap();
     assert_eq!(api.wait(&create).await.unwrap()["state"], "failed");

@@ -13,7 +13,7 @@ use toygres_activities::{Place, log_in};
 use toygres_client::explanation::{Explanation, Moment, MomentSource};
 use toygres_models::connection::with_password_reference;
 use toygres_models::store::{Event, EventFilter, EventStart, Instance, Operation, OperationFilter};
-use toygres_models::{Failure, FailureKind, InstanceKey, InstanceState, OperationState, Password};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, InstanceState, OperationState, Password};
 
 use crate::api::auth::caller::Caller;
 use crate::api::http::problem::{ApiError, Problems};
@@ -94,7 +94,7 @@ async fn observe(state: &AppState, instance: &Instance, key: &InstanceKey) -> Ob
     // Before the log-in, which writes a line where it is refused.
     observed.log = in_time(until, place.platform.log_tail(key, LOG_LINES)).await.map(parse_own_lines).unwrap_or_default();
     if observed.seen == Seen::Ready && instance.state != InstanceState::Deleting {
-        observed.log_in = match in_time(Instant::now() + OBSERVATION_TIMEOUT, try_log_in(&place, key)).await {
+        observed.log_in = match in_time(Instant::now() + OBSERVATION_TIMEOUT, try_log_in(&place, key, &instance.spec)).await {
             Ok(()) => LogIn::Works,
             Err(failure) => LogIn::Failed(failure),
         };
@@ -110,9 +110,9 @@ async fn in_time<T>(until: Instant, looking: impl Future<Output = Result<T, Fail
     })
 }
 
-async fn try_log_in(place: &Place, key: &InstanceKey) -> Result<(), Failure> {
+async fn try_log_in(place: &Place, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure> {
     let endpoint = place.platform.endpoint(key).await?;
-    let uri = with_password_reference(&endpoint.uri.to_string(), &Password::reference(key));
+    let uri = with_password_reference(&endpoint.address.owner_uri(spec).to_string(), &Password::reference(key));
     log_in(place, &uri).await.map(drop)
 }
 

@@ -39,6 +39,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(adopt::list))
         .routes(routes!(adopt::adopt))
         .routes(routes!(connection::connection))
+        .routes(routes!(connection::superuser))
         .routes(routes!(explanation::why))
         .routes(routes!(logs::logs))
 }

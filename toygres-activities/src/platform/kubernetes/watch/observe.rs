@@ -17,12 +17,14 @@ use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::readiness::{Objects, Readiness};
 use crate::platform::kubernetes::cluster::Cluster;
-use crate::platform::kubernetes::identity::{MemberNames, is_of};
+use crate::platform::kubernetes::identity::{MemberNames, is_of, spec_of};
 use crate::platform::{Observation, Phase};
 use crate::server_log::{Line, headline, own_lines};
 
 /// How long something may be in doubt: a slow controller may still mend it.
 const DOUBT: Duration = Duration::from_secs(3);
+/// How long after a log-in that failed the next one is tried.
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(300);
 /// Between two looks at what is in doubt while the API server is away.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How much of a crashing server's log is told.
@@ -76,12 +78,14 @@ impl Cluster {
             }
             let (phase, reason, wake) = match readiness {
                 Readiness::Absent => return Err(self.not_found(key)),
-                Readiness::Ready => {
-                    if let Some(pod) = &objects.pod {
-                        self.pin_image(key, pod).await?;
+                Readiness::Ready => match self.finish_start(key, &objects).await {
+                    Ok(()) => {
+                        return Ok(Observation { image: objects.image(), ..Observation::new(Phase::Running, true, None) });
                     }
-                    return Ok(Observation { image: objects.image(), ..Observation::new(Phase::Running, true, None) });
-                }
+                    Err(failure) if !failure.retryable => return Err(failure),
+                    // What the cluster says of a server is some seconds old.
+                    Err(failure) => (Phase::Running, failure, deadline.min(Instant::now() + RECONNECT_INTERVAL)),
+                },
                 Readiness::Stopped => {
                     let message = format!("{key} is stopped; `toygres start {}` starts it", key.name);
                     return Err(Failure::permanent(FailureKind::Conflict, message));
@@ -132,6 +136,15 @@ impl Cluster {
                 },
             }
         }
+    }
+
+    /// What is done once a server is ready: its image is noted, and its owner made where it isn't there.
+    async fn finish_start(&self, key: &InstanceKey, objects: &Objects) -> Result<(), Failure> {
+        let names = MemberNames::first(key);
+        let claim = self.client.ours::<PersistentVolumeClaim>(key, &names.data).await?;
+        let (Some(claim), Some(pod)) = (claim, &objects.pod) else { return Err(self.not_found(key)) };
+        let spec = spec_of(key, &claim)?;
+        tokio::try_join!(self.pin_image(key, pod, &claim), self.make_owner(key, &spec)).map(drop)
     }
 
     /// The instance as it is now.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use toygres_models::{Failure, InstanceKey};
@@ -24,11 +25,14 @@ pub(in crate::platform::kubernetes) fn reference(status: &ContainerStatus) -> &s
 
 impl Cluster {
     /// Notes beside the data what the pod of an instance runs, if that is its first one, and pins its StatefulSet to it;
-    /// of a later one, tells where it is another build.
-    pub(in crate::platform::kubernetes) async fn pin_image(&self, key: &InstanceKey, pod: &Pod) -> Result<(), Failure> {
+    /// of a later one, tells where it is another build. `claim` is its volume's.
+    pub(in crate::platform::kubernetes) async fn pin_image(
+        &self,
+        key: &InstanceKey,
+        pod: &Pod,
+        claim: &ObjectMeta,
+    ) -> Result<(), Failure> {
         let Some(status) = container(pod).filter(|status| !status.image_id.is_empty()) else { return Ok(()) };
-        let names = MemberNames::first(key);
-        let Some(claim) = self.client.ours::<PersistentVolumeClaim>(key, &names.data).await? else { return Ok(()) };
         let noted = claim.annotations.as_ref().and_then(|annotations| annotations.get(identity::IMAGE_ID));
         if noted == Some(&status.image_id) {
             return Ok(());
@@ -46,7 +50,7 @@ impl Cluster {
         }
         let notes =
             BTreeMap::from([(identity::IMAGE, reference(status).to_owned()), (identity::IMAGE_ID, status.image_id.clone())]);
-        self.client.annotate::<PersistentVolumeClaim>(key, &claim, &notes).await
+        self.client.annotate::<PersistentVolumeClaim>(key, claim, &notes).await
     }
 
     /// Makes the StatefulSet's next pod run `image`. The present one runs it already, and isn't restarted.

@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::stream::{SelectAll, StreamExt};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::runtime::{WatchStreamExt, watcher};
 use toygres_models::InstanceKey;
 
 use super::readiness::{condition, container, ended_how};
 use crate::platform::PlatformEvent;
 use crate::platform::kubernetes::cluster::Cluster;
-use crate::platform::kubernetes::identity;
+use crate::platform::kubernetes::identity::{self, MemberNames};
 
 /// What was last known of a pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,10 +57,18 @@ pub(in crate::platform::kubernetes) async fn watch(cluster: Arc<Cluster>) {
                 let quiet = cluster.is_locked(&key);
                 let last = known.entry(key.clone()).or_insert_with(|| Known { place, ..Known::default() });
                 let (next, events) = compare(&key, last, &pod);
-                if next.ready && !last.ready {
+                // The first pod of an instance is noted by the operation that waits for it.
+                if next.ready && !last.ready && (last.down || last.uid != next.uid) {
                     let (cluster, key, pod) = (cluster.clone(), key.clone(), pod.clone());
                     tokio::spawn(async move {
-                        if let Err(failure) = cluster.pin_image(&key, &pod).await {
+                        let noted = async {
+                            let names = MemberNames::first(&key);
+                            match cluster.client.ours::<PersistentVolumeClaim>(&key, &names.data).await? {
+                                Some(claim) => cluster.pin_image(&key, &pod, &claim).await,
+                                None => Ok(()),
+                            }
+                        };
+                        if let Err(failure) = noted.await {
                             tracing::warn!(instance.key = %key, error = %failure, "the image of a pod could not be noted");
                         }
                     });

@@ -158,7 +158,7 @@ impl Server {
     }
 
     /// How toygres logs in.
-    fn options(&self, port: u16) -> Result<PgConnectOptions, Failure> {
+    pub(in crate::platform::local) fn options(&self, port: u16) -> Result<PgConnectOptions, Failure> {
         match &self.password {
             None => self.surroundings.way_in.options("127.0.0.1", port),
             Some(password) => Ok(session::pinned(
@@ -430,15 +430,6 @@ impl Server {
             (Cause::Other, failure)
         };
         StartFailure { cause, failure: failure.with_evidence(evidence) }
-    }
-
-    /// Makes the user's role of a server that answers, and sets its password.
-    pub(in crate::platform::local) async fn ensure_user(
-        &self,
-        port: u16,
-        password: &secrecy::SecretString,
-    ) -> Result<(), Failure> {
-        session::ensure_user(&self.options(port)?, password).await
     }
 
     /// Bounds the log, and renews the certificate where it is time.

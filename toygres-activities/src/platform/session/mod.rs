@@ -1,15 +1,17 @@
 //! How toygres logs in to an instance, the same on every platform: over TLS, as the role `toygres`, by a client certificate
 //! that a CA of its own signs. It needs no user's password. No user of the operating system can log in without credentials.
 //!
-//! `toygres` is the role that `initdb` makes, so nobody can drop it.
+//! `toygres` is the role that `initdb` makes, so nobody can drop it. [`owner`] makes the roles that people log in as.
+
+pub(crate) mod extensions;
+pub(crate) mod owner;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Connection, Executor};
-use toygres_models::connection::{DATABASE, USER};
+use toygres_models::connection::MAINTENANCE_DATABASE;
 use toygres_models::{Failure, FailureKind};
 
 use super::certificates::{CertificateAuthority, Issued};
@@ -69,7 +71,7 @@ impl WayIn {
 /// With what every session of toygres's has: names are PostgreSQL's own, whatever somebody made, and nothing waits for long.
 pub(crate) fn pinned(options: PgConnectOptions) -> PgConnectOptions {
     options
-        .database(DATABASE)
+        .database(MAINTENANCE_DATABASE)
         .application_name(TOYGRES)
         .options([("search_path", "pg_catalog"), ("statement_timeout", "10s"), ("lock_timeout", "5s")])
         .disable_statement_logging()
@@ -95,28 +97,7 @@ pub(crate) async fn answers(options: &PgConnectOptions) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes the user's role with that password, which is asked for only if there is no such role.
-pub(crate) async fn make_user(
-    options: &PgConnectOptions,
-    password: impl Future<Output = Result<SecretString, Failure>>,
-) -> Result<(), Failure> {
-    let mut session = Session::open(options).await?;
-    if !session.has_user().await? {
-        session.ensure_user(false, &password.await?).await?;
-    }
-    let _ = session.connection.close().await;
-    Ok(())
-}
-
-/// Makes the user's role where it isn't there, lets it log in, and sets its password.
-pub(crate) async fn ensure_user(options: &PgConnectOptions, password: &SecretString) -> Result<(), Failure> {
-    let mut session = Session::open(options).await?;
-    let exists = session.has_user().await?;
-    session.ensure_user(exists, password).await?;
-    let _ = session.connection.close().await;
-    Ok(())
-}
-
+/// A connection of toygres's own.
 struct Session {
     server: String,
     connection: PgConnection,
@@ -129,33 +110,12 @@ impl Session {
         Ok(Self { server, connection })
     }
 
-    async fn has_user(&mut self) -> Result<bool, Failure> {
-        let exists = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)").bind(USER);
-        in_time(&self.server, exists.fetch_one(&mut self.connection)).await
+    async fn execute(&mut self, statement: &str) -> Result<(), Failure> {
+        in_time(&self.server, self.connection.execute(statement)).await.map(drop)
     }
 
-    async fn ensure_user(&mut self, exists: bool, password: &SecretString) -> Result<(), Failure> {
-        match self.set_user(exists, password).await {
-            // Another server made it at the same time.
-            Err(_) if !exists && self.has_user().await? => self.set_user(true, password).await,
-            ended => ended,
-        }
-    }
-
-    /// Only the password's SCRAM verifier leaves this process, and even that is logged nowhere.
-    async fn set_user(&mut self, exists: bool, password: &SecretString) -> Result<(), Failure> {
-        let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
-        // A verifier consists of base64 and `$:-`: nothing to quote.
-        let statement = match exists {
-            true => format!("ALTER ROLE {USER} LOGIN PASSWORD '{verifier}'"),
-            false => format!(
-                "CREATE ROLE {USER} LOGIN SUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS PASSWORD '{verifier}'; \
-                 ALTER DATABASE {DATABASE} OWNER TO {USER}"
-            ),
-        };
-        let quiet = "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = 'panic'";
-        in_time(&self.server, self.connection.execute(quiet)).await?;
-        in_time(&self.server, self.connection.execute(statement.as_str())).await.map(drop)
+    async fn close(self) {
+        let _ = self.connection.close().await;
     }
 }
 

@@ -1,0 +1,104 @@
+//! The extensions of an owner's database. Toygres makes them, since most need a superuser, and removes what it has made
+//! and the spec no longer names. What the owner or an admin made stays.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use toygres_models::{Failure, FailureKind, InstanceSpec};
+
+use super::{Session, in_time};
+
+/// How long the making of one may take.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+
+/// Toygres's extensions that aren't wanted any more, and that no other one needs.
+const SUPERFLUOUS: &str = "
+    SELECT extname::text FROM pg_extension e JOIN pg_roles r ON r.oid = e.extowner
+    WHERE r.rolname = current_user AND extname <> 'plpgsql' AND extname::text <> ALL ($1)
+      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+                      AND d.classid = 'pg_extension'::regclass)
+    ORDER BY 1";
+
+/// The foreign-data wrappers of an extension.
+const WRAPPERS: &str = "
+    SELECT quote_ident(fdwname) FROM pg_foreign_data_wrapper f
+    JOIN pg_depend d ON d.classid = 'pg_foreign_data_wrapper'::regclass AND d.objid = f.oid AND d.deptype = 'e'
+    JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+    WHERE e.extname = $1";
+
+/// Makes the extensions that the spec names in its database, and removes those of toygres's that it doesn't name.
+///
+/// # Errors
+/// Permanent where the server refuses one: this build doesn't have it, or something in the database needs it.
+pub(crate) async fn set_extensions(options: &PgConnectOptions, spec: &InstanceSpec) -> Result<(), Failure> {
+    let mut session = Session::open(&options.clone().database(spec.database.as_str())).await?;
+    // The owner may have given its database settings of its own.
+    session.execute("SET ROLE NONE; SET default_transaction_read_only = off; SET statement_timeout = '120s'").await?;
+    let wanted: Vec<&str> = spec.extensions.iter().collect();
+    for extension in &wanted {
+        session.make_extension(extension, spec.owner.as_str()).await?;
+    }
+    loop {
+        let superfluous = sqlx::query_scalar::<_, String>(SUPERFLUOUS).bind(&wanted);
+        let superfluous = in_time(&session.server, superfluous.fetch_all(&mut session.connection)).await?;
+        if superfluous.is_empty() {
+            break;
+        }
+        // What one of them needed comes in the next round.
+        for extension in superfluous {
+            session.change(&extension, "removed", &format!("DROP EXTENSION IF EXISTS {}", quoted(&extension))).await?;
+        }
+    }
+    session.close().await;
+    Ok(())
+}
+
+impl Session {
+    async fn make_extension(&mut self, extension: &str, owner: &str) -> Result<(), Failure> {
+        // Some say themselves where they belong.
+        let own_schema = sqlx::query_scalar::<_, bool>(
+            "SELECT v.schema IS NOT NULL FROM pg_available_extensions e
+             JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version WHERE e.name = $1",
+        );
+        let own_schema = own_schema.bind(extension).fetch_optional(&mut self.connection);
+        let Some(own_schema) = in_time(&self.server, own_schema).await? else {
+            let message = format!("the extension {extension} isn't in this build of PostgreSQL; nothing was changed");
+            return Err(Failure::permanent(FailureKind::InvalidInput, message).with_field("extensions"));
+        };
+        let schema = if own_schema { "" } else { " SCHEMA public" };
+        let name = quoted(extension);
+        self.change(extension, "created", &format!("CREATE EXTENSION IF NOT EXISTS {name}{schema} CASCADE")).await?;
+        let wrappers = sqlx::query_scalar::<_, String>(WRAPPERS).bind(extension);
+        for wrapper in in_time(&self.server, wrappers.fetch_all(&mut self.connection)).await? {
+            let grant = format!("GRANT USAGE ON FOREIGN DATA WRAPPER {wrapper} TO {}", quoted(owner));
+            self.change(extension, "created", &grant).await?;
+        }
+        Ok(())
+    }
+
+    async fn change(&mut self, extension: &str, participle: &str, statement: &str) -> Result<(), Failure> {
+        let changed = tokio::time::timeout(TIME_LIMIT, sqlx::Executor::execute(&mut self.connection, statement)).await;
+        let error = match changed {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                let message = format!("the extension {extension} could not be {participle} within {} s", TIME_LIMIT.as_secs());
+                return Err(Failure::transient(FailureKind::TimedOut, message));
+            }
+        };
+        let told = |words: &str| format!("the extension {extension} could not be {participle}: {words}");
+        Err(match error.as_database_error() {
+            Some(refused) => {
+                let message = told(refused.message());
+                let detail = refused.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().and_then(|error| error.detail());
+                let evidence = detail.unwrap_or_default().lines().map(str::to_owned).collect();
+                Failure::permanent(FailureKind::InvalidInput, message).with_field("extensions").with_evidence(evidence)
+            }
+            None => Failure::transient(FailureKind::ConnectionFailed, told(&error.to_string())),
+        })
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

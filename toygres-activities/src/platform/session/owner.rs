@@ -1,0 +1,143 @@
+//! The roles that people log in as.
+//!
+//! The **owner** is what applications use. It owns its database and is no superuser: whoever has its password reaches nothing
+//! but what is in the instance. The superuser `postgres` can't log in, but for a while after an admin asked for it.
+
+use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::PgConnectOptions;
+use toygres_models::connection::SUPERUSER;
+use toygres_models::{Failure, FailureKind, InstanceSpec};
+
+use super::{Session, in_time};
+
+/// Roles of PostgreSQL's own that the owner is a member of, where the version has them: they look at everything, and end,
+/// maintain and check what isn't a superuser's. None of them reads or writes files, or runs programs
+/// (<https://www.postgresql.org/docs/current/predefined-roles.html>).
+const MEMBER_OF: [&str; 4] = ["pg_monitor", "pg_signal_backend", "pg_checkpoint", "pg_maintain"];
+/// Before this version a role with `CREATEROLE` could make itself a member of any role, `pg_execute_server_program` too.
+const CREATEROLE_IS_SAFE_FROM: i32 = 160_000;
+
+/// Makes the owner and its database where there is no such role, with that password, which is asked for only then.
+pub(crate) async fn make_owner(
+    options: &PgConnectOptions,
+    spec: &InstanceSpec,
+    password: impl Future<Output = Result<SecretString, Failure>>,
+) -> Result<(), Failure> {
+    let mut session = Session::open(options).await?;
+    if !session.has_role(spec.owner.as_str()).await? {
+        let password = password.await?;
+        session.make_owner(spec).await?;
+        session.set_password(spec.owner.as_str(), &password, None).await?;
+    }
+    session.close().await;
+    Ok(())
+}
+
+/// Sets the owner's password and lets it log in. The owner and its database are made where there is no such role.
+pub(crate) async fn set_owner_password(
+    options: &PgConnectOptions,
+    spec: &InstanceSpec,
+    password: &SecretString,
+) -> Result<(), Failure> {
+    let mut session = Session::open(options).await?;
+    if !session.has_role(spec.owner.as_str()).await? {
+        session.make_owner(spec).await?;
+    }
+    session.set_password(spec.owner.as_str(), password, None).await?;
+    session.close().await;
+    Ok(())
+}
+
+/// Lets the superuser log in with that password until then. An earlier password of it ends.
+pub(crate) async fn open_superuser(
+    options: &PgConnectOptions,
+    password: &SecretString,
+    valid_until: DateTime<Utc>,
+) -> Result<(), Failure> {
+    let mut session = Session::open(options).await?;
+    let exists = sqlx::query_scalar("SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = $1").bind(SUPERUSER);
+    match in_time(&session.server, exists.fetch_optional(&mut session.connection)).await? {
+        Some(true) => {}
+        None => session.make_superuser().await?,
+        // Whoever took that from it has granted it to others, perhaps.
+        Some(false) => {
+            let message = format!(
+                "the role {SUPERUSER} of this instance is no superuser any more: another superuser changed it; nothing was changed"
+            );
+            return Err(Failure::permanent(FailureKind::Conflict, message));
+        }
+    }
+    session.set_password(SUPERUSER, password, Some(valid_until)).await?;
+    session.close().await;
+    Ok(())
+}
+
+impl Session {
+    async fn has_role(&mut self, role: &str) -> Result<bool, Failure> {
+        let exists = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)").bind(role);
+        in_time(&self.server, exists.fetch_one(&mut self.connection)).await
+    }
+
+    /// Its name is taken before anybody else makes roles.
+    async fn make_superuser(&mut self) -> Result<(), Failure> {
+        if self.has_role(SUPERUSER).await? {
+            return Ok(());
+        }
+        match self.execute(&format!("CREATE ROLE {SUPERUSER} SUPERUSER NOLOGIN")).await {
+            // Another server made it at the same time.
+            Err(_) if self.has_role(SUPERUSER).await? => Ok(()),
+            ended => ended,
+        }
+    }
+
+    /// Ends with the role: as long as it isn't there, something is missing.
+    async fn make_owner(&mut self, spec: &InstanceSpec) -> Result<(), Failure> {
+        self.make_superuser().await?;
+        // Names of these types have nothing to quote; the quotes are for keywords.
+        let (owner, database) = (spec.owner.as_str(), spec.database.as_str());
+        if !self.has_database(database).await? {
+            match self.execute(&format!("CREATE DATABASE \"{database}\"")).await {
+                Err(_) if self.has_database(database).await? => {}
+                ended => ended?,
+            }
+        }
+        let roles =
+            sqlx::query_scalar::<_, String>("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname::text = ANY ($1) ORDER BY 1");
+        let roles = in_time(&self.server, roles.bind(&MEMBER_OF[..]).fetch_all(&mut self.connection)).await?;
+        let version = sqlx::query_scalar::<_, i32>("SELECT current_setting('server_version_num')::int");
+        let version = in_time(&self.server, version.fetch_one(&mut self.connection)).await?;
+        let create_role = if version >= CREATEROLE_IS_SAFE_FROM { "CREATEROLE" } else { "NOCREATEROLE" };
+        // One transaction.
+        let statements = format!(
+            "CREATE ROLE \"{owner}\" NOSUPERUSER CREATEDB {create_role} NOREPLICATION NOBYPASSRLS NOLOGIN; \
+             GRANT {} TO \"{owner}\" WITH ADMIN OPTION; \
+             ALTER DATABASE \"{database}\" OWNER TO \"{owner}\"",
+            roles.join(", ")
+        );
+        match self.execute(&statements).await {
+            Err(_) if self.has_role(owner).await? => Ok(()),
+            ended => ended,
+        }
+    }
+
+    async fn has_database(&mut self, database: &str) -> Result<bool, Failure> {
+        let exists = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)").bind(database);
+        in_time(&self.server, exists.fetch_one(&mut self.connection)).await
+    }
+
+    /// Only the password's SCRAM verifier leaves this process, and even that is logged nowhere.
+    async fn set_password(
+        &mut self,
+        role: &str,
+        password: &SecretString,
+        valid_until: Option<DateTime<Utc>>,
+    ) -> Result<(), Failure> {
+        let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
+        let until = valid_until.map(|until| format!(" VALID UNTIL '{}'", until.to_rfc3339())).unwrap_or_default();
+        self.execute("SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = 'panic'")
+            .await?;
+        // A verifier consists of base64 and `$:-`: nothing to quote.
+        self.execute(&format!("ALTER ROLE \"{role}\" LOGIN PASSWORD '{verifier}'{until}")).await
+    }
+}

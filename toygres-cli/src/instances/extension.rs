@@ -1,0 +1,81 @@
+//! `toygres extension`: the extensions of an instance's database.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use toygres_client::resources::InstanceManifest;
+use toygres_client::{Applied, Client};
+use toygres_models::{Extensions, InstanceName};
+
+use super::power;
+use crate::error::{CliError, Outcome};
+use crate::output::ui::Ui;
+use crate::session::Session;
+use crate::settings::Settings;
+use crate::values::instance_name;
+
+#[derive(Debug, Subcommand)]
+pub enum Extension {
+    /// Make an extension in an instance's database
+    Add(Change),
+    /// Remove one that toygres made there; refused while something needs it
+    Remove(Change),
+    /// The extensions that toygres makes for owners
+    List,
+}
+
+#[derive(Debug, Args)]
+pub struct Change {
+    /// The instance's name
+    #[arg(value_parser = instance_name)]
+    pub name: InstanceName,
+
+    /// The extension's name, such as postgres_fdw
+    #[arg(value_name = "EXTENSION")]
+    pub extension: String,
+
+    /// Return as soon as the work is under way
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+pub async fn run(command: Extension, settings: &Settings, ui: &Ui) -> Outcome {
+    match command {
+        Extension::List => {
+            ui.print(Extensions::ALLOWED.join("\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Extension::Add(change) => run_change(change, true, settings, ui).await,
+        Extension::Remove(change) => run_change(change, false, settings, ui).await,
+    }
+}
+
+/// Asks for the spec with the extension in its list, or without it, if the spec is still the one that was read.
+async fn run_change(change: Change, is_wanted: bool, settings: &Settings, ui: &Ui) -> Outcome {
+    let Change { name, extension, no_wait } = change;
+    if is_wanted {
+        Extensions::try_from(BTreeSet::from([extension.clone()])).map_err(|invalid| CliError::usage(invalid.problem))?;
+    }
+    let mut session = Session::open(settings, ui).await?;
+    let key = session.key(name);
+    let instance = session.call(async |client: &Client| client.instance(&key).await).await?;
+    let mut extensions: BTreeSet<String> = instance.spec.0.extensions.clone().into();
+    let is_new = match is_wanted {
+        true => extensions.insert(extension.clone()),
+        false => extensions.remove(&extension),
+    };
+    if !is_new {
+        let (has, instead) = if is_wanted { ("has", "already") } else { ("doesn't have", "by toygres") };
+        ui.print(format_args!("{} {has} {extension} {instead}", key.name))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut manifest = InstanceManifest::of(key.name.to_string());
+    manifest.set("extensions", Some(json!(extensions)));
+    let apply = async |client: &Client| client.apply_instance(&key, &manifest, Some(instance.generation)).await;
+    match session.change(apply).await? {
+        Applied::Begun(operation) => power::finish(&mut session, &key, *operation, no_wait, "changed").await,
+        Applied::Done(_) => Ok(ExitCode::SUCCESS),
+    }
+}
