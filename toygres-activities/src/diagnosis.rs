@@ -119,6 +119,7 @@ const RULES: &[Rule] = &[
         &["read-only file system"],
     ),
     failure_says(Cause::WrongPassword, &["password authentication failed"]),
+    failure_says(Cause::LockedOut, &["lets toygres in no more"]),
     failure_says(Cause::PasswordMissing, &["no password is kept"]),
     failure_says(Cause::PartsMissing, &["its data is intact", "lacks what it mounts"]),
     failure_says(Cause::DataMissing, &["is gone: somebody", "is gone or broken", "its data with it"]),
@@ -275,6 +276,7 @@ fn verdict(facts: &Facts<'_>, cause: Cause, mut evidence: Vec<String>) -> Verdic
         Cause::ReadOnlyDisk => "its disk can't be written to",
         Cause::WrongPassword => "its server doesn't take the password that toygres keeps: somebody changed one of the two",
         Cause::PasswordMissing => "the password that toygres kept for it is gone",
+        Cause::LockedOut => "one of its superusers took toygres's log-in away",
         Cause::PartsMissing => "something around its data was removed",
         Cause::DataMissing => "its data was removed",
         Cause::ProgramsUnavailable => "its PostgreSQL programs can't be had",
@@ -364,6 +366,7 @@ fn fix(facts: &Facts<'_>, cause: Cause) -> Vec<String> {
             "put it back from a backup".into(),
             format!("or have a new one made, with the data as it is: `toygres rotate-password {name}{flag}`"),
         ],
+        Cause::LockedOut => vec!["have one of its superusers carry out the statement in the evidence".into(), again("")],
         Cause::PartsMissing => vec![format!(
             "its data is intact: `toygres start {name}{flag}` makes again what is gone, and so does toygres by itself in a moment"
         )],

@@ -26,6 +26,8 @@ pub enum Cause {
     WrongPassword,
     /// The password that toygres keeps is gone.
     PasswordMissing,
+    /// A superuser of the instance took toygres's log-in away.
+    LockedOut,
     /// Files or objects of the instance were removed by somebody else.
     DataMissing,
     /// Something around its data was removed, and the data is intact.

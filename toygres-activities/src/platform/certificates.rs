@@ -15,7 +15,7 @@ use x509_parser::pem::parse_x509_pem;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_DAYS: u32 = 3650;
-const LEAF_DAYS: u32 = 365;
+const LEAF_DAYS: u32 = 90;
 const CLIENT_DAYS: u32 = 2;
 /// A certificate is made anew when half of its life is over.
 pub(crate) const RENEW_AFTER: Duration = Duration::from_secs(LEAF_DAYS as u64 / 2 * 24 * 60 * 60);
@@ -210,7 +210,7 @@ impl CertificateAuthority {
     }
 
     /// A certificate for a server that is reached by `names`, which are addresses or DNS names. It is
-    /// valid for a year.
+    /// valid for 90 days.
     ///
     /// # Errors
     /// If a name can't be in a certificate.

@@ -350,13 +350,21 @@ impl Api {
         log_in(&self.uri(name).await?).await
     }
 
-    /// Logs in to an instance as its superuser, with a new password.
+    /// The URI of an instance's superuser, with a new password.
     ///
     /// # Errors
     /// If the server or the instance refuses.
-    pub async fn log_in_as_superuser(&self, name: &str) -> Result<PgConnection> {
+    pub async fn superuser_uri(&self, name: &str) -> Result<String> {
         let connection = self.post(&self.instances(&format!("/{name}/superuser"))).await?.expect(200)?;
-        log_in(connection["uri"].as_str().context("a connection without a URI")?).await
+        Ok(connection["uri"].as_str().context("a connection without a URI")?.to_owned())
+    }
+
+    /// Logs in to an instance as its superuser.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub async fn log_in_as_superuser(&self, name: &str) -> Result<PgConnection> {
+        log_in(&self.superuser_uri(name).await?).await
     }
 }
 

@@ -237,6 +237,9 @@ impl Inner {
         if answers && postmaster.is_ready() {
             return observed(Phase::Running, true, None);
         }
+        if let Some(failure) = server.last_failure().filter(|_| postmaster.is_ready()) {
+            return observed(Phase::Running, false, Some(failure));
+        }
         let words = server.log().last_lines().pop().into_iter().collect();
         let message = format!("the server of {key} is starting or recovering");
         observed(Phase::Pending, false, Some(Failure::transient(FailureKind::StartFailed, message).with_evidence(words)))
@@ -265,10 +268,11 @@ impl Inner {
                     return Err(observation.reason.unwrap_or_else(|| not_found(key)));
                 }
             }
-            if Instant::now() >= deadline {
-                return Ok(observation);
+            match observation.reason {
+                Some(failure) if observation.phase == Phase::Running && !failure.retryable => return Err(failure),
+                _ if Instant::now() >= deadline => return Ok(observation),
+                _ => tokio::time::sleep(POLL).await,
             }
-            tokio::time::sleep(POLL).await;
         }
     }
 }

@@ -83,6 +83,16 @@ async fn in_time<T>(server: &str, work: impl Future<Output = Result<T, sqlx::Err
     };
     match tokio::time::timeout(TIME_LIMIT, work).await {
         Ok(Ok(value)) => Ok(value),
+        // Class 28: invalid authorization. Certificates are made anew, so it is the role.
+        Ok(Err(sqlx::Error::Database(error))) if error.code().is_some_and(|code| code.starts_with("28")) => {
+            let verb = if error.message().ends_with("does not exist") { "CREATE" } else { "ALTER" };
+            let message = format!(
+                "the server at {server} lets toygres in no more: {}. One of its superusers took that away, and can give it back: \
+                 {verb} ROLE {TOYGRES} LOGIN SUPERUSER",
+                error.message()
+            );
+            Err(Failure::permanent(FailureKind::ConnectionFailed, message))
+        }
         Ok(Err(error)) => Err(refused(&error.to_string())),
         Err(_) => Err(refused("no answer")),
     }

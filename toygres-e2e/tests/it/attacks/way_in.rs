@@ -114,3 +114,25 @@ async fn where_a_server_listens_and_whom_it_lets_in_is_not_its_superuser_s_to_sa
     let plain = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(uri.get_port()).username("app");
     assert!(plain.ssl_mode(PgSslMode::Disable).connect().await.is_err(), "it lets in without TLS or a password");
 }
+
+#[tokio::test]
+async fn whoever_takes_toygres_s_log_in_away_is_told_how_to_give_it_back() {
+    let toygres = Toygres::new().unwrap();
+    let api = toygres.serve().await.unwrap();
+    api.create("demo").await.unwrap();
+    let superuser = api.superuser_uri("demo").await.unwrap();
+    for (taken, remedy) in [
+        ("ALTER ROLE toygres NOLOGIN", "ALTER ROLE toygres LOGIN SUPERUSER"),
+        ("ALTER ROLE toygres RENAME TO other", "CREATE ROLE toygres LOGIN SUPERUSER"),
+    ] {
+        toygres_e2e::api::log_in(&superuser).await.unwrap().execute(taken).await.unwrap();
+        let refused = toygres.fails(1, &["restart", "demo"]).await.unwrap();
+        assert!(refused.stderr.contains("lets toygres in no more") && refused.stderr.contains(remedy), "{refused}");
+        let told = toygres.json(&["why", "demo"]).await.unwrap();
+        assert!(told["verdict"]["likely_cause"] == "locked_out" && told.to_string().contains(remedy), "{told:#}");
+        // Users notice nothing, and the one command mends it.
+        api.log_in("demo").await.unwrap();
+        toygres_e2e::api::log_in(&superuser).await.unwrap().execute(remedy).await.unwrap();
+        toygres.ok(&["restart", "demo"]).await.unwrap();
+    }
+}

@@ -42,8 +42,14 @@ async fn a_password_is_nowhere_but_in_its_secret_file() {
         toygres.run_with_input(&["create", "given", "--password-stdin"], GIVEN.as_bytes()).await.unwrap().expect_code(0).unwrap(),
     );
     outputs.push(toygres.ok(&["create", "generated"]).await.unwrap());
-    let uri = async |name: &'static str| -> Result<String> { toygres.api()?.uri(name).await };
-    let uris = [uri("given").await.unwrap(), uri("generated").await.unwrap()];
+    // Who sees everything, in both databases.
+    let mut uris = Vec::new();
+    for name in ["given", "generated"] {
+        let uri = toygres.api().unwrap().superuser_uri(name).await.unwrap();
+        uris.extend([uri.replace("/postgres?", "/app?"), uri]);
+    }
+    let superuser = uris[0].split_once("postgres:").and_then(|(_, rest)| rest.split_once('@')).unwrap().0;
+    let superuser = Needles::of(superuser);
     let generated = std::fs::read_to_string(toygres.secret_file("generated")).unwrap();
     assert!(generated.len() >= 20, "a short password was generated");
     let generated = Needles::of(generated.trim_end());
@@ -73,7 +79,7 @@ async fn a_password_is_nowhere_but_in_its_secret_file() {
     let other = toygres.run_with_input(&["create", "generated", "--password-stdin"], GIVEN.as_bytes()).await.unwrap();
     outputs.push(other.expect_code(1).unwrap());
     assert!(watch.end().unwrap() > 0 && watch_generated.end().unwrap() > 0, "no process was looked at");
-    for needles in [&given, &generated] {
+    for needles in [&given, &generated, &superuser] {
         for run in &outputs {
             needles.absent_from("an output", &run.to_string()).unwrap();
         }

@@ -52,3 +52,38 @@ async fn a_program_in_a_pod_finds_no_credential_and_reaches_nothing() {
         cluster.delete(name).await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn an_owner_in_a_pod_is_no_superuser_and_may_make_roles() {
+    let Some(cluster) = Cluster::new("owner").await.unwrap() else { return };
+    cluster.create("demo", &["--owner", "blog", "--database", "posts"]).await.unwrap();
+    let psql = async |statement: &str| {
+        cluster.run(&["psql", "demo", "-v", "ON_ERROR_STOP=1", "-XAtqc", statement]).await.unwrap()
+    };
+    assert_eq!(psql("SELECT current_user, current_database()").await.stdout.trim(), "blog|posts");
+    // From PostgreSQL 16 on, who makes roles has no power over others.
+    for allowed in ["CREATE ROLE other LOGIN", "GRANT pg_monitor TO other", "CREATE EXTENSION pg_trgm", "CHECKPOINT"] {
+        let said = psql(allowed).await;
+        assert_eq!(said.code, Some(0), "{allowed}: {said}");
+    }
+    for refused in [
+        "COPY (SELECT 1) TO PROGRAM 'id'",
+        "SELECT pg_read_file('/etc/toygres/tls/tls.key')",
+        "GRANT pg_execute_server_program TO other",
+        "GRANT pg_write_server_files TO blog",
+        "GRANT toygres TO other",
+        "ALTER ROLE other SUPERUSER",
+        "ALTER ROLE postgres LOGIN PASSWORD 'x'",
+        "SET ROLE postgres",
+    ] {
+        let said = psql(refused).await;
+        assert!(said.code == Some(1) && said.stderr.contains("permission denied"), "{refused}: {said}");
+    }
+    cluster.run(&["extension", "add", "demo", "postgres_fdw"]).await.unwrap().expect_code(0).unwrap();
+    assert_eq!(psql("CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw").await.code, Some(0));
+    // An admin's superuser, and what it does not change.
+    let id = cluster.run(&["psql", "--superuser", "demo", "-XAtqc", "SELECT current_user"]).await.unwrap();
+    assert_eq!(id.stdout.trim(), "postgres", "{id}");
+    assert_eq!(psql("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").await.stdout.trim(), "f");
+    cluster.delete("demo").await.unwrap();
+}

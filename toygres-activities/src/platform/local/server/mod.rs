@@ -370,9 +370,18 @@ impl Server {
             if postmaster.has_answered() {
                 return Ok(true);
             }
-            if postmaster.is_ready() && session::answers(&self.options(port).map_err(drop)?).await.is_ok() {
-                postmaster.set_answered();
-                return Ok(true);
+            if postmaster.is_ready() {
+                match session::answers(&self.options(port).map_err(drop)?).await {
+                    Ok(()) => {
+                        postmaster.set_answered();
+                        return Ok(true);
+                    }
+                    Err(failure) if !failure.retryable => {
+                        self.set_last_failure(Some(failure));
+                        return Ok(false);
+                    }
+                    Err(_) => {}
+                }
             }
             if Instant::now() >= deadline {
                 return Ok(false);
