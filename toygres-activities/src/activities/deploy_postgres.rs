@@ -49,6 +49,8 @@ pub async fn deploy_postgres_activity(
             place.platform.set_password(key, password).await?;
             kill_point("lost-password-set");
             place.secrets.put(key, password).await?;
+            // What is kept beside it may be to be written anew.
+            place.platform.ensure(&deployment).await?;
         }
         Ok(created)
     };

@@ -72,7 +72,7 @@ impl Cluster {
         let (names, member) = (Names::of(key), MemberNames::first(key));
         // In this order: the Secret is always made before the volume.
         let claim = self.client.ours::<PersistentVolumeClaim>(key, &member.data).await?;
-        let secret = self.client.ours::<Secret>(key, &names.password).await?;
+        let secret = self.client.ours::<Secret>(key, &names.connection).await?;
         if claim.is_some() && secret.is_none() {
             return Ok((Password::generate(), true));
         }

@@ -17,7 +17,7 @@ use crate::platform::session::{extensions, owner};
 use crate::platform::{Endpoint, Reach};
 use crate::secrets::SecretStore;
 
-const PORT: u16 = 5432;
+pub(super) const PORT: u16 = 5432;
 
 impl Cluster {
     /// See [`Platform::endpoint`](crate::platform::Platform::endpoint).

@@ -40,7 +40,8 @@ pub(super) struct Names {
     /// The Service.
     pub(super) instance: String,
     pub(super) config: String,
-    pub(super) password: String,
+    /// The Secret by which applications log in.
+    pub(super) connection: String,
     pub(super) tls: String,
     /// ServiceAccount, NetworkPolicy, PodDisruptionBudget.
     pub(super) postgres: String,
@@ -52,7 +53,7 @@ impl Names {
         Self {
             instance: name(""),
             config: name("-config"),
-            password: name("-password"),
+            connection: name("-connection"),
             tls: name("-tls"),
             postgres: name("-postgres"),
         }
@@ -224,7 +225,7 @@ mod tests {
         let key = InstanceKey::parse("default", &long).unwrap();
         let (names, member) = (Names::of(&key), MemberNames::of(&key, 9));
         // The longest that a Service, a label's value and a pod's host name may be.
-        assert!([&names.instance, &names.password, &names.postgres, &member.pod].iter().all(|name| name.len() <= 63));
+        assert!([&names.instance, &names.connection, &names.postgres, &member.pod].iter().all(|name| name.len() <= 63));
         // Its pods' revision label adds up to 11.
         assert!(member.set.len() <= 52);
         assert!(member.set.parse::<InstanceName>().is_err(), "another instance may have this name");

@@ -8,7 +8,7 @@
 //! | StatefulSet, Service | `<name>` | the server, and how it is reached |
 //! | PersistentVolumeClaim | `<name>-data` | its data |
 //! | ConfigMap | `<name>-config` | start script, probes, `postgresql.conf`, `pg_hba.conf` |
-//! | Secret | `<name>-password`, `<name>-tls` | the superuser's password, the server's certificate |
+//! | Secret | `<name>-connection`, `<name>-tls` | how applications log in as the owner, the server's certificate |
 //! | ServiceAccount, NetworkPolicy, PodDisruptionBudget | `<name>-postgres` | what safety needs |
 //!
 //! What carries the label `app.kubernetes.io/managed-by: toygres` and the annotation

@@ -280,7 +280,7 @@ impl Platform for KubernetesPlatform {
             let found = Parts {
                 set: !lacks(&sets, &member.set),
                 service: !lacks(&services, &names.instance),
-                password: !lacks(&secrets, &names.password),
+                connection: !lacks(&secrets, &names.connection),
                 tls: !lacks(&secrets, &names.tls),
                 config_map: !lacks(&configs, &names.config),
                 service_account: !lacks(&accounts, &names.postgres),

@@ -18,8 +18,10 @@ use super::certificates::{CertificateAuthority, Issued};
 
 /// The role as which toygres logs in to instances.
 pub(crate) const TOYGRES: &str = "toygres";
-/// How long connecting and each statement may take.
+/// How long connecting may take.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// How long a statement may take; the server ends most sooner.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(60);
 /// A certificate is used for so long. It is valid for longer.
 const USED_FOR: Duration = Duration::from_secs(12 * 60 * 60);
 
@@ -77,12 +79,10 @@ pub(crate) fn pinned(options: PgConnectOptions) -> PgConnectOptions {
         .disable_statement_logging()
 }
 
-async fn in_time<T>(server: &str, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Failure> {
-    let refused = |words: &str| {
-        Failure::transient(FailureKind::ConnectionFailed, format!("toygres could not log in to the server at {server}: {words}"))
-    };
-    match tokio::time::timeout(TIME_LIMIT, work).await {
-        Ok(Ok(value)) => Ok(value),
+async fn log_in(options: &PgConnectOptions) -> Result<PgConnection, Failure> {
+    let server = server_of(options);
+    match tokio::time::timeout(TIME_LIMIT, PgConnection::connect_with(options)).await {
+        Ok(Ok(connection)) => Ok(connection),
         // Class 28: invalid authorization. Certificates are made anew, so it is the role.
         Ok(Err(sqlx::Error::Database(error))) if error.code().is_some_and(|code| code.starts_with("28")) => {
             let verb = if error.message().ends_with("does not exist") { "CREATE" } else { "ALTER" };
@@ -93,6 +93,25 @@ async fn in_time<T>(server: &str, work: impl Future<Output = Result<T, sqlx::Err
             );
             Err(Failure::permanent(FailureKind::ConnectionFailed, message))
         }
+        Ok(Err(error)) => Err(log_in_failed(&server, &error.to_string())),
+        Err(_) => Err(log_in_failed(&server, "no answer")),
+    }
+}
+
+fn log_in_failed(server: &str, words: &str) -> Failure {
+    Failure::transient(FailureKind::ConnectionFailed, format!("toygres could not log in to the server at {server}: {words}"))
+}
+
+/// The result of a statement, which is given up when it takes too long.
+async fn in_time<T>(server: &str, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Failure> {
+    let refused = |words: &str| {
+        Failure::transient(
+            FailureKind::ConnectionFailed,
+            format!("a statement of toygres's failed at the server {server}: {words}"),
+        )
+    };
+    match tokio::time::timeout(STATEMENT_LIMIT, work).await {
+        Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(refused(&error.to_string())),
         Err(_) => Err(refused("no answer")),
     }
@@ -100,9 +119,8 @@ async fn in_time<T>(server: &str, work: impl Future<Output = Result<T, sqlx::Err
 
 /// Whether it answers SQL.
 pub(crate) async fn answers(options: &PgConnectOptions) -> Result<(), Failure> {
-    let server = server_of(options);
-    let mut connection = in_time(&server, PgConnection::connect_with(options)).await?;
-    in_time(&server, connection.execute("SELECT 1")).await?;
+    let mut connection = log_in(options).await?;
+    in_time(&server_of(options), connection.execute("SELECT 1")).await?;
     let _ = connection.close().await;
     Ok(())
 }
@@ -115,9 +133,7 @@ struct Session {
 
 impl Session {
     async fn open(options: &PgConnectOptions) -> Result<Self, Failure> {
-        let server = server_of(options);
-        let connection = in_time(&server, PgConnection::connect_with(options)).await?;
-        Ok(Self { server, connection })
+        Ok(Self { server: server_of(options), connection: log_in(options).await? })
     }
 
     async fn execute(&mut self, statement: &str) -> Result<(), Failure> {

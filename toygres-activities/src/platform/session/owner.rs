@@ -97,6 +97,8 @@ impl Session {
         // Names of these types have nothing to quote; the quotes are for keywords.
         let (owner, database) = (spec.owner.as_str(), spec.database.as_str());
         if !self.has_database(database).await? {
+            // On a slow disk it takes its time.
+            self.execute("SET statement_timeout = '50s'").await?;
             match self.execute(&format!("CREATE DATABASE \"{database}\"")).await {
                 Err(_) if self.has_database(database).await? => {}
                 ended => ended?,
@@ -135,8 +137,12 @@ impl Session {
     ) -> Result<(), Failure> {
         let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
         let until = valid_until.map(|until| format!(" VALID UNTIL '{}'", until.to_rfc3339())).unwrap_or_default();
-        self.execute("SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = 'panic'")
-            .await?;
+        // Nor seen by those who see all sessions.
+        self.execute(
+            "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = 'panic'; \
+             SET track_activities = off; SET pg_stat_statements.track = 'none'",
+        )
+        .await?;
         // A verifier consists of base64 and `$:-`: nothing to quote.
         self.execute(&format!("ALTER ROLE \"{role}\" LOGIN PASSWORD '{verifier}'{until}")).await
     }

@@ -100,7 +100,7 @@ const MENDABLE: &[(&str, &str, &str)] = &[
     ("b", "service", ""),
     ("c", "configmap", "-config"),
     ("d", "secret", "-tls"),
-    ("e", "secret", "-password"),
+    ("e", "secret", "-connection"),
 ];
 
 fn delete(subject: &Kubernetes, kind: &str, object: &str) {

@@ -188,7 +188,7 @@ async fn what_toygres_did_not_make_is_left_alone() {
         ("persistentvolumeclaim", "demo-data", "spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}"),
         ("service", "demo", "spec: {ports: [{port: 80}]}"),
         ("configmap", "demo-config", "data: {theirs: x}"),
-        ("secret", "demo-password", "stringData: {theirs: x}"),
+        ("secret", "demo-connection", "stringData: {theirs: x}"),
         (
             "statefulset",
             "demo",

@@ -36,7 +36,7 @@ async fn what_is_deleted_around_intact_data_is_listed_and_made_again() {
         assert_eq!(ask(&subject, "demo", "SELECT word FROM kept").await, "kept", "{object}");
     }
     // The server has a password that nobody knows any more: only together with a new one is it kept again.
-    subject.kubectl(&["delete", "secret/demo-password", "--wait=true"]);
+    subject.kubectl(&["delete", "secret/demo-connection", "--wait=true"]);
     assert_eq!(platform.missing_parts(&key("demo")).await.unwrap(), ["the Secret with the password"]);
     let again_with_data = Deployment { data_exists: true, ..again.clone() };
     assert!(!platform.ensure(&again_with_data).await.unwrap());

@@ -24,7 +24,7 @@ const OBJECTS: &[(&str, &str, &str, &str, &str)] = &[
         "spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}",
     ),
     ("ConfigMap", "configmaps", "api/v1", "demo-config", "data: {theirs: x}"),
-    ("Secret", "secrets", "api/v1", "demo-password", "stringData: {theirs: x}"),
+    ("Secret", "secrets", "api/v1", "demo-connection", "stringData: {theirs: x}"),
     ("Secret", "secrets", "api/v1", "demo-tls", "stringData: {theirs: x}"),
     ("ServiceAccount", "serviceaccounts", "api/v1", "demo-postgres", ""),
     (

@@ -225,7 +225,7 @@ async fn live(subject: &Kubernetes, rights: &[Right]) -> Result<Arc<KubernetesPl
         "configmap/private-config",
         "networkpolicy/private-postgres",
         "poddisruptionbudget/private-postgres",
-        "secret/private-password",
+        "secret/private-connection",
         "serviceaccount/private-postgres",
         "service/private",
         "statefulset/private",

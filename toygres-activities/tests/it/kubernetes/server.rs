@@ -147,7 +147,7 @@ async fn servers_that_start_at_once_share_one_database() {
     assert_eq!(asks(&subject, &uri, "SHOW server_version").await, version);
 
     // A password that is lost is replaced by one that the database knows.
-    subject.kubectl(&["delete", "secret", "toygres-database-password"]);
+    subject.kubectl(&["delete", "secret", "toygres-database-connection"]);
     let renewed = later.start_control(size).await.unwrap();
     assert_ne!(renewed.expose_secret(), uri.expose_secret());
     asks(&subject, &renewed, "SELECT 'x'").await;

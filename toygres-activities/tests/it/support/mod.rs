@@ -77,6 +77,7 @@ pub async fn connect(subject: &dyn Subject, name: &str, password: &str, mode: Pg
 
 /// Logs in as superuser, with a password that the platform lets in for a minute.
 pub async fn connect_as_superuser(subject: &dyn Subject, name: &str) -> PgConnection {
+    subject.settle(name).await;
     let password = toygres_models::Password::generate();
     let until = chrono::Utc::now() + chrono::TimeDelta::minutes(1);
     subject.platform().open_superuser(&key(name), &password, until).await.unwrap();

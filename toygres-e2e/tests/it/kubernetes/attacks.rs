@@ -57,9 +57,8 @@ async fn a_program_in_a_pod_finds_no_credential_and_reaches_nothing() {
 async fn an_owner_in_a_pod_is_no_superuser_and_may_make_roles() {
     let Some(cluster) = Cluster::new("owner").await.unwrap() else { return };
     cluster.create("demo", &["--owner", "blog", "--database", "posts"]).await.unwrap();
-    let psql = async |statement: &str| {
-        cluster.run(&["psql", "demo", "-v", "ON_ERROR_STOP=1", "-XAtqc", statement]).await.unwrap()
-    };
+    let psql =
+        async |statement: &str| cluster.run(&["psql", "demo", "-v", "ON_ERROR_STOP=1", "-XAtqc", statement]).await.unwrap();
     assert_eq!(psql("SELECT current_user, current_database()").await.stdout.trim(), "blog|posts");
     // From PostgreSQL 16 on, who makes roles has no power over others.
     for allowed in ["CREATE ROLE other LOGIN", "GRANT pg_monitor TO other", "CREATE EXTENSION pg_trgm", "CHECKPOINT"] {

@@ -107,7 +107,7 @@ async fn what_somebody_deletes_during_a_create_is_made_again_or_named() {
         ("set", "statefulset/set", "wait-for-ready"),
         ("service", "service/service", "wait-for-ready"),
         ("claim", "persistentvolumeclaim/claim-data", "wait-for-ready"),
-        ("password", "secret/password-password", "get-connection-strings"),
+        ("password", "secret/password-connection", "get-connection-strings"),
     ] {
         hold_up(&control, name, step, Moment::Begin).await.unwrap();
         begun.push((name, object, api.begin_create(name).await.unwrap()));
@@ -138,7 +138,7 @@ async fn what_somebody_deletes_of_a_running_instance_is_noticed_and_its_delete_e
     for created in join_all(names.iter().map(|name| cluster.create(name, &[]))).await {
         created.unwrap();
     }
-    for objects in ["statefulset/set", "service/service", "secret/secrets-password", "secret/secrets-tls"] {
+    for objects in ["statefulset/set", "service/service", "secret/secrets-connection", "secret/secrets-tls"] {
         cluster.namespace.kubectl(&["delete", objects]).await.unwrap();
     }
     // Around data that is intact, what is missing is made again and told of, a password as a new one.

@@ -15,7 +15,7 @@ use toygres_e2e::{Cluster, Toygres, eventually, place, required_or_skip};
 
 /// The names of an instance's objects that hold what it is; all others come and go with them.
 fn set_of(name: &str) -> [String; 5] {
-    ["statefulset.apps/%", "service/%", "persistentvolumeclaim/%-data", "secret/%-password", "secret/%-tls"]
+    ["statefulset.apps/%", "service/%", "persistentvolumeclaim/%-data", "secret/%-connection", "secret/%-tls"]
         .map(|object| object.replace('%', name))
 }
 
@@ -103,7 +103,7 @@ async fn a_kill_in_the_middle_of_the_objects_themselves_leaves_no_half() {
     let Some(cluster) = Cluster::new("kill-objects").await.unwrap() else { return };
     let api = cluster.serve().await.unwrap();
     // The first thing that is made, and the last.
-    for (number, sign) in ["secret/%-password", "pod/%-0"].into_iter().enumerate() {
+    for (number, sign) in ["secret/%-connection", "pod/%-0"].into_iter().enumerate() {
         let name = format!("demo-{number}");
         let api = if number == 0 { api.clone() } else { cluster.api().unwrap() };
         let create = api.begin_create(&name).await.unwrap();

@@ -16,7 +16,7 @@ async fn search_the_cluster(cluster: &Cluster, name: &str, needles: &Needles) ->
     let list: Value = serde_json::from_str(&text)?;
     let objects = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     let is_its_place =
-        |object: &Value| object["kind"] == "Secret" && object["metadata"]["name"] == format!("{name}-password").as_str();
+        |object: &Value| object["kind"] == "Secret" && object["metadata"]["name"] == format!("{name}-connection").as_str();
     ensure!(objects.iter().filter(|object| is_its_place(object)).count() == 1, "its Secret is missing");
     ensure!(objects.iter().any(|object| object["kind"] == "Event"), "no events were looked at");
     for object in objects {

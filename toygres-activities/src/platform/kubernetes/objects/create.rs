@@ -16,10 +16,11 @@ use toygres_models::{DnsLabel, Failure, FailureKind, InstanceKey, PostgresVersio
 
 use super::Creation;
 use super::manifests::Manifests;
-use super::tls::external_address;
+use super::tls::{external_address, internal_name};
 use crate::platform::Deployment;
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{self, FIRST, MemberNames, Names};
+use crate::platform::kubernetes::passwords::{KubernetesSecretStore, Login};
 
 /// How long a load balancer's address is waited for, so that the first certificate has it. Where it
 /// takes longer, the certificate is made anew when it has come.
@@ -28,7 +29,7 @@ const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 /// What is there of an instance already.
 struct Found {
     service_account: Option<ObjectMeta>,
-    password: Option<ObjectMeta>,
+    connection: Option<ObjectMeta>,
     tls: Option<ObjectMeta>,
     config_map: Option<ObjectMeta>,
     claim: Option<ObjectMeta>,
@@ -42,7 +43,7 @@ struct Found {
 pub(in crate::platform::kubernetes) struct Parts {
     pub(in crate::platform::kubernetes) set: bool,
     pub(in crate::platform::kubernetes) service: bool,
-    pub(in crate::platform::kubernetes) password: bool,
+    pub(in crate::platform::kubernetes) connection: bool,
     pub(in crate::platform::kubernetes) tls: bool,
     pub(in crate::platform::kubernetes) config_map: bool,
     pub(in crate::platform::kubernetes) service_account: bool,
@@ -56,7 +57,7 @@ impl Parts {
         let all = [
             ("the StatefulSet", self.set),
             ("the Service", self.service),
-            ("the Secret with the password", self.password),
+            ("the Secret with the password", self.connection),
             ("the Secret with the certificate", self.tls),
             ("the ConfigMap", self.config_map),
             ("the ServiceAccount", self.service_account),
@@ -110,14 +111,23 @@ impl Cluster {
                 }
             }
         };
-        let password = async {
-            match &found.password {
-                // Usually by the secret store, before.
-                Some(_) => Ok(false),
+        let login = Login {
+            host: internal_name(key, &config.cluster_domain),
+            owner: spec.owner.to_string(),
+            database: spec.database.to_string(),
+            ca_certificate: self.ca.certificate_pem().to_owned(),
+        };
+        let connection = async {
+            match &found.connection {
+                // Usually by the secret store, before, with the password alone.
+                Some(found) => {
+                    let secrets = KubernetesSecretStore::new(self.client.clone(), Vec::new());
+                    secrets.complete(key, found, &login).await.map(|()| false)
+                }
                 // The server has another one. What is kept again is what was set.
                 None if deployment.data_exists => Ok(false),
                 None => {
-                    let made = self.client.create_ours(key, manifests.password(&deployment.password)?).await?;
+                    let made = self.client.create_ours(key, manifests.connection(&deployment.password, Some(&login))?).await?;
                     Ok(matches!(made, Creation::Made(_)))
                 }
             }
@@ -139,7 +149,7 @@ impl Cluster {
                 made(client.put_ours(key, manifests.network_policy(public, control)?, found.policy.as_ref())),
                 made(client.put_ours(key, manifests.disruption_budget()?, found.budget.as_ref())),
                 Box::pin(volume_claim),
-                Box::pin(password),
+                Box::pin(connection),
             ])
         );
         let mut created = false;
@@ -183,9 +193,9 @@ impl Cluster {
     /// Looks for every object that will be made, and refuses if one is somebody else's.
     async fn find(&self, key: &InstanceKey) -> Result<Found, Failure> {
         let (names, member) = (Names::of(key), MemberNames::first(key));
-        let (service_account, password, tls, config_map, claim, service, policy, budget, set) = tokio::try_join!(
+        let (service_account, connection, tls, config_map, claim, service, policy, budget, set) = tokio::try_join!(
             self.client.ours::<ServiceAccount>(key, &names.postgres),
-            self.client.ours::<Secret>(key, &names.password),
+            self.client.ours::<Secret>(key, &names.connection),
             self.client.ours::<Secret>(key, &names.tls),
             self.client.ours::<ConfigMap>(key, &names.config),
             self.client.ours::<PersistentVolumeClaim>(key, &member.data),
@@ -194,7 +204,7 @@ impl Cluster {
             self.client.ours::<PodDisruptionBudget>(key, &names.postgres),
             self.client.ours::<StatefulSet>(key, &member.set),
         )?;
-        Ok(Found { service_account, password, tls, config_map, claim, service, policy, budget, set })
+        Ok(Found { service_account, connection, tls, config_map, claim, service, policy, budget, set })
     }
 
     /// See [`Platform::missing_parts`](crate::platform::Platform::missing_parts).
@@ -207,7 +217,7 @@ impl Cluster {
         let parts = Parts {
             set: found.set.is_some(),
             service: found.service.is_some(),
-            password: found.password.is_some(),
+            connection: found.connection.is_some(),
             tls: found.tls.is_some(),
             config_map: found.config_map.is_some(),
             service_account: found.service_account.is_some(),

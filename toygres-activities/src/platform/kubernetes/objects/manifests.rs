@@ -22,6 +22,7 @@ use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion, Storage
 use crate::platform::certificates::Issued;
 use crate::platform::kubernetes::config::Resources;
 use crate::platform::kubernetes::identity::{self, MemberNames, Names};
+use crate::platform::kubernetes::passwords::Login;
 
 macro_rules! template {
     ($name:literal) => {
@@ -96,9 +97,15 @@ impl<'a> Manifests<'a> {
         annotations
     }
 
-    pub(in crate::platform::kubernetes) fn password(&self, password: &SecretString) -> Result<Secret, Failure> {
-        let values = json!({ "password_base64": base64(password.expose_secret().as_bytes()) });
-        self.object(template!("postgres-password.yaml"), values)
+    pub(in crate::platform::kubernetes) fn connection(
+        &self,
+        password: &SecretString,
+        login: Option<&Login>,
+    ) -> Result<Secret, Failure> {
+        let mut entries = login.map(|login| login.entries(password)).unwrap_or_default();
+        entries.insert("password", password.expose_secret().to_owned());
+        let entries: BTreeMap<_, _> = entries.into_iter().map(|(name, value)| (name, base64(value.as_bytes()))).collect();
+        self.object(template!("postgres-connection.yaml"), json!({ "entries": entries }))
     }
 
     pub(in crate::platform::kubernetes) fn tls(

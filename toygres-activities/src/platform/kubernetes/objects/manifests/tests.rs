@@ -12,6 +12,15 @@ fn shown<K: Serialize>(object: Result<K, Failure>) -> String {
     serde_saphyr::to_string(&object).unwrap()
 }
 
+fn login() -> Login {
+    Login {
+        host: "demo.default.svc.cluster.local".into(),
+        owner: "app".into(),
+        database: "app".into(),
+        ca_certificate: "PEM".into(),
+    }
+}
+
 fn record() -> BTreeMap<&'static str, String> {
     BTreeMap::from([("toygres.io/spec", "{}".to_owned())])
 }
@@ -26,7 +35,7 @@ fn the_objects_of_an_instance() {
     let manifests = Manifests::new(&key);
     let image = "docker.io/library/postgres:17";
     let version: PostgresVersion = "17".parse().unwrap();
-    insta::assert_snapshot!("password", shown(manifests.password(&"p@:/?#%'\"\\ $🐘".to_owned().into())));
+    insta::assert_snapshot!("connection", shown(manifests.connection(&"p@:/?#%'\"\\ $🐘".to_owned().into(), Some(&login()))));
     insta::assert_snapshot!("tls", shown(manifests.tls(&issued(), [("toygres.io/note", "x".to_owned())])));
     insta::assert_snapshot!("service_account", shown(manifests.service_account()));
     insta::assert_snapshot!("config_map", shown(manifests.config_map("certificate")));
@@ -76,7 +85,7 @@ fn the_types_know_every_field_of_the_templates() {
     let key = key();
     let manifests = Manifests::new(&key);
     let files = json!({ "start": "", "probe": "", "postgresql_conf": "", "pg_hba_conf": "", "client_ca": "" });
-    check::<Secret>(&manifests, template!("postgres-password.yaml"), json!({ "password_base64": "eA==" }));
+    check::<Secret>(&manifests, template!("postgres-connection.yaml"), json!({ "entries": { "password": "eA==" } }));
     check::<Secret>(&manifests, template!("postgres-tls.yaml"), json!({ "certificate_base64": "eA==", "key_base64": "eA==" }));
     check::<ServiceAccount>(&manifests, template!("postgres-serviceaccount.yaml"), json!({}));
     check::<ConfigMap>(&manifests, template!("postgres-configmap.yaml"), json!({ "files": files }));
@@ -133,7 +142,7 @@ fn an_unknown_name_in_a_template_is_an_error() {
 #[test]
 fn the_password_is_in_its_secret_alone() {
     let key = key();
-    let secret = Manifests::new(&key).password(&"find-me".to_owned().into()).unwrap();
+    let secret = Manifests::new(&key).connection(&"find-me".to_owned().into(), None).unwrap();
     let data: BTreeMap<_, _> = secret.data.unwrap();
     assert_eq!(data["password"].0, b"find-me");
     assert_eq!(serde_json::to_value(secret.string_data).unwrap(), json!(null));
@@ -166,7 +175,7 @@ async fn the_api_server_takes_every_object_strictly() {
         };
     }
     dry_run!(
-        manifests.password(&"x".to_owned().into()),
+        manifests.connection(&"x".to_owned().into(), Some(&login())),
         manifests.tls(&issued, []),
         manifests.service_account(),
         manifests.config_map("certificate"),
