@@ -88,7 +88,7 @@ impl From<ClientError> for CliError {
             error @ ClientError::Foreign { .. } => Self::failed(error.to_string())
                 .hint("if it is another version: `toygres server stop`, then run this command again"),
             error @ ClientError::Untrusted { .. } => Self::failed(error.to_string())
-                .hint("give its CA's certificate by --ca-certificate or TOYGRES_CA_CERTIFICATE: toygres's own CA is the file `ca.crt` of the server's state directory")
+                .hint("give its CA's certificate by --ca-certificate or TOYGRES_CA_CERTIFICATE: toygres's own CA is the file `api-ca.crt` of the server's state directory")
                 .hint("the address has to be one of the names in the server's certificate (--tls-names); a server without TLS has one with http://"),
             error => Self::failed(error.to_string()),
         }

@@ -1,8 +1,8 @@
 //! A small typed client of the server's HTTP API, for the command line and for tests.
 //!
 //! It stands on hyper rather than reqwest: building a reqwest client loads the system's
-//! certificates (40 ms), which is most of the time that `toygres list` may take, and a server on
-//! this machine speaks plain HTTP. TLS is set up only where the URL asks for it.
+//! certificates (40 ms), which is most of the time that `toygres list` may take, and the server on
+//! this machine is reached by its Unix socket. TLS is set up only where the URL asks for it.
 
 mod error;
 mod events;
@@ -12,18 +12,16 @@ mod namespaces;
 mod operations;
 mod pages;
 mod tokens;
+mod transport;
 
 use std::error::Error as StdError;
+use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_tls::HttpsConnector;
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use toygres_models::store::{Instance, Operation};
@@ -37,9 +35,9 @@ pub use instances::Applied;
 pub use logs::LogLines;
 pub use pages::{PageRequest, all_pages};
 
-use crate::resources::{Connection, Health, InstanceManifest, KUBE_CONTEXT, Page, Problem};
+use crate::resources::{Connection, Health, InstanceManifest, KUBE_CONTEXT, LocalServer, Page, Problem};
+use transport::Transport;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For everything but long polls. Listing versions may ask an archive on the internet.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// A server that doesn't answer even this hangs, or isn't one.
@@ -73,17 +71,13 @@ pub struct InstanceQuery {
 #[derive(Debug, Clone)]
 pub struct Client {
     base: Url,
+    /// The server as errors name it.
+    name: Url,
     authorization: Option<HeaderValue>,
     kube_context: Option<HeaderValue>,
     /// Of single requests.
     headers: HeaderMap,
     transport: Transport,
-}
-
-#[derive(Debug, Clone)]
-enum Transport {
-    Plain(legacy::Client<HttpConnector, Full<Bytes>>),
-    Tls(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
 }
 
 impl Client {
@@ -105,23 +99,31 @@ impl Client {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
+        let transport = if base.scheme() == "https" { Transport::tls(ca_certificate)? } else { Transport::plain() };
+        Self::over(transport, base.clone(), base, token)
+    }
+
+    /// A client of the server on this machine whose Unix socket is in `folder`. Each connection is used only after the
+    /// socket and the process that listens on it were found to be this user's or root's.
+    ///
+    /// # Errors
+    /// If the token can't stand in an HTTP header.
+    pub fn local(folder: &Path, token: Option<&SecretString>) -> Result<Self, ClientError> {
+        let unsendable = |error: url::ParseError| ClientError::Unsendable(error.to_string());
+        let name = Url::parse(&format!("unix:{}", folder.display())).map_err(unsendable)?;
+        let base = Url::parse("http://localhost/").map_err(unsendable)?;
+        Self::over(Transport::local(folder.to_owned()), base, name, token)
+    }
+
+    fn over(transport: Transport, base: Url, name: Url, token: Option<&SecretString>) -> Result<Self, ClientError> {
         let authorization = token.map(|token| {
             let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))
                 .map_err(|_| ClientError::Unsendable("the token has characters that a token can't have".into()))?;
             value.set_sensitive(true);
             Ok(value)
         });
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        let builder = legacy::Client::builder(TokioExecutor::new());
-        let transport = if base.scheme() == "https" {
-            connector.enforce_http(false);
-            Transport::Tls(builder.build(HttpsConnector::from((connector, tls_connector(ca_certificate)?.into()))))
-        } else {
-            Transport::Plain(builder.build(connector))
-        };
-        Ok(Self { base, authorization: authorization.transpose()?, kube_context: None, headers: HeaderMap::new(), transport })
+        let authorization = authorization.transpose()?;
+        Ok(Self { base, name, authorization, kube_context: None, headers: HeaderMap::new(), transport })
     }
 
     /// The same, for a server that uses its kubeconfig with that context and no other.
@@ -147,10 +149,10 @@ impl Client {
         with
     }
 
-    /// The server's address.
+    /// The server, as errors name it: its address, or the folder of its socket.
     #[must_use]
-    pub fn base(&self) -> &Url {
-        &self.base
+    pub fn name(&self) -> &Url {
+        &self.name
     }
 
     /// Asks for an instance. Asking again for the same one gives the same operation.
@@ -227,9 +229,14 @@ impl Client {
         self.health_at("readyz").await
     }
 
-    async fn health_at(&self, path: &str) -> Result<Health, ClientError> {
+    /// What the server on this machine tells of itself, by its socket alone.
+    pub async fn local_server(&self) -> Result<LocalServer, ClientError> {
+        self.health_at("server").await
+    }
+
+    async fn health_at<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let anonymous = Self { authorization: None, ..self.clone() };
-        let (_, body) = anonymous.exchange(Method::GET, self.url(&[path], &[])?, Vec::new(), HEALTH_TIMEOUT).await?;
+        let (_, body) = anonymous.send(Method::GET, self.url(&[path], &[])?, Vec::new(), HEALTH_TIMEOUT).await?;
         self.decode(&body)
     }
 
@@ -255,7 +262,7 @@ impl Client {
             Ok(problem) => ClientError::Refused(Box::new(problem)),
             // A proxy's words while the server behind it is away.
             Err(_) if matches!(status.as_u16(), 502..=504) => {
-                ClientError::Broken { url: self.base.clone(), reason: format!("something before the server answered {status}") }
+                ClientError::Broken { url: self.name.clone(), reason: format!("something before the server answered {status}") }
             }
             Err(_) => self.foreign(format!("it answered {status} without saying why")),
         }
@@ -298,11 +305,7 @@ impl Client {
         }
         let mut request = request.body(Full::from(body)).map_err(|error| ClientError::Unsendable(error.to_string()))?;
         request.headers_mut().extend(self.headers.clone());
-        let response = match &self.transport {
-            Transport::Plain(client) => client.request(request),
-            Transport::Tls(client) => client.request(request),
-        };
-        response.await.map_err(|error| self.failed(&error, error.is_connect()))
+        self.transport.send(request).await.map_err(|error| self.failed(&error, error.is_connect()))
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<(StatusCode, Bytes), ClientError> {
@@ -322,11 +325,11 @@ impl Client {
     }
 
     fn foreign(&self, reason: String) -> ClientError {
-        ClientError::Foreign { url: self.base.clone(), reason }
+        ClientError::Foreign { url: self.name.clone(), reason }
     }
 
     fn timed_out(&self, timeout: Duration) -> ClientError {
-        ClientError::TimedOut { url: self.base.clone(), timeout }
+        ClientError::TimedOut { url: self.name.clone(), timeout }
     }
 
     fn failed(&self, error: &(dyn StdError + 'static), while_connecting: bool) -> ClientError {
@@ -339,7 +342,7 @@ impl Client {
             is_tls |= innermost.is::<native_tls::Error>();
             is_no_http |= innermost.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
         }
-        let (url, reason) = (self.base.clone(), innermost.to_string());
+        let (url, reason) = (self.name.clone(), innermost.to_string());
         if is_no_http {
             return self.foreign(format!("it speaks no HTTP ({reason})"));
         }
@@ -359,7 +362,7 @@ impl Client {
     fn url(&self, path: &[&str], query: &[QueryPair]) -> Result<Url, ClientError> {
         let mut url = self.base.clone();
         url.path_segments_mut()
-            .map_err(|()| ClientError::Unsendable(format!("{} is not a server's address", self.base)))?
+            .map_err(|()| ClientError::Unsendable(format!("{} is not a server's address", self.name)))?
             .pop_if_empty()
             .extend(path);
         let given = query.iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
@@ -368,16 +371,6 @@ impl Client {
         }
         Ok(url)
     }
-}
-
-fn tls_connector(ca_certificate: Option<&str>) -> Result<native_tls::TlsConnector, ClientError> {
-    let mut builder = native_tls::TlsConnector::builder();
-    if let Some(pem) = ca_certificate {
-        let certificate = native_tls::Certificate::from_pem(pem.as_bytes())
-            .map_err(|error| ClientError::Unsendable(format!("the CA's certificate is none in PEM: {error}")))?;
-        builder.disable_built_in_roots(true).add_root_certificate(certificate);
-    }
-    builder.build().map_err(|error| ClientError::Unsendable(format!("TLS can't be set up: {error}")))
 }
 
 type QueryPair = (&'static str, Option<String>);

@@ -5,6 +5,7 @@
 
 mod client;
 pub mod explanation;
+pub mod local_socket;
 pub mod manifest;
 pub mod resources;
 

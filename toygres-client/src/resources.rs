@@ -262,6 +262,17 @@ pub struct Health {
     pub version: String,
 }
 
+/// What a server tells of itself to programs on its machine, by its Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalServer {
+    /// Where browsers and programs reach it, by TCP.
+    pub url: String,
+    /// Its version.
+    pub version: String,
+    /// When it started.
+    pub started_at: DateTime<Utc>,
+}
+
 /// An error, as RFC 9457 has it: `application/problem+json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {

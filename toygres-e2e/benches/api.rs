@@ -117,7 +117,7 @@ async fn queries(options: &PgConnectOptions) -> Result<Vec<Duration>> {
 
 /// Every answer's time, in order, and how long all of it took.
 async fn load(toygres: &Toygres, path: &str) -> Result<(Vec<Duration>, Duration)> {
-    let (url, authorization) = (format!("{}{path}", base(toygres)?), authorization(toygres)?);
+    let (url, authorization) = (format!("{}{path}", toygres.url()?), authorization(toygres)?);
     let begin = Arc::new(Barrier::new(CONNECTIONS + 1));
     let mut clients = JoinSet::new();
     for _ in 0..CONNECTIONS {
@@ -146,12 +146,6 @@ async fn load(toygres: &Toygres, path: &str) -> Result<(Vec<Duration>, Duration)
     }
     times.sort_unstable();
     Ok((times, began.elapsed()))
-}
-
-fn base(toygres: &Toygres) -> Result<String> {
-    let record = std::fs::read_to_string(toygres.state_dir().join("server.json"))?;
-    let record: serde_json::Value = serde_json::from_str(&record)?;
-    Ok(record["url"].as_str().context("no URL")?.to_owned())
 }
 
 fn authorization(toygres: &Toygres) -> Result<String> {
@@ -256,7 +250,7 @@ async fn streams() -> Result<Measure> {
     let toygres = Toygres::for_measurement()?;
     let _: Api = toygres.serve().await?;
     let control = toygres.control().await?;
-    let (url, authorization) = (format!("{}/v1/events", base(&toygres)?), authorization(&toygres)?);
+    let (url, authorization) = (format!("{}/v1/events", toygres.url()?), authorization(&toygres)?);
     let before = resident_bytes(toygres.server_pid()?)?;
     note(&format!("{STREAMS} streams, {EVENTS} events"));
     let (arrived, mut arrivals) = mpsc::unbounded_channel();

@@ -13,7 +13,7 @@ use toygres_activities::platform::kubernetes::KubernetesConfig;
 use toygres_activities::platform::local::LocalConfig;
 use toygres_models::PlatformName;
 
-pub use state_dir::{ServerRecord, StartLine, StateDir, parse_token};
+pub use state_dir::{StartLine, StateDir, parse_token};
 
 /// Where the server listens unless told otherwise; if that port is taken, on a free one.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7654);

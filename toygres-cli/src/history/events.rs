@@ -131,7 +131,7 @@ async fn go_on(session: &mut Session<'_>, request: &EventRequest, last_id: Optio
     loop {
         let answer: Result<EventStream, ClientError> = match session.find_again().await? {
             true => session.client.follow_events(request, last_id).await,
-            false => Err(ClientError::Unreachable { url: session.client.base().clone(), reason: "no server answers".into() }),
+            false => Err(ClientError::Unreachable { url: session.client.name().clone(), reason: "no server answers".into() }),
         };
         match answer {
             Ok(stream) => return Ok(stream),

@@ -93,7 +93,9 @@ async fn server(settings: &Settings) -> Diagnosis {
             Err(error) => (false, error.message),
         },
         None => match local_server::find(settings).await {
-            Ok(Some(server)) => (true, format!("toygres {} at {} (process {})", server.version, server.url, server.pid)),
+            Ok(Some(server)) => {
+                (true, format!("toygres {} at {}{}", server.version, server.url, local_server::process(server.pid)))
+            }
             Ok(None) => (true, "not running; the first command that needs it starts it".into()),
             Err(error) => (false, error.message),
         },

@@ -2,20 +2,20 @@
 
 pub mod doctor;
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use serde::Serialize;
-use toygres_client::{InstanceQuery, PageRequest};
-use toygres_server::settings::ServerRecord;
+use tokio::time::sleep;
 
 use crate::error::{CliError, Outcome};
 use crate::output::display::{self, age, moment};
 use crate::output::ui::Ui;
 use crate::session::process::ServerProcess;
-use crate::session::{self, local_server};
+use crate::session::{PAUSE, local_server};
 use crate::settings::Settings;
 
 /// A clean shutdown of the server and its database takes a moment; this long, something hangs.
@@ -40,6 +40,7 @@ pub enum ServerCommand {
 pub async fn run(command: ServerCommand, settings: Settings, ui: &Ui) -> Outcome {
     match command {
         ServerCommand::Run { background } => {
+            leave_out_others_secrets()?;
             toygres_server::server::run(settings.server, background).await?;
             Ok(ExitCode::SUCCESS)
         }
@@ -47,6 +48,26 @@ pub async fn run(command: ServerCommand, settings: Settings, ui: &Ui) -> Outcome
         ServerCommand::Stop => stop(&settings, ui).await,
         ServerCommand::Status => status(&settings, ui).await,
     }
+}
+
+/// Begins this program anew without them, if they are in its environment.
+fn leave_out_others_secrets() -> Result<(), CliError> {
+    if local_server::OTHERS_SECRETS.iter().all(|name| std::env::var_os(name).is_none()) {
+        return Ok(());
+    }
+    let program =
+        std::env::current_exe().map_err(|error| CliError::failed(format!("this program can't find itself: {error}")))?;
+    let mut words = std::env::args_os();
+    let mut command = std::process::Command::new(program);
+    if let Some(name) = words.next() {
+        command.arg0(name);
+    }
+    for name in local_server::OTHERS_SECRETS {
+        command.env_remove(name);
+    }
+    // It returns only if it failed.
+    let error = command.args(words).exec();
+    Err(CliError::failed(format!("the server can't be started without {}: {error}", local_server::OTHERS_SECRETS.join(", "))))
 }
 
 async fn start(settings: &Settings, ui: &Ui) -> Outcome {
@@ -70,19 +91,11 @@ async fn start(settings: &Settings, ui: &Ui) -> Outcome {
 }
 
 async fn stop(settings: &Settings, ui: &Ui) -> Outcome {
-    let path = settings.server.state().server_record_path();
-    let record = settings.server.state().server_record().map_err(|error| local_server::unreadable(&path, &error))?;
-    let process = match &record {
-        Some(record) => ServerProcess::find(record.pid, is_this_directorys(settings, record).await),
-        None => None,
-    };
-    let Some(process) = process else {
-        ui.note(format_args!("no toygres server runs on {}", settings.server.state_dir.display()));
+    let Some(process) = find_process(settings, ui).await? else {
         return Ok(ExitCode::SUCCESS);
     };
     process.terminate().map_err(|error| {
         CliError::failed(format!("the toygres server (process {}) can't be told to stop: {error}", process.pid()))
-            .hint("it belongs to another user; stop it as that user")
     })?;
     if !process.wait(SHUTDOWN_LIMIT) {
         return Err(CliError::failed(format!(
@@ -93,22 +106,55 @@ async fn stop(settings: &Settings, ui: &Ui) -> Outcome {
         .hint(format!("its log: {}", settings.server.state().log_path().display()))
         .hint(format!("`kill -9 {}` loses nothing: the next server finishes what this one was doing", process.pid())));
     }
-    ui.print("the toygres server is stopped")?;
-    ui.note("Instances keep running. The next command that needs the server starts it again.");
+    stopped(ui)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the server that left this record is the one that answers at its address: it takes the
-/// state directory's token. Then the record's process is its own, too.
-async fn is_this_directorys(settings: &Settings, record: &ServerRecord) -> bool {
-    let Ok(token) = session::token(settings) else { return false };
-    let Ok(client) = local_server::client(settings, &record.url, token.as_ref()) else { return false };
-    // Health first: a stranger on the port must not be shown the token.
-    client.health().await.is_ok() && client.instances(&InstanceQuery::default(), &one_item()).await.is_ok()
+fn stopped(ui: &Ui) -> Result<(), CliError> {
+    ui.print("the toygres server is stopped")?;
+    ui.note("Instances keep running. The next command that needs the server starts it again.");
+    Ok(())
 }
 
-fn one_item() -> PageRequest {
-    PageRequest { limit: Some(1), cursor: None }
+/// The process to stop; `None` if there is none, which is told. One that is just starting is waited for until it listens,
+/// and one that is stopping until it has ended.
+async fn find_process(settings: &Settings, ui: &Ui) -> Result<Option<ServerProcess>, CliError> {
+    let state = settings.server.state();
+    let deadline = Instant::now() + SHUTDOWN_LIMIT;
+    let mut was_locked = false;
+    loop {
+        if let Some(connection) = local_server::connect(settings).await? {
+            if connection.pid.is_none() {
+                return Err(CliError::failed("this system doesn't tell which process the toygres server is")
+                    .hint("end it where it was started"));
+            }
+            if let Some(process) = ServerProcess::of(&connection) {
+                return Ok(Some(process));
+            }
+        }
+        let locked = state.is_locked().map_err(|error| local_server::unreadable(&state.lock_path(), &error))?;
+        if !locked {
+            match was_locked {
+                true => stopped(ui)?,
+                false => ui.note(format_args!("no toygres server runs on {}", state.path().display())),
+            }
+            return Ok(None);
+        }
+        if Instant::now() > deadline {
+            return Err(CliError::failed(format!(
+                "a toygres server works on {}, and neither listens nor ends within {} s",
+                state.path().display(),
+                SHUTDOWN_LIMIT.as_secs()
+            ))
+            .hint(format!(
+                "its log: {}; its process is named in {}",
+                state.log_path().display(),
+                state.lock_path().display()
+            )));
+        }
+        was_locked = true;
+        sleep(PAUSE).await;
+    }
 }
 
 /// What `server status` tells.
@@ -129,8 +175,8 @@ struct Status {
 async fn fetch_status(settings: &Settings) -> Result<Status, CliError> {
     let server = local_server::find(settings).await?;
     let ready = match &server {
-        Some(server) => {
-            let client = local_server::client(settings, &server.url, None)?;
+        Some(_) => {
+            let client = local_server::client(settings, None)?;
             Some(client.readiness().await.map_or_else(|error| error.to_string(), |health| health.status))
         }
         None => None,
@@ -140,7 +186,7 @@ async fn fetch_status(settings: &Settings) -> Result<Status, CliError> {
         ready,
         uptime_seconds: server.as_ref().map(|server| (Utc::now() - server.started_at).num_seconds().max(0)),
         url: server.as_ref().map(|server| server.url.clone()),
-        pid: server.as_ref().map(|server| server.pid),
+        pid: server.as_ref().and_then(|server| server.pid),
         started_at: server.as_ref().map(|server| server.started_at),
         version: server.map(|server| server.version),
         state_dir: settings.server.state_dir.display().to_string(),

@@ -1,4 +1,4 @@
-//! The server on this machine: finding it by what it left in the state directory, and starting it
+//! The server on this machine: finding it by its Unix socket in the state directory, and starting it
 //! in the background.
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -8,15 +8,15 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{Instant, sleep, timeout};
+use toygres_client::local_socket::{LocalConnection, LocalError};
 use toygres_client::{Client, ClientError};
-use toygres_server::settings::{ServerRecord, StartLine};
-use url::Url;
+use toygres_server::settings::StartLine;
 
-use super::process;
 use crate::error::CliError;
 use crate::output::interrupt::interrupted;
 use crate::output::progress::Progress;
@@ -30,53 +30,81 @@ const OTHERS_LIMIT: Duration = Duration::from_secs(120);
 /// After this long without an answer of it, another start is tried.
 const OTHERS_PAUSE: Duration = Duration::from_millis(500);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Secrets in a person's environment that aren't toygres's: the library that fetches PostgreSQL builds would send this one
+/// along.
+pub const OTHERS_SECRETS: [&str; 1] = ["GITHUB_TOKEN"];
 /// How many lines of a crashed server's words are shown.
 const EVIDENCE_LINES: usize = 15;
+
+/// The server that runs here.
+#[derive(Debug, Clone)]
+pub struct LocalServer {
+    /// Its process, where the operating system tells.
+    pub pid: Option<u32>,
+    /// Where browsers and programs reach it. Commands here don't use it: the port may be anybody's by now.
+    pub url: String,
+    /// Its version.
+    pub version: String,
+    /// When it started.
+    pub started_at: DateTime<Utc>,
+}
 
 /// What is found of the server that runs here.
 pub enum Found {
     /// It answers.
-    Answering(ServerRecord),
-    /// It is there, and doesn't answer.
-    Hanging(ServerRecord),
+    Answering(LocalServer),
+    /// It is there, with this process id, and doesn't answer.
+    Hanging(Option<u32>),
     /// There is none.
     Nothing,
 }
 
-/// Looks for a server that runs here: the process that left its record is there, and answers
-/// as a toygres server. It isn't enough that someone answers on its port, who may be a stranger or
-/// the server of another state directory: they would be shown this one's token.
+/// Asks the server that runs here what it is, by its socket.
 pub async fn find_server(settings: &Settings) -> Result<Found, CliError> {
-    let Some(record) = running(settings)? else { return Ok(Found::Nothing) };
-    match client(settings, &record.url, None)?.health().await {
-        Ok(_) => Ok(Found::Answering(record)),
-        Err(ClientError::TimedOut { .. }) => Ok(Found::Hanging(record)),
+    let Some(connection) = connect(settings).await? else { return Ok(Found::Nothing) };
+    match client(settings, None)?.local_server().await {
+        Ok(server) => Ok(Found::Answering(LocalServer {
+            pid: connection.pid,
+            url: server.url,
+            version: server.version,
+            started_at: server.started_at,
+        })),
+        Err(ClientError::TimedOut { .. }) => Ok(Found::Hanging(connection.pid)),
         Err(_) => Ok(Found::Nothing),
     }
 }
 
 /// A server that runs here, if one does. One that is there and doesn't answer is an error: another can't be started.
-pub async fn find(settings: &Settings) -> Result<Option<ServerRecord>, CliError> {
+pub async fn find(settings: &Settings) -> Result<Option<LocalServer>, CliError> {
     match find_server(settings).await? {
-        Found::Answering(record) => Ok(Some(record)),
-        Found::Hanging(record) => {
-            Err(CliError::failed(format!("the toygres server (process {}) is there, but does not answer", record.pid))
-                .hint(log_hint(settings))
-                .hint("`toygres server stop` ends it; instances keep running, and what it was doing is finished by the next one"))
-        }
+        Found::Answering(server) => Ok(Some(server)),
+        Found::Hanging(pid) => Err(CliError::failed(format!("the toygres server{} is there, but does not answer", process(pid)))
+            .hint(log_hint(settings))
+            .hint("`toygres server stop` ends it; instances keep running, and what it was doing is finished by the next one")),
         Found::Nothing => Ok(None),
     }
 }
 
-/// The server that left its record and whose process is there.
-pub fn running(settings: &Settings) -> Result<Option<ServerRecord>, CliError> {
-    let path = settings.server.state().server_record_path();
-    let record = settings.server.state().server_record().map_err(|error| unreadable(&path, &error))?;
-    Ok(record.filter(|record| process::is_server(record.pid)))
+/// ` (process 7)`, where that is known.
+pub fn process(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+/// A connection to the server that runs here, by its socket; `None` if there is no server.
+pub async fn connect(settings: &Settings) -> Result<Option<LocalConnection>, CliError> {
+    match LocalConnection::open(&settings.server.state().socket_folder()).await {
+        Ok(connection) => Ok(Some(connection)),
+        Err(LocalError::NoServer(_)) => Ok(None),
+        Err(LocalError::Io(path, error)) => Err(unreadable(&path, &error)),
+        Err(error @ LocalError::Owner { .. }) => {
+            Err(CliError::failed(format!("{error}; nothing was sent")).hint(OTHER_DIRECTORY))
+        }
+        Err(error @ LocalError::Mode(..)) => Err(CliError::failed(format!("{error}; nothing was sent"))),
+    }
 }
 
 /// Tells if the server is of another version than this program.
-pub fn warn_of_other_version(server: &ServerRecord, ui: &Ui) {
+pub fn warn_of_other_version(server: &LocalServer, ui: &Ui) {
     let mine = toygres_server::VERSION;
     if server.version != mine {
         ui.warn(format_args!(
@@ -86,30 +114,19 @@ pub fn warn_of_other_version(server: &ServerRecord, ui: &Ui) {
     }
 }
 
-/// A client of a server here, at the address that it wrote down. Over TLS its certificate is of the CA
-/// in the state directory.
-pub fn client(settings: &Settings, url: &str, token: Option<&SecretString>) -> Result<Client, CliError> {
-    let url = parse_url(url)?;
-    if url.scheme() != "https" {
-        return Ok(Client::new(&url, token)?);
-    }
-    let path = settings.server.state().ca_certificate_path();
-    let ca_certificate = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, &error))?;
-    Ok(Client::trusting(&url, token, Some(&ca_certificate))?)
+/// A client of the server here, by its socket.
+pub fn client(settings: &Settings, token: Option<&SecretString>) -> Result<Client, CliError> {
+    Ok(Client::local(&settings.server.state().socket_folder(), token)?)
 }
 
-/// Reads an address that a server wrote down.
-fn parse_url(url: &str) -> Result<Url, CliError> {
-    url.parse().map_err(|error| CliError::failed(format!("the server wrote down {url:?} as its address: {error}")))
-}
+const OTHER_DIRECTORY: &str =
+    "the state directory belongs to another user; choose another one with --state-dir, or name a server with --url";
 
 /// What to say when a file of the state directory is there and can't be read.
 pub fn unreadable(path: &Path, error: &io::Error) -> CliError {
     let explained = CliError::failed(format!("{} can't be read: {error}", path.display()));
     if error.kind() == io::ErrorKind::PermissionDenied {
-        return explained.hint(
-            "the state directory belongs to another user; choose another one with --state-dir, or name a server with --url",
-        );
+        return explained.hint(OTHER_DIRECTORY);
     }
     explained
 }
@@ -204,13 +221,12 @@ fn spawn(settings: &Settings, stderr: File) -> Result<Child, CliError> {
         std::env::current_exe().map_err(|error| CliError::failed(format!("this program can't find itself: {error}")))?;
     // libpq's variables say how this person's psql connects, not how the server does.
     let environment = std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("PG"));
-    Command::new(&program)
-        .args(["server", "run", "--background"])
-        .env_clear()
-        .envs(environment)
-        .env_remove("TOYGRES_URL")
-        // This person's; the library that fetches PostgreSQL builds would send it along.
-        .env_remove("GITHUB_TOKEN")
+    let mut command = Command::new(&program);
+    command.args(["server", "run", "--background"]).env_clear().envs(environment).env_remove("TOYGRES_URL");
+    for name in OTHERS_SECRETS {
+        command.env_remove(name);
+    }
+    command
         .envs(settings.to_environment())
         // So that it keeps no folder busy that somebody wants to unmount or remove.
         .current_dir(&settings.server.state_dir)
@@ -266,30 +282,17 @@ mod tests {
     use crate::testing::settings;
 
     #[tokio::test]
-    async fn a_record_whose_process_is_gone_is_no_server_even_if_its_address_answers() {
+    async fn a_socket_that_nobody_listens_on_is_no_server() {
         let state_dir = tempfile::tempdir().unwrap();
         let settings = settings(state_dir.path());
         assert!(find(&settings).await.unwrap().is_none());
-
-        let stranger = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let record = ServerRecord {
-            // A process that is there, and no server.
-            pid: std::process::id(),
-            url: format!("http://{}", stranger.local_addr().unwrap()),
-            version: toygres_server::VERSION.into(),
-            started_at: chrono::Utc::now(),
-        };
-        std::fs::write(settings.server.state().server_record_path(), serde_json::to_string(&record).unwrap()).unwrap();
+        let folder = settings.server.state().socket_folder();
+        std::fs::create_dir(&folder).unwrap();
         assert!(find(&settings).await.unwrap().is_none());
-        let asked = timeout(Duration::from_millis(50), stranger.accept()).await;
-        assert!(asked.is_err(), "the stranger was asked");
-    }
-
-    #[tokio::test]
-    async fn half_a_record_is_none() {
-        let state_dir = tempfile::tempdir().unwrap();
-        let settings = settings(state_dir.path());
-        std::fs::write(settings.server.state().server_record_path(), "{\"pid\":").unwrap();
+        std::fs::write(folder.join("socket"), "").unwrap();
+        assert!(find(&settings).await.unwrap().is_none());
+        std::fs::remove_file(folder.join("socket")).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(folder.join("socket")).unwrap());
         assert!(find(&settings).await.unwrap().is_none());
     }
 

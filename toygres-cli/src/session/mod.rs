@@ -13,7 +13,6 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 use toygres_client::{Client, ClientError};
 use toygres_models::{InstanceKey, InstanceName};
-use toygres_server::settings::ServerRecord;
 use url::{Host, Url};
 use uuid::Uuid;
 
@@ -48,7 +47,8 @@ impl<'a> Session<'a> {
     /// Finds the server, or starts one.
     pub async fn open(settings: &'a Settings, ui: &'a Ui) -> Result<Self, CliError> {
         let client = match &settings.url {
-            Some(url) => client(settings, url, token_for(settings, url)?.as_ref())?,
+            Some(url) if is_own(settings, url).await => own_client(settings)?,
+            Some(url) => client(settings, url, settings.token.as_ref())?,
             None => local(settings, ui).await?,
         };
         Ok(Self { settings, ui, client, has_answered: false, reopening: Arc::default() })
@@ -110,12 +110,11 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Looks for the server again without starting one: on this machine it may have another address by now.
-    /// `false` if none answers.
+    /// Looks for the server again without starting one; `false` if none answers.
     pub async fn find_again(&mut self) -> Result<bool, CliError> {
         if self.is_local() {
-            let Found::Answering(server) = local_server::find_server(self.settings).await? else { return Ok(false) };
-            self.client = client_of(&server.url, self.settings)?;
+            let Found::Answering(_) = local_server::find_server(self.settings).await? else { return Ok(false) };
+            self.client = own_client(self.settings)?;
         }
         Ok(true)
     }
@@ -144,19 +143,18 @@ fn is_in_progress(error: &ClientError) -> bool {
 }
 
 async fn local(settings: &Settings, ui: &Ui) -> Result<Client, CliError> {
-    let url = match local_server::find(settings).await? {
-        Some(server) => {
-            local_server::warn_of_other_version(&server, ui);
-            server.url
+    match local_server::find(settings).await? {
+        Some(server) => local_server::warn_of_other_version(&server, ui),
+        None => {
+            local_server::start(settings, ui).await?;
         }
-        None => local_server::start(settings, ui).await?,
-    };
-    client_of(&url, settings)
+    }
+    own_client(settings)
 }
 
 /// A client of the server on this machine.
-fn client_of(url: &str, settings: &Settings) -> Result<Client, CliError> {
-    let client = local_server::client(settings, url, token(settings)?.as_ref())?;
+fn own_client(settings: &Settings) -> Result<Client, CliError> {
+    let client = local_server::client(settings, token(settings)?.as_ref())?;
     match &settings.server.kubernetes.cluster.context {
         Some(context) => Ok(client.with_kube_context(context)?),
         None => Ok(client),
@@ -215,14 +213,16 @@ fn read_certificate(path: &Path) -> Result<String, CliError> {
     })
 }
 
-/// The token that was set. The one in the state directory has every right there, so it is sent only to the server of that
-/// directory, not to another address that was given.
-fn token_for(settings: &Settings, url: &Url) -> Result<Option<SecretString>, CliError> {
+/// Whether no token was set, and the address is that of the server here. Its socket is used then: the token in the state
+/// directory has every right there, and a port may be anybody's.
+async fn is_own(settings: &Settings, url: &Url) -> bool {
     if settings.token.is_some() {
-        return Ok(settings.token.clone());
+        return false;
     }
-    let is_own = |record: ServerRecord| record.url.parse::<Url>().is_ok_and(|own| own == *url);
-    if local_server::running(settings)?.is_some_and(is_own) { token(settings) } else { Ok(None) }
+    match local_server::find_server(settings).await {
+        Ok(Found::Answering(server)) => server.url.parse::<Url>().is_ok_and(|own| own == *url),
+        _ => false,
+    }
 }
 
 /// The token that was set, or the one in the state directory.

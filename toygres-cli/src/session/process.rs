@@ -1,14 +1,11 @@
-//! Ending the server's process, and making sure first that it is the server's.
+//! Ending the server's process, which the operating system has named.
 
-#[cfg(target_os = "linux")]
-use std::os::unix::ffi::OsStrExt;
-#[cfg(target_os = "linux")]
-use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
+use toygres_client::local_socket::LocalConnection;
 
-/// A process that was looked at and found to be a toygres server.
+/// The process of a toygres server.
 pub struct ServerProcess {
     pid: Pid,
     /// Holds on to the process itself, so that another one that gets its number can't be hit.
@@ -17,22 +14,23 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// The process of this number, if it is there and is a toygres server. `answers` tells
-    /// whether a server that calls this its number was just spoken to.
-    #[cfg(target_os = "linux")]
-    pub fn find(pid: u32, answers: bool) -> Option<Self> {
-        let pid = to_pid(pid)?;
-        // First the handle, then the look: what was looked at is what is held.
-        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
-        (answers || looks_like_a_server(pid)).then_some(Self { pid, handle })
+    /// The process at the other end of the connection, if it is still there.
+    pub fn of(connection: &LocalConnection) -> Option<Self> {
+        let process = Self::hold(connection.pid?)?;
+        // A process that has ended has closed its end. This one hasn't, so its number was its own when it was held.
+        connection.is_open().then_some(process)
     }
 
-    /// The process of this number, if it is there and a server that calls this its number was
-    /// just spoken to (`answers`): elsewhere than on Linux there is no other sign.
-    #[cfg(not(target_os = "linux"))]
-    pub fn find(pid: u32, answers: bool) -> Option<Self> {
+    #[cfg(target_os = "linux")]
+    fn hold(pid: u32) -> Option<Self> {
         let pid = to_pid(pid)?;
-        (answers && rustix::process::test_kill_process(pid).is_ok()).then_some(Self { pid })
+        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
+        Some(Self { pid, handle })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn hold(pid: u32) -> Option<Self> {
+        to_pid(pid).map(|pid| Self { pid })
     }
 
     /// Asks it to shut down cleanly.
@@ -80,47 +78,28 @@ fn to_pid(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
-/// Whether a process of this number is there and was started as a toygres server. A number that a
-/// server wrote down before the machine was restarted may be anybody's by now.
-pub fn is_server(pid: u32) -> bool {
-    to_pid(pid).is_some_and(looks_like_a_server)
-}
-
-#[cfg(target_os = "linux")]
-fn looks_like_a_server(pid: Pid) -> bool {
-    let Ok(arguments) = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())) else {
-        return false;
-    };
-    let arguments: Vec<&[u8]> = arguments.split(|byte| *byte == 0).collect();
-    let mine = std::env::current_exe().ok();
-    let mine = mine.as_deref().and_then(Path::file_name).map_or(b"toygres".as_slice(), OsStrExt::as_bytes);
-    let is_toygres = arguments.first().is_some_and(|program| program.ends_with(b"toygres") || program.ends_with(mine));
-    is_toygres && arguments.contains(&b"server".as_slice()) && arguments.contains(&b"run".as_slice())
-}
-
-/// Elsewhere a process's arguments aren't for everybody to read.
-#[cfg(not(target_os = "linux"))]
-fn looks_like_a_server(pid: Pid) -> bool {
-    // Being refused to send it a signal means that it is there.
-    matches!(rustix::process::test_kill_process(pid), Ok(()) | Err(rustix::io::Errno::PERM))
-}
-
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_number_that_another_program_got_is_left_alone() {
-        assert!(!is_server(std::process::id()));
-        assert!(ServerProcess::find(std::process::id(), false).is_none());
-        assert!(ServerProcess::find(0, true).is_none());
-        assert!(ServerProcess::find(u32::MAX, true).is_none());
+    #[tokio::test]
+    async fn the_process_of_a_connection_that_has_ended_is_none() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let listener = tokio::net::UnixListener::bind(place.path().join("socket")).unwrap();
+        let connection = LocalConnection::open(place.path()).await.unwrap();
+        let process = ServerProcess::of(&connection).unwrap();
+        assert_eq!(u32::try_from(process.pid()).unwrap(), std::process::id());
+        // As if the process had ended, and another one had its number.
+        drop(listener);
+        assert!(ServerProcess::of(&connection).is_none());
+        assert!(ServerProcess::hold(0).is_none() && ServerProcess::hold(u32::MAX).is_none());
     }
 
     #[test]
     fn a_process_is_asked_to_end_and_waited_for() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let process = ServerProcess::find(child.id(), true).unwrap();
+        let process = ServerProcess::hold(child.id()).unwrap();
         assert!(!process.wait(Duration::from_millis(1)));
         process.terminate().unwrap();
         assert!(process.wait(Duration::from_secs(10)));

@@ -126,11 +126,11 @@ impl Client {
     }
 
     fn silent(&self, timeout: Duration) -> ClientError {
-        ClientError::TimedOut { url: self.base.clone(), timeout }
+        ClientError::TimedOut { url: self.name.clone(), timeout }
     }
 
     fn cut_off(&self) -> ClientError {
-        ClientError::Broken { url: self.base.clone(), reason: "the server ended the stream".into() }
+        ClientError::Broken { url: self.name.clone(), reason: "the server ended the stream".into() }
     }
 
     /// Why an instance isn't what it should be.

@@ -50,7 +50,7 @@ impl Client {
                     Err(_) => return Err(client.timed_out(SILENCE)),
                     Ok(None) => {
                         let reason = "it ended in the middle of the log".to_owned();
-                        return Err(ClientError::Broken { url: client.base.clone(), reason });
+                        return Err(ClientError::Broken { url: client.name.clone(), reason });
                     }
                     Ok(Some(Err(error))) => return Err(client.failed(&error, false)),
                     Ok(Some(Ok(event))) => event,

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -101,6 +103,17 @@ impl Toygres {
     #[must_use]
     pub fn with_shared_cache(self) -> Self {
         self.with("TOYGRES_CACHE_DIR", place::shared_cache())
+    }
+
+    /// The same, by a copy of the program that has another name.
+    ///
+    /// # Errors
+    /// If it can't be copied.
+    pub fn named(mut self, name: &str) -> Result<Self> {
+        let copy = self.folder.path().join(name);
+        std::fs::copy(&self.program, &copy)?;
+        self.program = copy;
+        Ok(self)
     }
 
     /// The same, run by an ordinary user in a folder of that user's. `None` if there is no such
@@ -244,26 +257,47 @@ impl Toygres {
     /// The HTTP interface of the server that runs.
     ///
     /// # Errors
-    /// If none left its record.
+    /// If none does.
     pub fn api(&self) -> Result<Api> {
-        let record = self.server_record()?;
         let token = std::fs::read_to_string(self.state_dir.join("token"))?;
-        Api::new(record["url"].as_str().context("a record without a URL")?, Some(token.trim()))
+        Api::new(&self.url()?, Some(token.trim()))
     }
 
-    fn server_record(&self) -> Result<Value> {
-        let path = self.state_dir.join("server.json");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("{} can't be read", path.display()))?;
-        Ok(serde_json::from_str(&text)?)
+    /// The Unix socket of the server.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.state_dir.join("api/socket")
     }
 
-    /// The server's process.
+    /// Where the server that runs listens by TCP, as it says by its socket.
     ///
     /// # Errors
-    /// If none left its record.
+    /// If none does.
+    pub fn url(&self) -> Result<String> {
+        let mut stream = self.connect()?;
+        stream.set_read_timeout(Some(SOON))?;
+        stream.write_all(b"GET /server HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("an answer without an end to its head")?;
+        let about: Value = serde_json::from_str(body).with_context(|| answer.clone())?;
+        Ok(about["url"].as_str().context("no URL")?.to_owned())
+    }
+
+    fn connect(&self) -> Result<UnixStream> {
+        let socket = self.socket();
+        UnixStream::connect(&socket).with_context(|| format!("no server listens on {}", socket.display()))
+    }
+
+    /// The server's process: it may hang.
+    ///
+    /// # Errors
+    /// If none listens.
     pub fn server_pid(&self) -> Result<u32> {
-        let record = self.server_record()?;
-        Ok(u32::try_from(record["pid"].as_u64().context("a record without a process id")?)?)
+        let stream = self.connect()?;
+        stream.set_nonblocking(true)?;
+        let peer = tokio::net::UnixStream::from_std(stream)?.peer_cred()?;
+        Ok(u32::try_from(peer.pid().context("this system doesn't tell the process")?)?)
     }
 
     /// Kills the server with no chance to tidy up.

@@ -14,6 +14,7 @@ mod api {
 
 /// What an attacker does.
 mod attacks {
+    mod api;
     mod files;
     mod output;
     mod owner;

@@ -1,40 +1,55 @@
-//! The HTTP server's connections: where they are taken, what each may cost, how they end.
+//! The HTTP server: where it listens, and what a connection may cost.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum::middleware::AddExtension;
-use axum::{Extension, Router};
+use axum::Router;
+use axum::body::Body;
 use axum_server::accept::{Accept, DefaultAcceptor};
-use axum_server::service::SendService;
-use axum_server::{Handle, Server};
-use hyper::Request;
-use hyper::body::Incoming;
+use futures::future::select_all;
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
-use tower::Layer;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
+use super::connections::{AtWork, Place, Room};
 use super::tls::Tls;
 use crate::settings::{DEFAULT_LISTEN, ServerSettings};
 
-/// Connections at once. More wait to be accepted.
+/// Connections by TCP at once.
 const MAX_CONNECTIONS: usize = 4096;
-/// Files that the process may have open besides connections: the databases', workflows' and logs'.
-const OTHER_FILES: u64 = 1024;
+/// How many of them may come from one address, and from this machine: half, since many may stand behind one.
+const PEERS_PART: usize = 2;
+/// Connections by the Unix socket at once. Nobody who comes by TCP takes them.
+const MAX_LOCAL_CONNECTIONS: usize = 256;
+/// Files that the process may have open besides connections by TCP: the databases', workflows' and logs'.
+const OTHER_FILES: usize = 1024 + MAX_LOCAL_CONNECTIONS;
+/// As few connections as the operating system's limit of files may leave.
+const MIN_CONNECTIONS: usize = 64;
 /// How long a request's line and headers may take, and a connection may be idle.
 const HEADER_LIMIT: Duration = Duration::from_secs(20);
-/// A request's line and headers together.
-const MAX_HEADER_BYTES: usize = 32 * 1024;
+/// More of a request's line and headers is never read. What is read is held against the API's own limit, which is smaller:
+/// a connection's buffer is filled in steps, so that this one isn't exact.
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
 /// How long a peer may leave what was sent unread, or unacknowledged. Then the connection ends.
 const UNREAD_LIMIT: Duration = Duration::from_secs(30);
+/// After the operating system refused a connection: it may have no more files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Listens where it was told to; at the usual place otherwise, or on a free port if that is taken.
 ///
@@ -68,11 +83,10 @@ pub async fn bind(settings: &ServerSettings) -> anyhow::Result<TcpListener> {
     sockopt::set_tcp_nodelay(&listener, true)?;
     sockopt::set_socket_keepalive(&listener, true)?;
     sockopt::set_tcp_user_timeout(&listener, u32::try_from(UNREAD_LIMIT.as_millis())?)?;
-    allow_files();
     Ok(listener)
 }
 
-/// Where commands on this machine reach the server.
+/// Where browsers and programs reach the server by TCP.
 ///
 /// # Errors
 /// If the listener has no address.
@@ -85,84 +99,216 @@ pub fn url(listener: &TcpListener, settings: &ServerSettings) -> anyhow::Result<
     Ok(format!("{scheme}://{address}"))
 }
 
-/// Each connection is an open file, and the usual soft limit is 1,024.
-fn allow_files() {
-    let wanted = MAX_CONNECTIONS as u64 + OTHER_FILES;
+/// How many connections there is room for: each is an open file, and the usual soft limit is 1,024.
+fn allow_connections() -> usize {
+    let wanted = (MAX_CONNECTIONS + OTHER_FILES) as u64;
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= wanted) {
-        return;
+        return MAX_CONNECTIONS;
     }
     limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        warn!(%error, "the limit of open files stays low: with many connections, new ones wait");
+        warn!(%error, "the limit of open files stays low: there is room for fewer connections");
     }
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok()).unwrap_or(MAX_CONNECTIONS);
+    files.saturating_sub(OTHER_FILES).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS)
 }
 
 /// The HTTP server at work.
 pub struct HttpServer {
-    handle: Handle<SocketAddr>,
-    serving: JoinHandle<io::Result<()>>,
+    signals: Signals,
+    listeners: Vec<JoinHandle<()>>,
     renewing: Option<JoinHandle<()>>,
 }
 
+/// What all connections hear of, and who waits for their ends.
+#[derive(Clone, Default)]
+struct Signals {
+    /// No more connections, no more requests.
+    stopping: CancellationToken,
+    /// No more waiting for answers.
+    aborting: CancellationToken,
+    connections: TaskTracker,
+}
+
 impl HttpServer {
-    /// Serves what comes in at `listener`, over TLS where it is given.
-    pub fn start(listener: TcpListener, router: Router, tls: Option<Tls>) -> Self {
-        let handle = Handle::new();
-        let (serving, renewing) = match tls {
+    /// Serves what comes in by TCP, over TLS where it is given, and by the Unix socket, each with routes of its own.
+    pub fn start((tcp, routes): (TcpListener, Router), tls: Option<Tls>, (local, local_routes): (UnixListener, Router)) -> Self {
+        let signals = Signals::default();
+        let size = allow_connections();
+        let room = Room::new(size, size / PEERS_PART);
+        let local_room = Room::new(MAX_LOCAL_CONNECTIONS, MAX_LOCAL_CONNECTIONS);
+        let local_serving =
+            Serving { room: local_room, router: local_routes, acceptor: DefaultAcceptor::new(), signals: signals.clone() };
+        let mut listeners = vec![tokio::spawn(local_serving.serve(local))];
+        let renewing = match tls {
             Some(tls) => {
-                let serving = tokio::spawn(serve(listener, router, tls.acceptor(), handle.clone()));
-                (serving, Some(tokio::spawn(tls.keep_current())))
+                let serving = Serving { room, router: routes, acceptor: tls.acceptor(), signals: signals.clone() };
+                listeners.push(tokio::spawn(serving.serve(tcp)));
+                Some(tokio::spawn(tls.keep_current()))
             }
-            None => (tokio::spawn(serve(listener, router, DefaultAcceptor::new(), handle.clone())), None),
+            None => {
+                let serving = Serving { room, router: routes, acceptor: DefaultAcceptor::new(), signals: signals.clone() };
+                listeners.push(tokio::spawn(serving.serve(tcp)));
+                None
+            }
         };
-        Self { handle, serving, renewing }
+        Self { signals, listeners, renewing }
     }
 
     /// Waits for an end that nobody asked for, and says why.
     pub async fn broke(&mut self) -> anyhow::Error {
-        match (&mut self.serving).await {
-            Ok(Ok(())) => anyhow::anyhow!("the HTTP server ended"),
-            Ok(Err(error)) => anyhow::Error::new(error).context("the HTTP server broke"),
+        match select_all(&mut self.listeners).await.0 {
+            Ok(()) => anyhow::anyhow!("the HTTP server ended"),
             Err(error) => anyhow::Error::new(error).context("the HTTP server broke"),
         }
     }
 
-    /// Closes the listener and idle connections, and ends the others when their requests are answered, or
+    /// Closes the listeners and idle connections, and ends the others when their requests are answered, or
     /// after `limit`: a client that stopped reading must not keep the server from stopping.
     ///
     /// A client that connects at this moment is refused or reset; it repeats its request.
-    pub async fn stop(mut self, limit: Duration) {
-        self.handle.graceful_shutdown(Some(limit));
-        let _ = (&mut self.serving).await;
+    pub async fn stop(self, limit: Duration) {
+        let Signals { stopping, aborting, connections } = self.signals;
+        stopping.cancel();
+        for listener in self.listeners {
+            let _ = listener.await;
+        }
+        connections.close();
+        if tokio::time::timeout(limit, connections.wait()).await.is_err() {
+            aborting.cancel();
+            connections.wait().await;
+        }
         if let Some(renewing) = self.renewing {
             renewing.abort();
         }
     }
 }
 
-async fn serve<A>(listener: TcpListener, router: Router, acceptor: A, handle: Handle<SocketAddr>) -> io::Result<()>
-where
-    A: Accept<TcpStream, Connection> + Clone + Send + Sync + 'static,
-    A::Stream: AsyncRead + AsyncWrite + Unpin + Send,
-    A::Service: SendService<Request<Incoming>> + Send,
-    A::Future: Send,
-{
-    // HTTP/1 alone: a connection carries one request at a time, so that counting connections and
-    // requests bounds everything.
-    let mut server = Server::<SocketAddr>::from_listener(listener).acceptor(acceptor).handle(handle).http1_only();
-    server = server.accept_error_handler(|peer, error| debug!(?peer, %error, "a connection was not accepted"));
-    server.http_builder().http1().header_read_timeout(HEADER_LIMIT).max_buf_size(MAX_HEADER_BYTES);
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let connections = tower::service_fn(move |_: SocketAddr| {
-        let (slots, router) = (slots.clone(), router.clone());
-        async move {
-            let slot = slots.acquire_owned().await.map_err(io::Error::other)?;
-            Ok::<_, io::Error>(Extension(Arc::new(slot)).layer(router))
-        }
-    });
-    server.serve(connections).await
+/// What connections come in at.
+trait Listener: Send + Sync + 'static {
+    type Stream: Send + 'static;
+
+    /// The next connection, and whose it is.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, IpAddr)>> + Send;
 }
 
-/// What serves one connection. It holds the connection's slot until it is dropped.
-type Connection = AddExtension<Router, Arc<OwnedSemaphorePermit>>;
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<(TcpStream, IpAddr)> {
+        self.accept().await.map(|(stream, peer)| (stream, peer.ip()))
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<(UnixStream, IpAddr)> {
+        // All are the socket's owner.
+        self.accept().await.map(|(stream, _)| (stream, IpAddr::V4(Ipv4Addr::LOCALHOST)))
+    }
+}
+
+/// How the connections of one listener are served.
+struct Serving<A> {
+    room: Arc<Room>,
+    router: Router,
+    acceptor: A,
+    signals: Signals,
+}
+
+impl<A: Clone + Send + Sync + 'static> Serving<A> {
+    /// Takes connections until the server stops.
+    async fn serve<L>(self, listener: L)
+    where
+        L: Listener,
+        A: Accept<L::Stream, ()>,
+        A::Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        A::Service: Send,
+        A::Future: Send,
+    {
+        loop {
+            // Who was let in by the operating system before the stop is served.
+            let next = tokio::select! {
+                biased;
+                next = listener.next() => next,
+                () = self.signals.stopping.cancelled() => return,
+            };
+            let (stream, peer) = match next {
+                Ok(next) => next,
+                Err(error) => {
+                    debug!(%error, "a connection was not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Some(place) = self.room.take(peer) else {
+                debug!(%peer, "a connection was closed: all room of its peer is at work");
+                continue;
+            };
+            let (acceptor, router, signals) = (self.acceptor.clone(), self.router.clone(), self.signals.clone());
+            self.signals.connections.spawn(async move {
+                let (ended, aborting) = (place.ended(), signals.aborting);
+                let serving = serve_connection(stream, acceptor, router, place, signals.stopping);
+                tokio::select! {
+                    biased;
+                    () = ended.cancelled() => debug!(%peer, "a connection made room for another one"),
+                    () = aborting.cancelled() => {}
+                    served = serving => if let Err(error) = served {
+                        debug!(%peer, error, "a connection broke");
+                    },
+                }
+            });
+        }
+    }
+}
+
+/// Serves the requests of one connection, until its peer closes it or the server stops.
+async fn serve_connection<I, A>(
+    stream: I,
+    acceptor: A,
+    router: Router,
+    place: Place,
+    stopping: CancellationToken,
+) -> Result<(), String>
+where
+    A: Accept<I, ()>,
+    A::Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let place = Arc::new(place);
+    let (stream, _) = tokio::select! {
+        biased;
+        () = stopping.cancelled() => return Ok(()),
+        accepted = acceptor.accept(stream, ()) => accepted.map_err(|error| error.to_string())?,
+    };
+    let service = service_fn(move |request: Request<Incoming>| {
+        let at_work = place.begin_request();
+        let answering = router.clone().oneshot(request);
+        async move { answering.await.map(|answer| hold_until_sent(answer, at_work)) }
+    });
+    // HTTP/1 alone: a connection carries one request at a time, so that counting connections and
+    // requests bounds everything.
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).max_buf_size(MAX_BUFFER_BYTES);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        served = connection.as_mut() => return served.map_err(|error| error.to_string()),
+        () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await.map_err(|error| error.to_string())
+}
+
+/// A stream keeps its connection at work until it ends. Of any other answer all is known by now: whether its peer reads
+/// it is no reason to keep the connection.
+fn hold_until_sent(answer: Response<Body>, at_work: AtWork) -> Response<Body> {
+    if answer.body().size_hint().exact().is_some() {
+        return answer;
+    }
+    answer.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _ = &at_work;
+            frame
+        }))
+    })
+}

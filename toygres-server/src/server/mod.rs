@@ -1,6 +1,8 @@
 //! The server: started, run until it is told to stop, stopped so that nothing is lost.
 
+mod connections;
 mod http;
+mod local_socket;
 mod log;
 mod start;
 mod state_files;
@@ -10,7 +12,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use chrono::Utc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -19,11 +21,12 @@ use tracing::info;
 use crate::api;
 use crate::api::http::limits::ANSWER_LIMIT;
 use crate::api::state::AppState;
-use crate::settings::{ServerRecord, ServerSettings, StartLine};
+use crate::settings::{ServerSettings, StartLine};
 use http::HttpServer;
 use state_files::Taken;
 use tls::Tls;
 use toygres_activities::platform::certificates::CertificateAuthority;
+use toygres_client::resources::LocalServer;
 
 /// When no request has come for this long, nobody sends any to a server that stops.
 const DRAIN_PAUSE: Duration = Duration::from_millis(200);
@@ -77,7 +80,7 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
     let mut interrupt = signal(SignalKind::interrupt())?;
     let state_dir = settings.state();
     state_files::create_state_dir(state_dir.path())?;
-    let lock = state_files::lock(state_dir.path()).inspect_err(|error| {
+    let lock = state_files::lock(state_dir).inspect_err(|error| {
         if error.is::<Taken>() {
             announce.say(&StartLine::Locked { message: None });
         }
@@ -91,10 +94,23 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
         started = start::start(settings, |message| announce.starting(message)) => started?,
         () = stop_signal(&mut terminate, &mut interrupt) => bail!("the server was told to stop while it started"),
     };
-    let tls = settings.tls.as_ref().map(|tls| Tls::open(tls, control_plane.ca.clone(), listener.local_addr()?)).transpose()?;
-    let record =
-        ServerRecord { pid: std::process::id(), url: url.clone(), version: crate::VERSION.into(), started_at: Utc::now() };
-    state_files::write_record(state_dir, &record)?;
+    let open = || {
+        let tls =
+            settings.tls.as_ref().map(|tls| Tls::open(tls, control_plane.ca.clone(), listener.local_addr()?)).transpose()?;
+        // Only now: who finds the socket finds a server that answers.
+        anyhow::Ok((tls, local_socket::bind(&state_dir.socket_folder())?))
+    };
+    let (tls, (local, socket)) = match open() {
+        Ok(opened) => opened,
+        Err(error) => {
+            control_plane.parts.stop(&control_plane.state).await;
+            return Err(error);
+        }
+    };
+    let about = LocalServer { url: url.clone(), version: crate::VERSION.into(), started_at: Utc::now() };
+    let routes = api::router(control_plane.state.clone());
+    let local_routes = local_socket::routes(routes.clone(), about);
+    let mut server = HttpServer::start((listener, routes), tls, (local, local_routes));
     info!(url, "ready");
     announce.say(&StartLine::Ready { url: url.clone() });
     if !announce.background {
@@ -106,7 +122,6 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
         eprintln!("toygres server {} is ready at {url}; {token}", crate::VERSION);
     }
 
-    let mut server = HttpServer::start(listener, api::router(control_plane.state.clone()), tls);
     tokio::select! {
         () = stop_signal(&mut terminate, &mut interrupt) => {}
         error = server.broke() => return Err(error),
@@ -119,7 +134,7 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
     let _ = tokio::time::timeout(DRAIN_LIMIT, traffic.pause(DRAIN_PAUSE)).await;
     server.stop(REQUEST_LIMIT).await;
     control_plane.parts.stop(&control_plane.state).await;
-    std::fs::remove_file(state_dir.server_record_path()).context("the server's record could not be removed")?;
+    drop(socket);
     info!("stopped");
     // Until here no other server may start.
     drop(lock);

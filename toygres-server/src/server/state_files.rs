@@ -1,22 +1,28 @@
-//! The server's own files in the state directory: its lock, its token, where it listens.
+//! The server's own files in the state directory: its lock and its token.
 
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use secrecy::{ExposeSecret, SecretString};
 use toygres_models::Password;
 
 use crate::private_file;
-use crate::settings::{ServerRecord, StateDir};
+use crate::settings::StateDir;
+
+/// How long a look at the lock takes at most.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Makes the state directory where it is missing.
 ///
 /// # Errors
 /// If it can't be made, or can't be written to.
 pub fn create_state_dir(state_dir: &Path) -> anyhow::Result<()> {
+    // Its commands, its database and its instances would each take it for another one.
+    ensure!(state_dir.is_absolute(), "the state directory {} is no absolute path", state_dir.display());
     // 0711: PostgreSQL's own user passes through; what is in it has modes of its own.
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -29,17 +35,23 @@ pub fn create_state_dir(state_dir: &Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// [`Taken`] if another server has it; otherwise if the lock file can't be used.
-pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
-    let path = state_dir.join("server.lock");
+pub fn lock(state_dir: StateDir<'_>) -> anyhow::Result<File> {
+    let path = state_dir.lock_path();
     // Whoever may open it may lock it, and the folder may be passed by all.
     let open = File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
     let mut file = open
         .with_context(|| format!("{} can't be opened for writing; is the state directory yours and writable?", path.display()))?;
-    match file.try_lock() {
+    let mut locked = file.try_lock();
+    if matches!(locked, Err(TryLockError::WouldBlock)) {
+        // It may be somebody who only looks, as `StateDir::is_locked` does.
+        std::thread::sleep(LOOK);
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let pid = std::fs::read_to_string(&path).ok().and_then(|pid| pid.trim().parse().ok());
-            return Err(Taken { state_dir: state_dir.to_owned(), pid }.into());
+            return Err(Taken { state_dir: state_dir.path().to_owned(), pid }.into());
         }
         Err(TryLockError::Error(error)) => return Err(anyhow!(error).context(format!("{} can't be locked", path.display()))),
     }
@@ -82,14 +94,6 @@ pub fn token(state_dir: StateDir<'_>) -> anyhow::Result<SecretString> {
     }
 }
 
-/// Says where the server answers.
-///
-/// # Errors
-/// If the file can't be written.
-pub fn write_record(state_dir: StateDir<'_>, record: &ServerRecord) -> anyhow::Result<()> {
-    write_private(&state_dir.server_record_path(), &serde_json::to_vec(record)?)
-}
-
 fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     private_file::write(path, content).with_context(|| format!("{} can't be written", path.display()))
 }
@@ -101,12 +105,16 @@ mod tests {
     #[test]
     fn one_process_has_a_state_directory_and_the_next_is_told_which() {
         let folder = tempfile::tempdir().unwrap();
-        let first = lock(folder.path()).unwrap();
-        let refused = lock(folder.path()).unwrap_err();
+        let state_dir = StateDir::new(folder.path());
+        assert!(!state_dir.is_locked().unwrap());
+        let first = lock(state_dir).unwrap();
+        assert!(state_dir.is_locked().unwrap());
+        let refused = lock(state_dir).unwrap_err();
         assert!(refused.is::<Taken>(), "{refused}");
         let process = format!("(process {})", std::process::id());
         assert!(refused.to_string().contains(&process) && refused.to_string().contains("--state-dir"), "{refused}");
         drop(first);
-        lock(folder.path()).unwrap();
+        assert!(!state_dir.is_locked().unwrap());
+        lock(state_dir).unwrap();
     }
 }

@@ -1,6 +1,6 @@
 //! The API's TLS: with a certificate that was given, or one of toygres's own CA.
 //!
-//! Commands on this machine always meet a certificate of the own CA, which they know from the state
+//! Programs on this machine always meet a certificate of the own CA, whose certificate is in the state
 //! directory: a given one holds names that others use, and may be signed by anybody.
 
 use std::io;

@@ -1,9 +1,9 @@
 //! The files through which servers on this machine and their clients find each other.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ pub struct StateDir<'a> {
 }
 
 impl<'a> StateDir<'a> {
-    pub(super) fn new(path: &'a Path) -> Self {
+    pub(crate) fn new(path: &'a Path) -> Self {
         Self { path }
     }
 
@@ -24,22 +24,22 @@ impl<'a> StateDir<'a> {
         self.path
     }
 
-    /// Which server runs here: a [`ServerRecord`], written by it.
+    /// The folder with the Unix socket by which a server that runs here is reached, 0700.
     #[must_use]
-    pub fn server_record_path(&self) -> PathBuf {
-        self.path.join("server.json")
+    pub fn socket_folder(&self) -> PathBuf {
+        self.path.join("api")
+    }
+
+    /// Locked for as long as a server works on the directory; holds its process id.
+    #[must_use]
+    pub fn lock_path(&self) -> PathBuf {
+        self.path.join("server.lock")
     }
 
     /// The bearer token, one line, 0600.
     #[must_use]
     pub fn token_path(&self) -> PathBuf {
         self.path.join("token")
-    }
-
-    /// The certificate of the CA that signs what the API of a server here shows.
-    #[must_use]
-    pub fn ca_certificate_path(&self) -> PathBuf {
-        self.path.join("api-ca.crt")
     }
 
     /// The server's log.
@@ -54,12 +54,21 @@ impl<'a> StateDir<'a> {
         self.path.join("server.stderr")
     }
 
-    /// Reads which server runs here, or ran last. Half a record is none.
+    /// Whether a server works on the directory, one that is starting or stopping too.
     ///
     /// # Errors
-    /// If the file is there and can't be read.
-    pub fn server_record(&self) -> io::Result<Option<ServerRecord>> {
-        Ok(read_if_there(&self.server_record_path())?.and_then(|text| serde_json::from_str(&text).ok()))
+    /// If the lock file is there and can't be used.
+    pub fn is_locked(&self) -> io::Result<bool> {
+        let file = match File::open(self.lock_path()) {
+            Ok(file) => file,
+            Err(error) if is_absent(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
     }
 
     /// Reads the token; `None` if there is none yet.
@@ -85,22 +94,13 @@ pub fn parse_token(text: &str) -> Result<SecretString, String> {
 fn read_if_there(path: &Path) -> io::Result<Option<String>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// A running server, as it describes itself in the state directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerRecord {
-    /// Its process.
-    pub pid: u32,
-    /// Where it listens.
-    pub url: String,
-    /// Its version.
-    pub version: String,
-    /// When it started.
-    pub started_at: DateTime<Utc>,
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// What a server that is started in the background says, one JSON object a line on its standard

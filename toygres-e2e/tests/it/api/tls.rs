@@ -8,12 +8,6 @@ use anyhow::{Context, Result, ensure};
 use toygres_e2e::wait::{SOON, eventually};
 use toygres_e2e::{Toygres, required_or_skip};
 
-/// The server's address, as it wrote it down.
-fn url(toygres: &Toygres) -> Result<String> {
-    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(toygres.state_dir().join("server.json"))?)?;
-    Ok(record["url"].as_str().context("a record without a URL")?.to_owned())
-}
-
 /// Whether there is an openssl to make and look at certificates with.
 fn has_openssl() -> Result<bool> {
     if Command::new("openssl").arg("version").output().is_ok_and(|run| run.status.success()) {
@@ -73,7 +67,7 @@ fn health(url: &str, name: &str, ca: &Path) -> Result<String> {
 async fn commands_trust_the_own_ca_by_themselves_and_elsewhere_by_its_certificate() {
     let toygres = Toygres::new().unwrap().with("TOYGRES_POOL_SIZE", "0").with("TOYGRES_TLS", "1");
     toygres.ok(&["server", "start"]).await.unwrap();
-    let url = url(&toygres).unwrap();
+    let url = toygres.url().unwrap();
     assert!(url.starts_with("https://127.0.0.1:"), "{url}");
     toygres.ok(&["list"]).await.unwrap();
     let status = toygres.json(&["server", "status"]).await.unwrap();
@@ -101,7 +95,7 @@ async fn commands_trust_the_own_ca_by_themselves_and_elsewhere_by_its_certificat
 async fn https_to_a_server_without_tls_says_so() {
     let toygres = Toygres::new().unwrap().with("TOYGRES_POOL_SIZE", "0");
     toygres.ok(&["server", "start"]).await.unwrap();
-    let url = url(&toygres).unwrap().replace("http://", "https://");
+    let url = toygres.url().unwrap().replace("http://", "https://");
     let run = toygres.fails(1, &["--url", &url, "list"]).await.unwrap();
     assert!(run.stderr.contains("no TLS connection") && run.stderr.contains("http://"), "{run}");
 }
@@ -114,7 +108,7 @@ async fn nothing_is_served_in_the_clear_beyond_this_machine_unless_it_is_told_so
         assert!(run.stderr.contains(way), "{way} is not offered: {run}");
     }
     toygres.ok(&["--tls", "server", "start"]).await.unwrap();
-    assert!(url(&toygres).unwrap().starts_with("https://127.0.0.1:"));
+    assert!(toygres.url().unwrap().starts_with("https://127.0.0.1:"));
     toygres.ok(&["list"]).await.unwrap();
     toygres.ok(&["server", "stop"]).await.unwrap();
 }
@@ -128,7 +122,7 @@ async fn a_given_certificate_is_shown_to_others_and_its_successor_is_taken_up() 
     let (certificate, key) = certify(toygres.folder(), "toygres.test").unwrap();
     let toygres = toygres.with("TOYGRES_TLS_CERTIFICATE", &certificate).with("TOYGRES_TLS_KEY", &key);
     toygres.ok(&["server", "start"]).await.unwrap();
-    let url = url(&toygres).unwrap();
+    let url = toygres.url().unwrap();
     health(&url, "toygres.test", &certificate).unwrap();
     // Commands here need no name of it.
     toygres.ok(&["list"]).await.unwrap();

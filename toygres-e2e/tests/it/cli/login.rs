@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -18,8 +18,7 @@ async fn server_and_person() -> Result<(Toygres, Toygres, String)> {
 /// Starts the server; its address.
 async fn serve(server: &Toygres) -> Result<String> {
     server.ok(&["server", "start"]).await?;
-    let record: Value = serde_json::from_slice(&std::fs::read(server.state_dir().join("server.json"))?)?;
-    Ok(record["url"].as_str().context("a record without a URL")?.to_owned())
+    server.url()
 }
 
 /// Makes a token on the server's machine; it alone is on standard output.

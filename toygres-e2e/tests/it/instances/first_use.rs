@@ -181,14 +181,14 @@ async fn it_tells_about_itself_without_a_server() {
 async fn a_named_server_is_used_and_none_is_started() {
     let toygres = Toygres::new().unwrap();
     toygres.serve().await.unwrap().create("demo").await.unwrap();
-    let record: Value = serde_json::from_slice(&std::fs::read(toygres.state_dir().join("server.json")).unwrap()).unwrap();
+    let url = toygres.url().unwrap();
     let token = std::fs::read_to_string(toygres.state_dir().join("token")).unwrap();
-    let client = Toygres::new().unwrap().with("TOYGRES_URL", record["url"].as_str().unwrap()).with("TOYGRES_TOKEN", token.trim());
+    let client = Toygres::new().unwrap().with("TOYGRES_URL", &url).with("TOYGRES_TOKEN", token.trim());
     assert_eq!(client.json(&["get", "demo"]).await.unwrap()["name"], "demo");
-    assert!(!client.state_dir().join("server.json").exists());
+    assert!(!client.state_dir().exists());
     let nobody = client.with("TOYGRES_URL", "http://127.0.0.1:9").fails(1, &["list"]).await.unwrap();
     assert!(nobody.stderr.contains("TOYGRES_URL"), "no hint where the address comes from: {nobody}");
-    let stranger = Api::new(record["url"].as_str().unwrap(), None).unwrap();
+    let stranger = Api::new(&url, None).unwrap();
     stranger.get("/healthz").await.unwrap().expect(200).unwrap();
     stranger.get("/readyz").await.unwrap().expect(200).unwrap();
 }

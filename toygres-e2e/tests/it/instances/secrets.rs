@@ -122,12 +122,11 @@ async fn a_token_is_shown_once_and_only_its_holder_keeps_it() {
     let secrets = toygres.folder().join("secrets");
     std::fs::create_dir(&secrets).unwrap();
     std::fs::write(secrets.join("config.toml"), "").unwrap();
-    let server: Value = serde_json::from_slice(&std::fs::read(toygres.state_dir().join("server.json")).unwrap()).unwrap();
     let needles: Vec<Needles> =
         [&by_command, &by_api].map(|token| Needles::of(token.rsplit('_').next().unwrap())).into_iter().collect();
     let watch = needles[0].watch_processes();
-    let (url, config) = (server["url"].as_str().unwrap(), secrets.join("config.toml"));
-    let words = ["login", url, "--token-stdin", "--config", config.to_str().unwrap()];
+    let (url, config) = (toygres.url().unwrap(), secrets.join("config.toml"));
+    let words = ["login", &url, "--token-stdin", "--config", config.to_str().unwrap()];
     texts.push(toygres.run_with_input(&words, by_command.as_bytes()).await.unwrap().expect_code(0).unwrap().text());
     watch.end().unwrap();
     // The search would have found it where it may be.
@@ -173,7 +172,9 @@ async fn every_file_and_folder_is_private_that_should_be() {
         ("secrets", 0o700),
         ("secrets/default/demo", 0o600),
         ("token", 0o600),
-        ("server.json", 0o600),
+        ("api", 0o700),
+        ("api/socket", 0o600),
+        ("server.lock", 0o600),
         ("server.log", 0o600),
         ("ca.key", 0o600),
         ("run", 0o700),
