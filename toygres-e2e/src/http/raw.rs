@@ -34,6 +34,16 @@ impl Raw {
         let _ = self.0.shutdown().await;
     }
 
+    /// What comes next.
+    ///
+    /// # Errors
+    /// If nothing does.
+    pub async fn some(&mut self) -> Result<String> {
+        let mut bytes = [0; 4096];
+        let length = timeout(ANSWER_LIMIT, self.0.read(&mut bytes)).await.context("no answer")??;
+        Ok(String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned())
+    }
+
     /// Everything that comes until the server hangs up.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ mod attacks {
     mod files;
     mod output;
     mod owner;
+    mod shares;
     mod way_in;
 }
 

@@ -64,13 +64,15 @@ pub fn document() -> utoipa::openapi::OpenApi {
 
 /// The whole server.
 pub fn router(state: Arc<AppState>) -> Router {
+    let room = Limits::default();
     let v1 = v1()
-        // From the last to the first: whether there is room for it, who it is, then whether it was asked
-        // before.
+        // From the last to the first: whether there is room for it, who it is, whether he has his share, then whether
+        // it was asked before.
         .layer(middleware::from_fn_with_state(state.clone(), idempotency::once))
         .layer(middleware::from_fn_with_state(state.clone(), check_context))
+        .layer(middleware::from_fn_with_state(room.clone(), limits::share))
         .layer(middleware::from_fn_with_state(state.clone(), caller::authorize))
-        .layer(middleware::from_fn_with_state(Limits::default(), limits::bound));
+        .layer(middleware::from_fn_with_state(room, limits::bound));
     let (routes, document) = described(v1).split_for_parts();
     routes
         .merge(openapi::pages(conventions::describe(document)))
@@ -78,6 +80,7 @@ pub fn router(state: Arc<AppState>) -> Router {
             ApiError::not_found("there is nothing at this path; the API is below /v1, its description at /docs")
         })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(middleware::from_fn(limits::bound_head))
         .layer(CatchPanicLayer::custom(ApiError::panicked))
         .layer(middleware::from_fn(envelope::complete))
         .layer(PropagateRequestIdLayer::x_request_id())
@@ -85,6 +88,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(middleware::from_fn(envelope::check_request_id))
         .layer(middleware::from_fn_with_state(state.traffic.clone(), traffic::count))
+        .layer(middleware::from_fn(limits::measure_head))
         .with_state(state)
 }
 

@@ -317,6 +317,28 @@ async fn who_sends_slowly_is_given_up_and_disturbs_nobody() {
 }
 
 #[tokio::test]
+async fn headers_of_32_kib_pass_and_larger_ones_never_do() {
+    let (toygres, api, token) = served().await.unwrap();
+    let answer = async |bytes: usize| {
+        let start =
+            format!("GET /v1/instances HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\nx-a: ");
+        let padding = "a".repeat(bytes - start.len() - 4);
+        let mut raw = Raw::connect(api.url()).await.unwrap();
+        raw.send(format!("{start}{padding}\r\n\r\n").as_bytes()).await;
+        raw.rest().await.unwrap()
+    };
+    for _ in 0..5 {
+        assert_eq!(status(&answer(32 << 10).await), Some(200));
+        let refused = answer((32 << 10) + 1).await;
+        assert_eq!((status(&refused), problem(&refused).unwrap()["status"].as_u64()), (Some(431), Some(431)));
+        for bytes in [40 << 10, 60 << 10, 100 << 10] {
+            assert_eq!(status(&answer(bytes).await), Some(431), "{bytes}");
+        }
+    }
+    expect_unharmed(&toygres, &api).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_thousand_connections_are_served_and_leave_no_memory_behind() {
     let (toygres, api, token) = served().await.unwrap();
     allow_files();
