@@ -12,6 +12,7 @@ mod error;
 mod history;
 mod instances;
 mod operations;
+mod others_secrets;
 mod output;
 mod server;
 mod session;
@@ -53,6 +54,10 @@ fn run(cli: Cli) -> Outcome {
     }
     if let Command::Schema = cli.command {
         return schema();
+    }
+    if matches!(cli.command, Command::Doctor | Command::Server(ServerCommand::Run { .. })) {
+        // These two ask for builds to fetch.
+        others_secrets::leave_out()?;
     }
     let settings = Settings::resolve(&cli.settings)?;
     let ui = Ui::new(settings.output, settings.quiet);

@@ -2,7 +2,6 @@
 
 pub mod doctor;
 
-use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -40,7 +39,6 @@ pub enum ServerCommand {
 pub async fn run(command: ServerCommand, settings: Settings, ui: &Ui) -> Outcome {
     match command {
         ServerCommand::Run { background } => {
-            leave_out_others_secrets()?;
             toygres_server::server::run(settings.server, background).await?;
             Ok(ExitCode::SUCCESS)
         }
@@ -48,26 +46,6 @@ pub async fn run(command: ServerCommand, settings: Settings, ui: &Ui) -> Outcome
         ServerCommand::Stop => stop(&settings, ui).await,
         ServerCommand::Status => status(&settings, ui).await,
     }
-}
-
-/// Begins this program anew without them, if they are in its environment.
-fn leave_out_others_secrets() -> Result<(), CliError> {
-    if local_server::OTHERS_SECRETS.iter().all(|name| std::env::var_os(name).is_none()) {
-        return Ok(());
-    }
-    let program =
-        std::env::current_exe().map_err(|error| CliError::failed(format!("this program can't find itself: {error}")))?;
-    let mut words = std::env::args_os();
-    let mut command = std::process::Command::new(program);
-    if let Some(name) = words.next() {
-        command.arg0(name);
-    }
-    for name in local_server::OTHERS_SECRETS {
-        command.env_remove(name);
-    }
-    // It returns only if it failed.
-    let error = command.args(words).exec();
-    Err(CliError::failed(format!("the server can't be started without {}: {error}", local_server::OTHERS_SECRETS.join(", "))))
 }
 
 async fn start(settings: &Settings, ui: &Ui) -> Outcome {

@@ -18,6 +18,7 @@ use toygres_client::{Client, ClientError};
 use toygres_server::settings::StartLine;
 
 use crate::error::CliError;
+use crate::others_secrets;
 use crate::output::interrupt::interrupted;
 use crate::output::progress::Progress;
 use crate::output::ui::Ui;
@@ -30,9 +31,6 @@ const OTHERS_LIMIT: Duration = Duration::from_secs(120);
 /// After this long without an answer of it, another start is tried.
 const OTHERS_PAUSE: Duration = Duration::from_millis(500);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Secrets in a person's environment that aren't toygres's: the library that fetches PostgreSQL builds would send this one
-/// along.
-pub const OTHERS_SECRETS: [&str; 1] = ["GITHUB_TOKEN"];
 /// How many lines of a crashed server's words are shown.
 const EVIDENCE_LINES: usize = 15;
 
@@ -223,7 +221,7 @@ fn spawn(settings: &Settings, stderr: File) -> Result<Child, CliError> {
     let environment = std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("PG"));
     let mut command = Command::new(&program);
     command.args(["server", "run", "--background"]).env_clear().envs(environment).env_remove("TOYGRES_URL");
-    for name in OTHERS_SECRETS {
+    for name in others_secrets::NAMES {
         command.env_remove(name);
     }
     command

@@ -5,11 +5,14 @@
 //! served, however many wait to send theirs.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// The bits of an IPv6 address that a network is known by.
+const NETWORK: u128 = !0 << 64;
 
 /// Room for connections.
 #[derive(Debug)]
@@ -74,10 +77,13 @@ impl Room {
     }
 }
 
-/// All addresses of this machine are one peer: who is on it has all of them.
+/// All addresses of this machine are one peer, and so are those of an IPv6 network: who is there has all of them.
 fn peer_of(address: IpAddr) -> IpAddr {
-    let address = address.to_canonical();
-    if address.is_loopback() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address }
+    match address.to_canonical() {
+        address if address.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & NETWORK)),
+        address => address,
+    }
 }
 
 impl Places {
@@ -191,8 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_one_peer_by_whatever_address() {
+    fn who_has_many_addresses_is_one_peer() {
         let room = Room::new(10, 2);
+        let [first, second, other] =
+            ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|address| room.take(address.parse().unwrap()).unwrap());
+        let _third = room.take("2001:db8::3".parse().unwrap()).unwrap();
+        assert!(first.ended().is_cancelled() && !second.ended().is_cancelled() && !other.ended().is_cancelled());
+
         let first = room.take("127.0.0.1".parse().unwrap()).unwrap();
         let _second = room.take("::1".parse().unwrap()).unwrap();
         let _third = room.take("::ffff:127.9.9.9".parse().unwrap()).unwrap();

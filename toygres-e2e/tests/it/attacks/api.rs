@@ -50,7 +50,9 @@ async fn who_takes_a_killed_servers_port_is_not_even_spoken_to() {
 #[tokio::test]
 async fn another_user_gets_nothing_by_the_socket() {
     let toygres = Toygres::new().unwrap();
-    toygres.serve().await.unwrap();
+    let api = toygres.serve().await.unwrap();
+    // Nor is it told by TCP what the socket tells without a token.
+    api.get("/server").await.unwrap().expect_problem(404).unwrap();
     for arguments in [&["list"][..], &["server", "status"], &["server", "stop"]] {
         let Some(run) = of_another_user(&toygres, arguments).await.unwrap() else {
             return required_or_skip("there is no other user, or none that can run the program").unwrap();
