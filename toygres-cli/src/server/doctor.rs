@@ -14,8 +14,9 @@ use crate::session::{self, local_server};
 use crate::settings::Settings;
 
 /// What toygres can do without: psql for everything but `toygres psql`, the archives where
-/// PostgreSQL is at hand (and where it isn't, that is a finding of its own).
-const NOT_NEEDED: &[&str] = &["psql", "archives"];
+/// PostgreSQL is at hand (and where it isn't, that is a finding of its own), and confinement of people
+/// who are trusted.
+const NOT_NEEDED: &[&str] = &["psql", "archives", "landlock", "user ids"];
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]

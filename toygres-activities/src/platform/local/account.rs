@@ -7,6 +7,7 @@ use tokio::process::Command;
 use toygres_models::{Failure, FailureKind};
 
 use super::files::{Owner, first_unreachable};
+use super::owners;
 
 /// The system user that toygres makes for itself when it runs as root.
 const OWN_USER: &str = "toygres";
@@ -24,6 +25,9 @@ pub struct Account {
     pub chosen: &'static str,
     /// Whether it isn't ourselves.
     pub switches: bool,
+    /// Whether each instance's server has a user of its own instead: then this account's are `initdb` and the control
+    /// database.
+    pub separates: bool,
 }
 
 /// How the account is looked for.
@@ -72,9 +76,12 @@ impl Account {
                 gid: own_gid,
                 chosen: "the user that toygres runs as",
                 switches: false,
+                separates: false,
             });
         }
-        let made = |name: &str, (uid, gid), chosen| Ok(Self { name: name.to_owned(), uid, gid, chosen, switches: true });
+        let separates = owners::can_be_used();
+        let made =
+            |name: &str, (uid, gid), chosen| Ok(Self { name: name.to_owned(), uid, gid, chosen, switches: true, separates });
         if let Some(wanted) = wanted {
             return match find(wanted) {
                 Some((0, _)) => Err(Failure::permanent(
@@ -113,10 +120,15 @@ impl Account {
         ))
     }
 
-    /// The mode and owner of a file that its servers may read and not write, as far as the operating system can tell the two
-    /// apart.
-    pub(super) fn readable(&self) -> (u32, Option<Owner>) {
-        if self.switches { (0o640, Some((rustix::process::geteuid().as_raw(), self.gid))) } else { (0o600, None) }
+    /// The mode and owner of a file that a server of that user may read and not write, as far as the operating system can
+    /// tell the two apart.
+    pub(super) fn readable_by(&self, server: Owner) -> (u32, Option<Owner>) {
+        if self.switches { (0o640, Some((rustix::process::geteuid().as_raw(), server.1))) } else { (0o600, None) }
+    }
+
+    /// The mode and owner of a folder that such a server passes through, and nobody else.
+    pub(super) fn passable_by(&self, server: Owner) -> (u32, Option<Owner>) {
+        if self.switches { (0o710, Some((rustix::process::geteuid().as_raw(), server.1))) } else { (0o700, None) }
     }
 
     /// As owner of files; `None` when they belong to us anyway.
@@ -124,9 +136,28 @@ impl Account {
         self.switches.then_some((self.uid, self.gid))
     }
 
-    /// A command that runs as this account, with none of our environment but what PostgreSQL
-    /// needs, nothing to read, in a process group of its own so that a Ctrl-C isn't for it.
+    /// Whom the server of an instance with that port is to run as.
+    pub(super) fn of_port(&self, port: u16) -> Owner {
+        if self.separates { owners::of_port(port) } else { (self.uid, self.gid) }
+    }
+
+    /// Whom the server runs as whose folder this is: the owner of it. What it isn't made for runs as this account.
+    pub(super) fn of_folder(&self, folder: &Path) -> Owner {
+        use std::os::unix::fs::MetadataExt;
+        match std::fs::symlink_metadata(folder) {
+            Ok(found) if self.switches && owners::is_instances(found.uid()) => (found.uid(), found.uid()),
+            _ => (self.uid, self.gid),
+        }
+    }
+
+    /// A command that runs as this account.
     pub(super) fn command(&self, program: &Path) -> Command {
+        self.command_as(program, (self.uid, self.gid))
+    }
+
+    /// A command that runs as that user, with none of our environment but what PostgreSQL needs, nothing to read, in a
+    /// process group of its own so that a Ctrl-C isn't for it.
+    pub(super) fn command_as(&self, program: &Path, (uid, gid): Owner) -> Command {
         let mut command = Command::new(program);
         command.env_clear().stdin(std::process::Stdio::null()).process_group(0);
         for (name, value) in std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "TZ") {
@@ -134,14 +165,15 @@ impl Account {
         }
         command.env("LANG", "C.UTF-8");
         if self.switches {
-            command.uid(self.uid).gid(self.gid);
+            command.uid(uid).gid(gid);
         }
         command
     }
 
-    /// Refuses a path that the account can't reach, naming the folder that bars the way.
+    /// Refuses a path that the account, or an instance's user, can't reach, naming the folder that bars the way.
     pub(super) fn check_reaches(&self, path: &Path, what: &str) -> Result<(), Failure> {
-        match first_unreachable(path, (self.uid, self.gid)) {
+        let instances = || self.separates.then(|| first_unreachable(path, owners::of_port(u16::MAX))).flatten();
+        match first_unreachable(path, (self.uid, self.gid)).or_else(instances) {
             Some(barred) if self.switches => Err(Failure::permanent(
                 FailureKind::Platform,
                 format!(

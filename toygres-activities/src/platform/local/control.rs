@@ -128,7 +128,7 @@ impl Control {
             }
             remove_tree(&made)?;
             make_folder(&made, 0o700, owner.owner())?;
-            let (mode, owner) = owner.readable();
+            let (mode, owner) = owner.readable_by((owner.uid, owner.gid));
             write_whole(&written, verifier.as_bytes(), mode, owner, Durability::Repairable)
         })
         .await?;

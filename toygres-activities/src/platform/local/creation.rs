@@ -7,14 +7,16 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion, Power};
 
-use super::files::{blocking, make_folder, remove_tree, sync_directory};
+use super::files::{blocking, failed, make_folder, remove_tree, sync_directory};
 use super::instance::{Instance, data_gone};
+use super::owners::{give, is_instances, is_somebodys};
 use super::platform::{Inner, STOP_TIMEOUT, not_found};
 use super::pool::Directory;
 use super::programs::Programs;
 use super::record::{Record, RestartMark};
 use super::server::Cause;
 use super::server::is_free;
+use super::server::process::end_all_of;
 use crate::kill_point::kill_point;
 use crate::platform::Deployment;
 use crate::platform::session::owner;
@@ -148,7 +150,7 @@ impl Inner {
         kill_point("create-begun");
         self.claim_port(instance, &mut record, &mut unusable).await?;
         kill_point("create-recorded");
-        self.place_data(instance, programs, directory).await?;
+        self.place_data(instance, record.port, programs, directory).await?;
         kill_point("create-data-placed");
         if deployment.spec.power == Power::Stopped {
             // Its password is set when it is first started.
@@ -161,6 +163,7 @@ impl Inner {
                     tracing::info!(instance = %key, port = record.port, "another program has the port; taking another one");
                     unusable.push(record.port);
                     self.claim_port(instance, &mut record, &mut unusable).await?;
+                    self.place_data(instance, record.port, programs, None).await?;
                 }
                 Err(start) => return Err(start.failure),
             }
@@ -198,6 +201,12 @@ impl Inner {
                 running.stop(STOP_TIMEOUT).await?;
             }
             let is_ours = running.is_some() && port == record.port;
+            let account = self.common.host.account();
+            if account.separates && is_somebodys(account.of_port(port).0) {
+                tracing::warn!(instance = %record.key, port, "the instance's user id is somebody's; taking another port");
+                unusable.push(port);
+                continue;
+            }
             if is_ours || is_free(port) || unusable.len() >= PORT_ATTEMPTS {
                 record.port = port;
                 break;
@@ -208,13 +217,15 @@ impl Inner {
             unusable.extend(blocking(move || Ok(range.filter(|port| !is_free(*port)).collect::<Vec<_>>())).await?);
         }
         let (home, record) = (instance.home().to_owned(), record.clone());
-        let passable = if self.common.host.account().switches { 0o711 } else { 0o700 };
+        let account = self.common.host.account();
+        let passable = if account.switches { 0o711 } else { 0o700 };
+        let (mode, owner) = account.passable_by(account.of_port(record.port));
         blocking(move || {
             let is_new = !home.exists();
             if let Some(namespace) = home.parent() {
                 make_folder(namespace, passable, None)?;
             }
-            make_folder(&home, passable, None)?;
+            make_folder(&home, mode, owner)?;
             kill_point("create-folder-made");
             record.write(&home)?;
             match home.parent() {
@@ -228,19 +239,41 @@ impl Inner {
         .await
     }
 
-    async fn place_data(&self, instance: &Instance, programs: &Programs, directory: Option<Directory>) -> Result<(), Failure> {
-        if data_gone(&instance.server).await.is_none() {
-            return Ok(());
-        }
-        let data = instance.server.data();
-        let finished = match directory {
-            Some(finished) => finished,
-            None => self.common.host.pool.take(programs).await?,
+    /// Puts a data directory in its place if there is none, and gives it to the user of the instance with that port.
+    async fn place_data(
+        &self,
+        instance: &Instance,
+        port: u16,
+        programs: &Programs,
+        directory: Option<Directory>,
+    ) -> Result<(), Failure> {
+        let server = instance.server.clone();
+        let finished = match (data_gone(&server).await, directory) {
+            (None, _) => None,
+            (Some(_), Some(finished)) => Some(finished),
+            (Some(_), None) => Some(self.common.host.pool.take(programs).await?),
         };
+        let surroundings = self.common.host.surroundings.clone();
         blocking(move || {
-            // Nothing was ever kept in what isn't a data directory of an unprovisioned instance.
-            remove_tree(&data)?;
-            finished.place(&data)
+            let (data, account) = (server.data(), &surroundings.account);
+            if let Some(finished) = finished {
+                // Nothing was ever kept in what isn't a data directory of an unprovisioned instance.
+                remove_tree(&data)?;
+                finished.place(&data)?;
+            }
+            let (of_before, owner) = (server.owner(), account.of_port(port));
+            if of_before == owner {
+                return Ok(());
+            }
+            kill_point("create-data-not-given");
+            for (uid, _) in [of_before, owner] {
+                if is_instances(uid) {
+                    end_all_of(uid)?;
+                }
+            }
+            // They are the former user's to read.
+            server.remove_configuration()?;
+            give(&data, (account.uid, account.gid), owner).map_err(failed("give its user", &data))
         })
         .await
     }

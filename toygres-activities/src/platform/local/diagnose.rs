@@ -6,6 +6,7 @@ use toygres_models::Failure;
 
 use super::LocalConfig;
 use super::account::{Account, Missing};
+use super::confinement;
 use super::files::first_unreachable;
 use super::host::{check_owner, check_port_range, check_socket_path};
 use super::programs::archives::NotPublished;
@@ -78,6 +79,7 @@ pub async fn diagnose(config: &LocalConfig) -> Vec<Diagnosis> {
         Ok(account) => fine("user", format!("servers run as {:?} (id {}): {}", account.name, account.uid, account.chosen)),
         Err(failure) => Diagnosis { name: "user", ok: false, message: failure.message.clone(), remedy: None },
     });
+    found.extend(separation(account.as_ref().ok()));
     found.extend(folders(config, account.as_ref().ok()));
     let free = config.port_range.clone().filter(|port| is_free(*port)).take(100).count();
     let shown = format!("{}-{}", config.port_range.start(), config.port_range.end());
@@ -85,6 +87,25 @@ pub async fn diagnose(config: &LocalConfig) -> Vec<Diagnosis> {
         Ok(()) if free == 0 => wrong("ports", format!("no port of {shown} is free"), "give toygres another port range"),
         result => checked("ports", result, format!("{shown}, some are free")),
     });
+    found
+}
+
+/// What keeps instances apart, and their superusers from everything else.
+fn separation(account: Option<&Account>) -> Vec<Diagnosis> {
+    let (ok, message) = confinement::description();
+    let remedy = (!ok).then(|| "give this machine a Linux kernel with Landlock (5.13 or newer, best 6.12)".to_owned());
+    let mut found = vec![Diagnosis { name: "landlock", ok, message, remedy }];
+    found.extend(account.filter(|account| account.switches).map(|account| {
+        if account.separates {
+            let first = account.of_port(0).0;
+            return fine("user ids", format!("each instance's server runs as a user of its own: {first} and its port"));
+        }
+        wrong(
+            "user ids",
+            format!("this container has no user ids for instances, so all servers run as {:?}", account.name),
+            "run toygres in a user namespace with all ids, or on the machine itself",
+        )
+    }));
     found
 }
 

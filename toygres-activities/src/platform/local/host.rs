@@ -260,8 +260,10 @@ fn make_folders(state_dir: &Path, cache_dir: &Path, account: &Account) -> Result
     let state_dir = state_dir.canonicalize().map_err(failed("find", state_dir))?;
     check_socket_path(&state_dir)?;
     account.check_reaches(&state_dir, "the state directory")?;
-    for folder in ["instances", "pool", "control"] {
-        make_folder(&state_dir.join(folder), passable, None)?;
+    make_folder(&state_dir.join("instances"), passable, None)?;
+    let (mode, owner) = account.passable_by((account.uid, account.gid));
+    for folder in ["pool", "control"] {
+        make_folder(&state_dir.join(folder), mode, owner)?;
     }
     let run = state_dir.join("run");
     if let Ok(found) = std::fs::metadata(&run)

@@ -8,9 +8,9 @@
 //!   asked for.
 //! - Servers outlive toygres. While toygres runs, it restarts those that end on their own; when it
 //!   starts, it finds those that run and starts those that should.
-//! - All servers run as one user of the operating system. A superuser of an instance can
-//!   run programs as that user and so reach the others' files: instances of people who don't trust
-//!   each other belong on different machines, or on Kubernetes.
+//! - Where toygres runs as root, each instance's server has a user id of its own. On Linux every server is confined to its
+//!   own files, port and processes besides ([`confinement`]). A superuser of an instance can run programs, and they reach no
+//!   more than that; but they share the machine's processor, memory and disk with everybody.
 //! - Under systemd, stopping toygres's unit stops the servers too, unless it says
 //!   `KillMode=process`.
 //! - A provisioned instance keeps its port. If another program has taken it, the instance is down
@@ -29,12 +29,14 @@
 //! | `client-ca.crt`, `client-ca.key` | the CA that signs those with which toygres logs in to instances |
 //! | `api-ca.crt`, `api-ca.key` | the CA that signs the API's certificate |
 //!
-//! The modules, from the ground up: `files`, `account` (whom servers run as) and `tenant_file` (what a tenant can write), `logs`, `programs` (which PostgreSQL),
+//! The modules, from the ground up: `files`, `account` and `owners` (whom servers run as), `confinement` (what they reach),
+//! `tenant_file` (what a tenant can write), `logs`, `programs` (which PostgreSQL),
 //! `server` (one data directory and its server: configuration, processes, and keeping it running), `pool` (initdb ahead of
 //! need), `control`, `record` and `ports`, `instance` and `creation`, and on top `host` and `platform`; `diagnose` looks at all
 //! of it.
 
 mod account;
+mod confinement;
 mod control;
 mod creation;
 mod diagnose;
@@ -42,6 +44,7 @@ mod files;
 mod host;
 mod instance;
 mod logs;
+mod owners;
 mod platform;
 mod pool;
 mod ports;
@@ -58,6 +61,7 @@ use toygres_models::{Failure, FailureKind};
 use super::DefaultFolder;
 
 pub use account::Account;
+pub use confinement::{Confinement, confinement};
 pub use control::ControlServer;
 pub use diagnose::diagnose;
 pub use host::LocalHost;

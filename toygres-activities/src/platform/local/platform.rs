@@ -18,9 +18,11 @@ use super::files::{blocking, lock, remove_file, remove_tree};
 use super::host::LocalHost;
 use super::instance::{Common, Instance, data_gone};
 use super::logs::reader::LogReader;
+use super::owners;
 use super::ports::PortRegistry;
 use super::record::{Record, instance_folders};
 use super::server::major_of;
+use super::server::process::end_all_of;
 use crate::kill_point::kill_point;
 use crate::platform::session::{extensions, owner};
 use crate::platform::{
@@ -141,6 +143,10 @@ impl Inner {
             if existed && !was_running {
                 // It died, perhaps a moment ago.
                 removed.end_orphans();
+            }
+            if let Some(uid) = owners::of_folder(home) {
+                // Its superuser may have started others.
+                end_all_of(uid)?;
             }
             // First, so that what is left by a removal that fails half-way is never started.
             remove_file(&removed.data().join("PG_VERSION"))?;
@@ -379,7 +385,7 @@ impl Platform for LocalPlatform {
     }
 
     async fn records(&self) -> Result<Vec<InstanceRecord>, Failure> {
-        let (folder, uid) = (self.host().state_dir.join("instances"), self.host().account().uid);
+        let (folder, surroundings) = (self.host().state_dir.join("instances"), self.host().surroundings.clone());
         blocking(move || {
             let read = |(key, home): (InstanceKey, PathBuf)| {
                 let record = Record::read(&home).ok().flatten()?;
@@ -390,7 +396,11 @@ impl Platform for LocalPlatform {
             let found = instance_folders(&folder)?.into_iter().filter_map(read);
             // One that was created stopped has never been started.
             let is_made = |record: &Record| record.provisioned || record.spec.power == Power::Stopped;
-            let made = found.filter(|record| is_made(record) && major_of(&home_data(&folder, &record.key), uid).is_some());
+            let has_data = |record: &Record| {
+                let data = home_data(&folder, &record.key);
+                major_of(&data, surroundings.account.of_folder(&data).0).is_some()
+            };
+            let made = found.filter(|record| is_made(record) && has_data(record));
             let records = made.map(|Record { key, instance_id, spec, .. }| InstanceRecord { key, instance_id, spec });
             Ok(records.collect())
         })

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind};
 
 use super::account::Account;
+use super::confinement::{self, Limits};
 use super::files::{blocking, failed, lock, make_folder, names_in, remove_tree};
 use super::programs::Programs;
 use super::programs::archives::sync_all;
@@ -303,7 +304,8 @@ impl Pool {
         let building = shelf.join(format!("{BUILDING}{}-{name}", std::process::id()));
         let (account, folder, made) = (self.account.clone(), shelf.clone(), building.clone());
         blocking(move || {
-            make_folder(&folder, 0o711, None)?;
+            let (mode, owner) = account.passable_by((account.uid, account.gid));
+            make_folder(&folder, mode, owner)?;
             make_folder(&made, 0o700, account.owner())
         })
         .await?;
@@ -372,7 +374,8 @@ pub(super) async fn initdb(
         if cfg!(target_os = "linux") {
             command.arg("--no-sync");
         }
-        let begun = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let begun = confinement::spawn(Limits::of_initdb(&programs.bin_dir, data, password_file), command);
         kill_point("create-initdb-begun");
         let output = async { begun?.wait_with_output().await };
         let output = output.await.map_err(failed("run", &programs.program("initdb")))?;

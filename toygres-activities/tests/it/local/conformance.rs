@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed check is to panic")]
 
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -171,10 +172,11 @@ async fn a_postmaster_pid_of_nobody_or_of_a_stranger_does_not_block_a_start() {
     let local = local().await;
     local.platform.ensure(&spec(&local, "demo")).await.unwrap();
     let pid_file = local.home("demo").join("data/postmaster.pid");
-    // A stranger of the run-as user: PostgreSQL alone would take it for the last server.
+    // A stranger of the server's user: PostgreSQL alone would take it for the last server.
     let mut stranger = tokio::process::Command::new("sleep");
     if local.host.account().switches {
-        stranger.uid(local.host.account().uid).gid(local.host.account().gid);
+        let owner = std::fs::metadata(local.home("demo").join("data")).unwrap();
+        stranger.uid(owner.uid()).gid(owner.gid());
     }
     let stranger = stranger.arg("60").kill_on_drop(true).spawn().unwrap();
     let own = std::fs::read_to_string(&pid_file).unwrap();
@@ -304,7 +306,6 @@ async fn the_password_is_nowhere_in_clear_text() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tls_key_is_its_servers_alone_outside_the_data_directory_and_made_anew_with_the_certificate() {
-    use std::os::unix::fs::MetadataExt;
     let local = local().await;
     local.platform.ensure(&spec(&local, "demo")).await.unwrap();
     connect(&local, "demo", PASSWORD, PgSslMode::VerifyFull).await.unwrap();
@@ -313,8 +314,8 @@ async fn the_tls_key_is_its_servers_alone_outside_the_data_directory_and_made_an
     let (key_before, certificate) = (read("server.key"), read("server.crt"));
     let found = std::fs::metadata(home.join("server.key")).unwrap();
     // Where its server runs as another user, that one reads it, and writes nothing of what it is started with.
-    let account = local.host.account();
-    let expected = if account.switches { (0o640, 0, account.gid) } else { (0o600, account.uid, account.gid) };
+    let (account, server) = (local.host.account(), std::fs::metadata(home.join("data")).unwrap());
+    let expected = if account.switches { (0o640, 0, server.gid()) } else { (0o600, account.uid, account.gid) };
     assert_eq!((found.mode() & 0o777, found.uid(), found.gid()), expected);
     let secret = key_before.lines().nth(1).unwrap();
     assert_eq!(places_with(secret, &home.join("data")), Vec::<String>::new());

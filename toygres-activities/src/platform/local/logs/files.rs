@@ -6,7 +6,7 @@
 //! it: nothing is renamed or cut, so a file and an offset name a line for good. Numbers only grow, and are times
 //! in milliseconds, so an instance that is made anew under an old name has others.
 //!
-//! The files belong to the servers' account, which an instance's superuser has too. So a link, a pipe, or a file
+//! The files belong to the server's user, which an instance's superuser has too. So a link, a pipe, or a file
 //! of anybody else's in their place is passed over, as if it weren't there.
 
 use std::fs::{File, OpenOptions};
@@ -93,9 +93,11 @@ impl ServerLog {
         Ok(numbers)
     }
 
-    /// Opens a file to read it; `None` if there is none of the account's.
+    /// Opens a file to read it; `None` if there is none of the server's.
     pub(in crate::platform::local) fn open(&self, number: u64) -> io::Result<Option<File>> {
-        tenant_file::open(&self.folder(), &file_name(number), self.account.uid)
+        let folder = self.folder();
+        let (uid, _) = self.account.of_folder(&folder);
+        tenant_file::open(&folder, &file_name(number), uid)
     }
 
     /// The number of the file that the server is to write to now.
@@ -113,7 +115,8 @@ impl ServerLog {
 
     /// The current file, as standard error of a server that is started.
     pub(in crate::platform::local) fn open_to_append(&self) -> Result<File, Failure> {
-        make_folder(&self.folder(), 0o700, self.account.owner())?;
+        let owner = self.account.switches.then(|| self.account.of_folder(&self.home.join("data")));
+        make_folder(&self.folder(), 0o700, owner)?;
         let path = self.path(self.current()?);
         let open = || {
             let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
@@ -122,7 +125,7 @@ impl ServerLog {
             if !found.is_file() || found.nlink() != 1 {
                 return Err(io::Error::other("it is no file of this server's alone"));
             }
-            if let Some((uid, gid)) = self.account.owner() {
+            if let Some((uid, gid)) = owner {
                 fchown(&file, Some(uid), Some(gid))?;
             }
             Ok(file)
@@ -189,6 +192,7 @@ pub(in crate::platform::local) mod tests {
             gid: rustix::process::getegid().as_raw(),
             chosen: "",
             switches: false,
+            separates: false,
         };
         ServerLog::new(folder, Arc::new(account))
     }

@@ -4,6 +4,7 @@
 //! ([`Server::lock`]) against other tasks; looking needs no lock. No other process works on the state
 //! directory.
 
+mod launch;
 pub(in crate::platform::local) mod process;
 pub(in crate::platform::local) mod settings;
 pub(in crate::platform::local) mod supervisor;
@@ -15,20 +16,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::fs::StatVfsMountFlags;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
 use toygres_models::{Failure, FailureKind};
 
 use crate::platform::certificates::CertificateAuthority;
 use crate::platform::local::account::Account;
-use crate::platform::local::files::{blocking, converge, failed, lock};
+use crate::platform::local::files::{Owner, blocking, converge, lock, remove_file};
 use crate::platform::local::logs::files::{Position, ServerLog};
 use crate::platform::local::programs::Programs;
 use crate::platform::local::tenant_file;
 use crate::platform::session::{self, WayIn};
-use crate::server_log::{Line, headline};
-use process::{Postmaster, last_child_ended};
+use process::Postmaster;
 use settings::Role;
 
 /// How long a start waits for the server before it goes on in the background. Recovery after a
@@ -36,8 +35,6 @@ use settings::Role;
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last server's processes may take to let go of the data directory.
 const INTERLOCK_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long the log of a server that ended may take to be written to its end.
-pub(in crate::platform::local) const COLLECT_LIMIT: Duration = Duration::from_secs(2);
 /// How often a starting server is looked at.
 const POLL: Duration = Duration::from_millis(3);
 
@@ -133,9 +130,13 @@ impl Server {
         ServerLog::new(&self.home, self.surroundings.account.clone())
     }
 
-    /// Whom it runs as.
+    /// Whom it runs as: the user and group that its data belongs to.
+    pub(in crate::platform::local) fn owner(&self) -> Owner {
+        self.surroundings.account.of_folder(&self.data())
+    }
+
     fn uid(&self) -> u32 {
-        self.surroundings.account.uid
+        self.owner().0
     }
 
     /// Ends what a server that is dead left running.
@@ -239,7 +240,7 @@ impl Server {
     /// Writes the configuration files and the certificate where they aren't as they should be.
     /// `true` if any of them is a new one.
     pub(in crate::platform::local) fn configure(&self, major: u16) -> Result<bool, Failure> {
-        let (mode, owner) = self.surroundings.account.readable();
+        let (mode, owner) = self.surroundings.account.readable_by(self.owner());
         let conf = settings::conf(self.role, major, &self.label, &self.home, self.log().current()?);
         let mut is_new = false;
         for (name, text) in [(settings::CONF_FILE, conf), (settings::HBA_FILE, settings::hba(self.role))] {
@@ -249,6 +250,14 @@ impl Server {
             is_new |= self.surroundings.ca.certify(&self.home, mode, owner)?;
         }
         Ok(is_new)
+    }
+
+    /// Removes what [`configure`](Self::configure) wrote.
+    pub(in crate::platform::local) fn remove_configuration(&self) -> Result<(), Failure> {
+        for name in [settings::CONF_FILE, settings::HBA_FILE, tls::CERTIFICATE_FILE, tls::KEY_FILE] {
+            remove_file(&self.home.join(name))?;
+        }
+        Ok(())
     }
 
     /// Starts it unless it runs, and waits a little until it answers. The caller holds it.
@@ -319,31 +328,15 @@ impl Server {
     /// runs on this data directory; PostgreSQL's interlock by shared memory stays in force.
     fn clear_stale_locks(&self, port: u16) -> Result<(), Failure> {
         let data = self.data();
-        if crate::platform::local::files::remove_file(&data.join("postmaster.pid"))? {
+        if remove_file(&data.join("postmaster.pid"))? {
             tracing::info!(server = %self.label, "removed a postmaster.pid that no running server owns");
         }
         if self.role == Role::Control {
             for name in [format!(".s.PGSQL.{port}"), format!(".s.PGSQL.{port}.lock")] {
-                crate::platform::local::files::remove_file(&self.surroundings.socket_dir.join(name))?;
+                remove_file(&self.surroundings.socket_dir.join(name))?;
             }
         }
         Ok(())
-    }
-
-    fn spawn(&self, programs: &Programs, port: u16) -> Result<Postmaster, Failure> {
-        let data = self.data();
-        let log = self.log();
-        let stderr = log.open_to_append()?;
-        let stdout = stderr.try_clone().map_err(failed("open", &log.folder()))?;
-        let program = programs.program("postgres");
-        let mut command = self.surroundings.account.command(&program);
-        command.arg("-D").arg(&data).arg("-c").arg(format!("port={port}"));
-        for argument in settings::arguments(self.role, &self.surroundings, &self.home, &log) {
-            command.arg("-c").arg(argument);
-        }
-        command.current_dir(&data).stdout(stdout).stderr(stderr);
-        let child = command.spawn().map_err(failed("run", &program))?;
-        Postmaster::spawned(child, &data, self.uid())
     }
 
     /// Waits until a server answers, ends, or has been waited for long enough. The log's part from
@@ -391,54 +384,6 @@ impl Server {
                 () = tokio::time::sleep(POLL) => {}
             }
         }
-    }
-
-    /// Why a server that was just started ended, in its own words.
-    async fn explain_start(&self, postmaster: &Postmaster, port: u16, log_begin: Position) -> StartFailure {
-        last_child_ended(&self.data(), COLLECT_LIMIT).await;
-        let evidence = self.log().evidence(log_begin);
-        let lines: Vec<_> = evidence.iter().filter_map(|line| Line::parse(line)).collect();
-        let has_code = |code: &str| lines.iter().any(|line| line.code.starts_with(code));
-        let headline = match headline(&evidence) {
-            Some(headline) => headline.to_owned(),
-            None => format!("it {} and said nothing", postmaster.ending().await),
-        };
-        let (label, home) = (&self.label, self.home.display());
-        // F0001: the data directory's lock file exists.
-        let is_locked = has_code("F0001");
-        let is_anothers_port = self.role == Role::Instance && !is_locked && !is_free(port);
-        let is_read_only = || rustix::fs::statvfs(&self.home).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY));
-        let (cause, failure) = if is_anothers_port {
-            let message =
-                format!("the server of {label} did not start, as another program has its port: {headline}; stop that program");
-            (Cause::PortTaken, Failure::transient(FailureKind::StartFailed, message))
-        } else if is_locked {
-            let message = format!(
-                "the server of {label} did not start, as processes of its last run still hold its data directory: {headline}"
-            );
-            (Cause::Interlock, Failure::transient(FailureKind::StartFailed, message))
-        } else if has_code("53100") {
-            let message =
-                format!("the server of {label} did not start, as the disk of {home} is full; free some room: {headline}");
-            (Cause::Other, Failure::permanent(FailureKind::Exhausted, message))
-        } else if is_read_only() {
-            let message = format!("the server of {label} did not start, as {home} is on a read-only file system: {headline}");
-            (Cause::Other, Failure::permanent(FailureKind::Platform, message))
-        } else if self.is_being_removed() {
-            let message = format!("the start of {label} was given up, as it is being deleted");
-            (Cause::Other, Failure::permanent(FailureKind::Superseded, message))
-        } else {
-            // Memory, semaphores and sockets come back (of these the server tells no SQLSTATE); a wrong setting doesn't.
-            let is_scarce = |line: &Line<'_>| line.is_fatal() && line.process == "postmaster" && line.code == "XX000";
-            let message = format!("the server of {label} did not start: {headline}");
-            let failure = if has_code("53") || lines.iter().any(is_scarce) {
-                Failure::transient(FailureKind::StartFailed, message)
-            } else {
-                Failure::permanent(FailureKind::StartFailed, message)
-            };
-            (Cause::Other, failure)
-        };
-        StartFailure { cause, failure: failure.with_evidence(evidence) }
     }
 
     /// Bounds the log, and renews the certificate where it is time.

@@ -63,6 +63,9 @@ pub(in crate::platform::local) fn arguments(
         file("config_file", CONF_FILE),
         file("hba_file", HBA_FILE),
         "unix_socket_permissions=0700".into(),
+        // Files in the data directory, though a busy system may write them to the disk: in /dev/shm, which all share, those of
+        // a killed server would be left, and others of the same user could read them.
+        "dynamic_shared_memory_type=mmap".into(),
         "password_encryption=scram-sha-256".into(),
         format!("log_line_prefix={PREFIX}"),
         "log_timezone=UTC".into(),

@@ -1,0 +1,124 @@
+//! What a server can reach, whatever it is made to do.
+//!
+//! A superuser of an instance reads files, writes files and runs programs as its server does (`COPY … FROM PROGRAM`). So
+//! every server, and `initdb`, is started with limits that the kernel keeps for it and for all that it starts: Landlock
+//! names the files it can open, the port it can listen on and the processes it can signal. They need no root, and can't
+//! be taken off again. Where the kernel knows only some of them, those hold ([`confinement`]).
+//!
+//! On systems other than Linux there are none.
+
+#[cfg(target_os = "linux")]
+mod landlock;
+mod paths;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+mod sockets;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use tokio::process::{Child, Command};
+
+/// How much of a server's limits this machine's kernel keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Confinement {
+    /// None: a superuser of an instance reaches all that its system user does.
+    None,
+    /// Files, but not all of ports and signals: the kernel is older than Linux 6.12.
+    Partial,
+    /// Files, the port to listen on, and signals.
+    Full,
+}
+
+/// From this version on Landlock limits Unix sockets by path.
+#[cfg(target_os = "linux")]
+const LIMITS_UNIX_SOCKETS: u32 = 9;
+
+/// The kernel's version of Landlock; 0 where it has none.
+fn landlock_version() -> u32 {
+    static VERSION: OnceLock<u32> = OnceLock::new();
+    #[cfg(target_os = "linux")]
+    let look = landlock::version;
+    #[cfg(not(target_os = "linux"))]
+    let look = || 0;
+    *VERSION.get_or_init(look)
+}
+
+/// How much of a server's limits this machine's kernel keeps.
+#[must_use]
+pub fn confinement() -> Confinement {
+    match landlock_version() {
+        0 => Confinement::None,
+        1..=5 => Confinement::Partial,
+        _ => Confinement::Full,
+    }
+}
+
+/// The same in words: whether all is well, and what holds.
+pub(super) fn description() -> (bool, String) {
+    let version = landlock_version();
+    match confinement() {
+        Confinement::None => {
+            (false, "this kernel has no Landlock: a superuser of an instance can read what its system user can".to_owned())
+        }
+        Confinement::Partial => (
+            true,
+            format!("servers are confined to their own files (Landlock {version}); ports and signals take Linux 6.12 or newer"),
+        ),
+        Confinement::Full => (true, format!("servers are confined to their own files, port and processes (Landlock {version})")),
+    }
+}
+
+/// What one server, or one `initdb`, can reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// The folder with its programs.
+    pub(super) bin_dir: PathBuf,
+    /// Files and folders to read, besides those of the system.
+    pub(super) reads: Vec<PathBuf>,
+    /// Folders to do everything in.
+    pub(super) writes: Vec<PathBuf>,
+    /// The TCP port to listen on.
+    pub(super) port: Option<u16>,
+    /// Whether it has Unix sockets.
+    pub(super) has_unix_sockets: bool,
+}
+
+impl Limits {
+    /// Of an `initdb` that fills `data`.
+    pub(super) fn of_initdb(bin_dir: &Path, data: &Path, password_file: Option<&Path>) -> Self {
+        Self {
+            bin_dir: bin_dir.to_owned(),
+            reads: password_file.into_iter().map(Path::to_owned).collect(),
+            writes: vec![data.to_owned()],
+            port: None,
+            has_unix_sockets: true,
+        }
+    }
+}
+
+/// Starts a program with these limits. To be called where tokio's runtime is.
+///
+/// A process gets them from the thread that starts it, and a thread never loses them: so each start has a thread of its
+/// own, which ends with it.
+pub(super) fn spawn(limits: Limits, mut command: Command) -> std::io::Result<Child> {
+    let runtime = tokio::runtime::Handle::try_current().map_err(std::io::Error::other)?;
+    let start = move || {
+        #[cfg(target_os = "linux")]
+        {
+            landlock::restrict_thread(&limits)?;
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+            if !limits.has_unix_sockets && landlock_version() < LIMITS_UNIX_SOCKETS {
+                sockets::refuse_unix()?;
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = limits;
+        let _entered = runtime.enter();
+        command.spawn()
+    };
+    let thread = std::thread::Builder::new().name("confined".into()).spawn(start)?;
+    thread.join().map_err(|_| std::io::Error::other("the thread that starts it ended abnormally"))?
+}
+
+#[cfg(test)]
+mod tests;
