@@ -15,7 +15,10 @@ mod api {
 /// What an attacker does.
 mod attacks {
     mod api;
+    mod confined_work;
+    mod confinement;
     mod files;
+    mod intruder;
     mod output;
     mod owner;
     mod shares;
