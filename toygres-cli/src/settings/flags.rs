@@ -148,7 +148,7 @@ pub struct SettingFlags {
     #[arg(skip)]
     pub superuser: Option<String>,
 
-    /// When toygres runs as root: the system user that PostgreSQL runs as [env: TOYGRES_RUN_AS_USER]
+    /// When toygres runs as root: the system user of initdb and the control database [env: TOYGRES_RUN_AS_USER]
     #[arg(long, global = true, value_name = "USER", hide_short_help = true, help_heading = SETTINGS)]
     pub run_as_user: Option<String>,
 

@@ -16,7 +16,7 @@ use super::programs::Programs;
 use super::record::{Record, RestartMark};
 use super::server::Cause;
 use super::server::is_free;
-use super::server::process::end_all_of;
+use super::server::leftovers::end_all_of;
 use crate::kill_point::kill_point;
 use crate::platform::Deployment;
 use crate::platform::session::owner;

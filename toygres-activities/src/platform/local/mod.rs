@@ -80,7 +80,8 @@ pub struct LocalConfig {
     pub port_range: RangeInclusive<u16>,
     /// How many data directories are kept ready; 0 turns the pool off.
     pub pool_size: usize,
-    /// Whom servers run as, when toygres runs as root.
+    /// Whom initdb and the control database run as, when toygres runs as root; instances too, where they can't have user ids
+    /// of their own.
     pub run_as_user: Option<String>,
 }
 

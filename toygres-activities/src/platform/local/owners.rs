@@ -23,6 +23,12 @@ pub(super) fn of_port(port: u16) -> Owner {
     (id, id)
 }
 
+/// A user and group that have nothing: no instance has the port 0.
+pub(super) fn nobody() -> Owner {
+    const NOBODY: u32 = 65_534;
+    if can_be_used() { of_port(0) } else { (NOBODY, NOBODY) }
+}
+
 /// Whether it is an instance's.
 pub(super) fn is_instances(id: u32) -> bool {
     (FIRST..=LAST).contains(&id)

@@ -21,8 +21,8 @@ use super::logs::reader::LogReader;
 use super::owners;
 use super::ports::PortRegistry;
 use super::record::{Record, instance_folders};
+use super::server::leftovers::end_all_of;
 use super::server::major_of;
-use super::server::process::end_all_of;
 use crate::kill_point::kill_point;
 use crate::platform::session::{extensions, owner};
 use crate::platform::{

@@ -79,7 +79,7 @@ mod tests {
     /// Whoever opens a file elsewhere says here why no tenant can have written it.
     #[test]
     fn nothing_else_opens_what_a_tenant_can_write() {
-        const ELSEWHERE: [(&str, &str); 10] = [
+        const ELSEWHERE: [(&str, &str); 11] = [
             ("tenant_file.rs", "this is the place"),
             ("files.rs", "what toygres writes itself, beside a data directory"),
             ("record.rs", "instance.json, beside the data directory"),
@@ -87,6 +87,7 @@ mod tests {
             ("control.rs", "the control database's password, beside its data directory"),
             ("server/tls.rs", "the certificate, beside the data directory"),
             ("server/process.rs", "/proc"),
+            ("server/leftovers.rs", "/proc"),
             ("owners.rs", "/proc"),
             ("logs/files.rs", "opens the log to write it, with the same flags"),
             ("programs/archives.rs", "the folder of fetched programs"),

@@ -5,7 +5,6 @@ use sqlx::{Connection, Executor, PgConnection, Row};
 use toygres_e2e::wait::SOON;
 use toygres_e2e::{Api, Toygres, eventually, process};
 
-use super::intruder::superuser;
 
 async fn plan(session: &mut PgConnection, statement: &str) -> Result<String> {
     let rows = session.fetch_all(format!("EXPLAIN (ANALYZE, COSTS OFF) {statement}").as_str()).await?;

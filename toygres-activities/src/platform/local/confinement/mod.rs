@@ -13,10 +13,12 @@ mod paths;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 mod sockets;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
 
 /// How much of a server's limits this machine's kernel keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,25 +86,35 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Of an `initdb` that fills `data`.
+    /// Of a program that is only asked something.
+    pub(super) fn of_question(program: &Path) -> Self {
+        let bin_dir = program.parent().unwrap_or(Path::new("/")).to_owned();
+        Self { bin_dir, reads: Vec::new(), writes: Vec::new(), port: None, has_unix_sockets: false }
+    }
+
+    /// Of an `initdb` that fills `data`. No tenant has a hand in it yet.
     pub(super) fn of_initdb(bin_dir: &Path, data: &Path, password_file: Option<&Path>) -> Self {
-        Self {
-            bin_dir: bin_dir.to_owned(),
-            reads: password_file.into_iter().map(Path::to_owned).collect(),
-            writes: vec![data.to_owned()],
-            port: None,
-            has_unix_sockets: true,
-        }
+        // The folder around, as a limit holds on to a folder that a failed initdb removed, and its file system couldn't be made
+        // read-only then. And shared memory, or it takes the kind of which each crash leaves a megabyte.
+        let writes = vec![data.parent().unwrap_or(data).to_owned(), "/dev/shm".into()];
+        let reads = password_file.into_iter().map(Path::to_owned).collect();
+        Self { bin_dir: bin_dir.to_owned(), reads, writes, port: None, has_unix_sockets: true }
     }
 }
 
 /// Starts a program with these limits. To be called where tokio's runtime is.
-///
-/// A process gets them from the thread that starts it, and a thread never loses them: so each start has a thread of its
-/// own, which ends with it.
-pub(super) fn spawn(limits: Limits, mut command: Command) -> std::io::Result<Child> {
-    let runtime = tokio::runtime::Handle::try_current().map_err(std::io::Error::other)?;
-    let start = move || {
+pub(super) fn spawn(limits: Limits, mut command: Command) -> io::Result<Child> {
+    let runtime = Handle::try_current().map_err(io::Error::other)?;
+    within(limits, move || {
+        let _entered = runtime.enter();
+        command.spawn()
+    })
+}
+
+/// Does some work with these limits. A process gets them from the thread that starts it, and a thread never loses them: so
+/// each work has a thread of its own, which ends with it.
+pub(super) fn within<T: Send + 'static>(limits: Limits, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    let limited = move || {
         #[cfg(target_os = "linux")]
         {
             landlock::restrict_thread(&limits)?;
@@ -113,11 +125,10 @@ pub(super) fn spawn(limits: Limits, mut command: Command) -> std::io::Result<Chi
         }
         #[cfg(not(target_os = "linux"))]
         let _ = limits;
-        let _entered = runtime.enter();
-        command.spawn()
+        work()
     };
-    let thread = std::thread::Builder::new().name("confined".into()).spawn(start)?;
-    thread.join().map_err(|_| std::io::Error::other("the thread that starts it ended abnormally"))?
+    let thread = std::thread::Builder::new().name("confined".into()).spawn(limited)?;
+    thread.join().map_err(|_| io::Error::other("the thread with its limits ended abnormally"))?
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! directory.
 
 mod launch;
+pub(in crate::platform::local) mod leftovers;
 pub(in crate::platform::local) mod process;
 pub(in crate::platform::local) mod settings;
 pub(in crate::platform::local) mod supervisor;

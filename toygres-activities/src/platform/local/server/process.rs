@@ -11,14 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
-use sysinfo::{ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, UpdateKind};
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 use tokio::process::Child;
 use toygres_models::{Failure, FailureKind};
 
 use crate::platform::local::tenant_file;
-
-/// How often a user's processes are ended before that is given up.
-const END_ATTEMPTS: u32 = 200;
 
 /// The words of `postmaster.pid` that matter
 /// (<https://www.postgresql.org/docs/current/storage-file-layout.html>).
@@ -120,55 +117,6 @@ pub(in crate::platform::local) fn end_orphans(data: &Path, uid: u32) {
         }
     }
 }
-
-/// Ends every process of a user who has nothing but one instance. The caller knows that its server is stopped.
-pub(in crate::platform::local) fn end_all_of(uid: u32) -> Result<(), Failure> {
-    // What is ended may be starting another one at this moment.
-    for attempt in 0..END_ATTEMPTS {
-        let found = all_of(uid);
-        if found.is_empty() {
-            return Ok(());
-        }
-        if attempt == 0 {
-            tracing::info!(user.id = uid, count = found.len(), "ending the processes that an instance's superuser left");
-        }
-        for pid in found {
-            end_if_of(pid, uid);
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    let message = format!("processes with the user id {uid} don't end, not even by force; end them by `pkill -KILL -U {uid}`");
-    Err(Failure::transient(FailureKind::Platform, message))
-}
-
-fn of_user() -> ProcessRefreshKind {
-    ProcessRefreshKind::nothing().with_user(UpdateKind::Always).without_tasks()
-}
-
-/// The processes of a user that haven't ended.
-fn all_of(uid: u32) -> Vec<sysinfo::Pid> {
-    let mut system = System::new();
-    system.refresh_processes_specifics(ProcessesToUpdate::All, true, of_user());
-    let lives = |process: &sysinfo::Process| !matches!(process.status(), ProcessStatus::Zombie | ProcessStatus::Dead);
-    let is_his = |process: &&sysinfo::Process| process.user_id().is_some_and(|found| **found == uid) && lives(process);
-    system.processes().values().filter(is_his).map(sysinfo::Process::pid).collect()
-}
-
-/// Ends a process if it is that user's, and no other one that has its number by now.
-#[cfg(target_os = "linux")]
-fn end_if_of(pid: sysinfo::Pid, uid: u32) {
-    let Some(raw) = i32::try_from(pid.as_u32()).ok().and_then(Pid::from_raw) else { return };
-    let Ok(held) = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()) else { return };
-    let mut system = System::new();
-    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, of_user());
-    if system.process(pid).and_then(sysinfo::Process::user_id).is_some_and(|found| **found == uid) {
-        let _ = rustix::process::pidfd_send_signal(&held, Signal::KILL);
-    }
-}
-
-/// Elsewhere no instance has a user of its own.
-#[cfg(not(target_os = "linux"))]
-fn end_if_of(_pid: sysinfo::Pid, _uid: u32) {}
 
 /// Waits until a server that ended has no process left, or for so long. The last one writes its log.
 pub(in crate::platform::local) async fn last_child_ended(data: &Path, limit: Duration) {
