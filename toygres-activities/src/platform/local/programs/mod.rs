@@ -1,6 +1,8 @@
 //! The PostgreSQL programs on this machine.
 
 pub(in crate::platform::local) mod archives;
+mod trust;
+mod unpack;
 pub(in crate::platform::local) mod versions;
 
 use std::cmp::Reverse;
@@ -8,13 +10,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{LazyLock, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 use tokio::process::Command;
 use toygres_models::PostgresVersion;
 
+use crate::platform::local::confinement::{self, Limits};
 use crate::platform::local::files::{lock, names_in};
+use crate::platform::local::owners;
 
 /// One installation of PostgreSQL: a folder with at least `initdb` and `postgres`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,15 +43,16 @@ async fn printed(program: PathBuf, argument: &'static str) -> Option<String> {
     if let Some(known) = lock(&PRINTED).get(&key) {
         return known.clone();
     }
-    let output = Command::new(&key.0)
-        .arg(argument)
-        .env_clear()
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(std::time::Duration::from_secs(10), output).await.ok()?.ok()?;
+    let mut command = Command::new(&key.0);
+    command.arg(argument).env_clear().env("LC_ALL", "C").current_dir("/").kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    if rustix::process::geteuid().is_root() {
+        // What is found on a machine isn't run as root only to learn what it is.
+        let (uid, gid) = owners::nobody();
+        command.uid(uid).gid(gid);
+    }
+    let child = confinement::spawn(Limits::of_question(&key.0), command).ok()?;
+    let output = tokio::time::timeout(Duration::from_secs(10), child.wait_with_output()).await.ok()?.ok()?;
     let text = output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     lock(&PRINTED).insert(key, text.clone());
     text
@@ -105,20 +110,25 @@ impl Programs {
     /// Every supported installation, newest first: those of the machine, and those in toygres's
     /// cache. Of equal versions the machine's own comes first.
     pub async fn discover(cache_dir: &Path) -> Vec<Self> {
-        let mut wanted: Vec<(PathBuf, bool)> = candidates().await.into_iter().map(|folder| (folder, false)).collect();
+        let mut wanted: Vec<_> = candidates().await.into_iter().map(|folder| (folder, None)).collect();
         for name in names_in(cache_dir).unwrap_or_default() {
-            if name.starts_with("postgresql-") {
-                wanted.extend(find_bin_dir(&cache_dir.join(name)).map(|folder| (folder, true)));
+            // What toygres fetched is known by its folder's name, and needn't be asked.
+            let version = name.strip_prefix("postgresql-").and_then(|version| version.parse::<PostgresVersion>().ok());
+            if let Some(version) = version.filter(|version| version.minor().is_some()) {
+                wanted.extend(find_bin_dir(&cache_dir.join(name)).map(|folder| (folder, Some(version))));
             }
         }
         let mut seen = BTreeSet::new();
-        let asked = wanted.into_iter().filter_map(|(folder, cached)| {
+        let asked = wanted.into_iter().filter_map(|(folder, fetched)| {
             let bin_dir = folder.canonicalize().ok()?;
             let complete = is_program(&bin_dir.join("postgres")) && is_program(&bin_dir.join("initdb"));
-            (complete && seen.insert(bin_dir.clone())).then_some(async move {
-                let version = parse_version(&printed(bin_dir.join("postgres"), "--version").await?)?;
-                let source = if cached { "cache".into() } else { bin_dir.display().to_string() };
-                Some(Self { bin_dir, postgres_version: version, source })
+            (complete && seen.insert(bin_dir.clone()) && trust::is_trusted(&bin_dir)).then_some(async move {
+                let postgres_version = match fetched {
+                    Some(version) => version,
+                    None => parse_version(&printed(bin_dir.join("postgres"), "--version").await?)?,
+                };
+                let source = if fetched.is_some() { "cache".into() } else { bin_dir.display().to_string() };
+                Some(Self { bin_dir, postgres_version, source })
             })
         });
         let mut found: Vec<_> = join_all(asked.collect::<Vec<_>>()).await.into_iter().flatten().collect();
@@ -153,7 +163,9 @@ pub(in crate::platform::local) fn find_bin_dir(unpacked: &Path) -> Option<PathBu
 /// A PostgreSQL client program such as `psql`: from the newest installation that has it, else PATH.
 pub async fn find_program(name: &str, cache_dir: &Path) -> Option<PathBuf> {
     let installed = Programs::discover(cache_dir).await.into_iter().map(|programs| programs.program(name));
-    installed.chain(path_folders().into_iter().map(|folder| folder.join(name))).find(|path| is_program(path))
+    let on_path = path_folders().into_iter().map(|folder| folder.join(name)).filter(|path| is_program(path));
+    let on_path = on_path.filter(|path| path.parent().is_some_and(trust::is_trusted));
+    installed.filter(|path| is_program(path)).chain(on_path).next()
 }
 
 #[cfg(test)]
