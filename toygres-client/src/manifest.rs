@@ -47,12 +47,11 @@ struct Identity {
     /// Its namespace; the query's `namespace`, or else `default`, if left out.
     #[schema(min_length = 1, max_length = 50, pattern = "^[a-z]([a-z0-9-]*[a-z0-9])?$", example = "default")]
     namespace: Option<String>,
-    /// The owner's password, of at most 1024 bytes, and not only of characters that nobody sees (RFC 4013 leaves them
-    /// out); a generated one if left out. It is never shown again but by `connection`.
+    /// The owner's password, in printable ASCII; a generated one if left out. It is never shown again but by `connection`.
     #[schema(
         min_length = 1,
         max_length = 1024,
-        pattern = "^(?!secret://)[^\\u0000-\\u001f\\u007f-\\u009f]+$",
+        pattern = "^(?!secret://)[ -~]+$",
         format = Password,
         write_only
     )]

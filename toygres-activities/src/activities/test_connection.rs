@@ -80,9 +80,7 @@ async fn connect_options(place: &Place, connection_string: &str) -> Result<PgCon
         true => secrets::resolve(&*place.secrets, password.parse()?).await?.expose_secret().to_owned(),
         false => password.into_owned(),
     };
-    // As libpq does and RFC 5802 wants; sqlx passes on what it is given.
-    let prepared = stringprep::saslprep(&password).map_or_else(|_| password.clone(), |prepared| prepared.into_owned());
-    Ok(options.password(&prepared))
+    Ok(options.password(&password))
 }
 
 async fn query_version(options: PgConnectOptions) -> Result<String, sqlx::Error> {

@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn a_secret_keeps_everything_but_one_line_end() {
         for (typed, secret) in
-            [("p@:/?#%'\"\\ $🐘", "p@:/?#%'\"\\ $🐘"), ("a \n", "a "), ("a\r\n", "a"), (" ", " "), ("a\n\n", "a\n")]
+            [("p@:/?#%'\"\\ $", "p@:/?#%'\"\\ $"), ("a \n", "a "), ("a\r\n", "a"), (" ", " "), ("a\n\n", "a\n")]
         {
             assert_eq!(text_of("password", typed.into()).unwrap(), secret);
         }

@@ -14,6 +14,7 @@ use toygres_models::{
     Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, Power, ServerAddress,
 };
 
+use super::confinement::{Confinement, confinement};
 use super::files::{blocking, lock, remove_file, remove_tree};
 use super::host::LocalHost;
 use super::instance::{Common, Instance, data_gone};
@@ -177,6 +178,11 @@ impl Inner {
     }
 
     async fn open_superuser(&self, key: &InstanceKey, password: &SecretString, until: DateTime<Utc>) -> Result<(), Failure> {
+        if confinement() == Confinement::None {
+            let message = "this machine's kernel has no Landlock, so nothing would keep a superuser in his instance; nothing was \
+                           changed. `toygres doctor` says more";
+            return Err(Failure::permanent(FailureKind::Platform, message));
+        }
         let instance = self.instance(key);
         let record = instance.read_record().await?.ok_or_else(|| not_found(key))?;
         owner::open_superuser(&instance.server.options(record.port)?, password, until).await

@@ -17,7 +17,7 @@ use toygres_activities::platform::{Deployment, LogLine, LogStream, Platform};
 use toygres_models::{InstanceKey, InstanceSpec, PlatformName, PostgresVersion, Power};
 
 /// Every character that a URI, a shell, SQL or a configuration file could trip over.
-pub const PASSWORD: &str = "p@:/?#%'\"\\ $🐘";
+pub const PASSWORD: &str = "p@:/?#%'\"\\ $";
 /// How long an instance may take to be ready, and a wait may last: as a create gives it.
 pub const READY: Duration = Duration::from_secs(300);
 

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use toygres_e2e::{Api, Toygres};
 
-const ODD_PASSWORD: &str = "p@/:?#%'\"\\ $🐘";
+const ODD_PASSWORD: &str = "p@/:?#%'\"\\ $";
 
 /// Everything in which a refused request could have left something.
 async fn traces(toygres: &Toygres) -> anyhow::Result<String> {
@@ -67,7 +67,7 @@ async fn wrong_arguments_are_refused_before_anything_starts() {
     }
     let ten_kilobytes = "hunter2x".repeat(1280);
     for (password, hint) in
-        [("", "empty"), (ten_kilobytes.as_str(), "1024"), ("hunter2\nhunter2", "line break"), ("secret://hunter2", "secret://")]
+        [("", "empty"), (ten_kilobytes.as_str(), "1024"), ("hunter2\nhunter2", "line break"), ("hunter2\u{a0}", "no-break space"), ("hunter2ü", "ASCII"), ("secret://hunter2", "secret://")]
     {
         let run = toygres.run_with_input(&["create", "demo", "--password-stdin"], password.as_bytes()).await.unwrap();
         let run = run.expect_code(2).unwrap().expect_humane().unwrap();
@@ -101,7 +101,7 @@ async fn the_server_refuses_the_same_and_keeps_nothing_of_it() {
             api.post_instance(&json!({ "name": "demo", "storage_size_gb": size })).await.unwrap().expect_problem(422).unwrap();
         assert!(detail.contains("storage_size_gb"), "{detail}");
     }
-    for password in ["".to_owned(), "hunter2x".repeat(1280), "hunter2\u{0}".into(), "secret://default/hunter2".into()] {
+    for password in ["".to_owned(), "hunter2x".repeat(1280), "hunter2\u{0}".into(), "hunter2\u{ad}".into(), "secret://default/hunter2".into()] {
         let answer = api.post_instance(&json!({ "name": "demo", "password": password })).await.unwrap();
         answer.expect_problem(422).unwrap();
         assert_eq!(answer.json().unwrap()["field"], "password");
@@ -266,9 +266,9 @@ async fn nobody_gets_in_without_the_token() {
 }
 
 #[tokio::test]
-async fn any_character_in_a_password_logs_in() {
+async fn any_character_that_a_password_may_have_logs_in() {
     let toygres = Toygres::new().unwrap().with("TOYGRES_POOL_SIZE", "0");
-    let longest = "ÿ".repeat(512);
+    let longest = "x".repeat(1024);
     let psql = std::process::Command::new("psql").arg("--version").output().is_ok();
     for (name, password) in [("odd", ODD_PASSWORD), ("longest", &longest), ("blanks", "  two words  ")] {
         let run =
