@@ -76,7 +76,10 @@ pub async fn diagnose(config: &LocalConfig) -> Vec<Diagnosis> {
     });
     let account = Account::choose(config.run_as_user.as_deref(), Missing::Report).await;
     found.push(match &account {
-        Ok(account) => fine("user", format!("servers run as {:?} (id {}): {}", account.name, account.uid, account.chosen)),
+        Ok(account) => {
+            let who = if account.separates { "initdb and the control database" } else { "servers" };
+            fine("user", format!("{who} run as {:?} (id {}): {}", account.name, account.uid, account.chosen))
+        }
         Err(failure) => Diagnosis { name: "user", ok: false, message: failure.message.clone(), remedy: None },
     });
     found.extend(separation(account.as_ref().ok()));
