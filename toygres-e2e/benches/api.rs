@@ -160,7 +160,7 @@ async fn fill(control: &PgPool) -> Result<()> {
     )
     .bind(INSTANCES)
     .bind(json!({ "platform": "local", "postgres_version": "17.4", "labels": { "team": "a" } }))
-    .bind(json!({ "ip_connection_string": "postgresql://postgres@127.0.0.1:20001/postgres?sslmode=verify-full" }))
+    .bind(json!({ "ip_connection_string": "postgresql://app@127.0.0.1:20001/app?sslmode=verify-full" }))
     .execute(control)
     .await?;
     sqlx::query("ANALYZE toygres.instances").execute(control).await?;
@@ -231,7 +231,7 @@ async fn by_hand() -> Result<Duration> {
         platform.ensure(&deployment).await?;
         platform.wait_ready(&new.key, Duration::from_secs(60)).await?;
         let endpoint = platform.endpoint(&new.key).await?;
-        let uri = endpoint.uri.with_secret(&"by-hand".into());
+        let uri = endpoint.address.owner_uri(&deployment.spec).with_secret(&"by-hand".into());
         api::log_in(secrecy::ExposeSecret::expose_secret(&uri)).await?;
         store.update_metadata(&to_state(&operation, InstanceState::Running)).await?;
         Ok(())

@@ -171,7 +171,7 @@ async fn revoke(name: &TokenName, with_made: bool, session: &mut Session<'_>) ->
         } else if !made.is_empty() {
             let list: Vec<_> = made.iter().map(|(name, role)| format!("{name} ({role})")).collect();
             ui.warn(format_args!(
-                "{name} made tokens that still work: {}; revoke those as well that nobody should have",
+                "{name} made tokens that still work: {}; revoke those too, if their holders should be out",
                 list.join(", ")
             ));
         }

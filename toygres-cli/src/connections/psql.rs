@@ -45,7 +45,7 @@ pub struct Psql {
     #[arg(value_parser = instance_name)]
     pub name: InstanceName,
 
-    /// For admins: as the superuser postgres (before the name)
+    /// For admins: as the superuser postgres
     #[arg(long)]
     pub superuser: bool,
 
@@ -55,9 +55,6 @@ pub struct Psql {
 }
 
 pub async fn run(arguments: Psql, settings: &Settings, ui: &Ui) -> Outcome {
-    if arguments.arguments.iter().any(|argument| argument == "--superuser") {
-        return Err(CliError::usage("--superuser comes before the name: what follows the name is psql's"));
-    }
     let Some(program) = find_program("psql", &settings.server.cache_dir).await else {
         return Err(CliError::failed("psql is not on this machine")
             .hint("to get it: apt install postgresql-client, dnf install postgresql, or brew install libpq")

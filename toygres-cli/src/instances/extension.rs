@@ -20,7 +20,7 @@ use crate::values::instance_name;
 pub enum Extension {
     /// Make an extension in an instance's database
     Add(Change),
-    /// Remove one that toygres made there; refused while something needs it
+    /// Take one out of the spec; it is removed if toygres made it, and refused while something needs it
     Remove(Change),
     /// The extensions that toygres makes for owners
     List,
@@ -66,16 +66,23 @@ async fn run_change(change: Change, is_wanted: bool, settings: &Settings, ui: &U
         true => extensions.insert(extension.clone()),
         false => extensions.remove(&extension),
     };
-    if !is_new {
-        let (has, instead) = if is_wanted { ("has", "already") } else { ("doesn't have", "by toygres") };
-        ui.print(format_args!("{} {has} {extension} {instead}", key.name))?;
+    if !is_new && is_wanted {
+        ui.print(format_args!("the spec of {} names {extension} already", key.name))?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if !is_new {
+        return Err(CliError::failed(format!("the spec of {} names no extension {extension}; nothing was changed", key.name))
+            .hint(format!("what the owner or an admin made, one of them removes: DROP EXTENSION {extension}")));
     }
     let mut manifest = InstanceManifest::of(key.name.to_string());
     manifest.set("extensions", Some(json!(extensions)));
+    let word = match is_wanted {
+        true => format!("changed: it has the extension {extension}"),
+        false => format!("changed: its spec no longer names the extension {extension}"),
+    };
     let apply = async |client: &Client| client.apply_instance(&key, &manifest, Some(instance.generation)).await;
     match session.change(apply).await? {
-        Applied::Begun(operation) => power::finish(&mut session, &key, *operation, no_wait, "changed").await,
+        Applied::Begun(operation) => power::finish(&mut session, &key, *operation, no_wait, &word).await,
         Applied::Done(_) => Ok(ExitCode::SUCCESS),
     }
 }

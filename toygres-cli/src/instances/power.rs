@@ -43,6 +43,9 @@ pub async fn set(power: Power, target: Target, settings: &Settings, ui: &Ui) -> 
         Applied::Begun(operation) => finish(&mut session, &key, *operation, target.no_wait, word).await,
         Applied::Done(instance) if ui.is_for_people() => {
             ui.print(format_args!("{} is {} already", key.name, display::state(&instance)))?;
+            if instance.status.health_status.as_deref() == Some("unhealthy") {
+                ui.note(format_args!("It doesn't work; what is wrong: toygres why {}", key.name));
+            }
             Ok(ExitCode::SUCCESS)
         }
         Applied::Done(instance) => {

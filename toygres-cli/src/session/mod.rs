@@ -106,8 +106,15 @@ impl<'a> Session<'a> {
     pub async fn reopen(&mut self) -> Result<(), CliError> {
         let reopening = self.reopening.clone();
         let _one_at_a_time = reopening.lock().await;
-        self.client = local(self.settings, self.ui).await?;
-        Ok(())
+        let began = Instant::now();
+        loop {
+            self.client = local(self.settings, self.ui).await?;
+            // One that stops answers for a moment yet, and breaks off what is asked for then.
+            if self.client.readiness().await.is_ok() || began.elapsed() > STOPPING_LIMIT {
+                return Ok(());
+            }
+            sleep(PAUSE).await;
+        }
     }
 
     /// Looks for the server again without starting one; `false` if none answers.
@@ -136,6 +143,9 @@ impl<'a> Session<'a> {
 pub fn is_gone(error: &ClientError) -> bool {
     matches!(error, ClientError::Unreachable { .. } | ClientError::Broken { .. })
 }
+
+/// How long a server that stops may answer yet.
+const STOPPING_LIMIT: Duration = Duration::from_secs(8);
 
 /// Whether an earlier try of the same request isn't answered yet.
 fn is_in_progress(error: &ClientError) -> bool {

@@ -109,11 +109,11 @@ impl TryFrom<BTreeSet<String>> for Extensions {
             Some(name) => {
                 let shown: String = name.chars().take(63).collect();
                 let known = REFUSED.iter().find(|(refused, _)| refused == name);
-                let why = known.map_or_else(|| format!("known are {}", ALLOWED.join(", ")), |(_, why)| (*why).to_owned());
+                let why = known.map_or("`toygres extension list` has those that it makes", |(_, why)| why);
                 Err(Invalid::new(
                     "extensions",
                     format!(
-                        "{shown:?} is none that toygres makes: {why}. An admin can make it, as superuser (`toygres psql --superuser`)"
+                        "{shown:?} is none that toygres makes: {why}. An admin can make others (`toygres psql --superuser NAME -d DATABASE`)"
                     ),
                 ))
             }
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn what_leads_out_of_the_instance_is_refused_with_the_reason() {
         for (name, why) in
-            [("file_fdw", "reads the server's files"), ("plpython3u", "run as the server's user"), ("a\"b", "known are")]
+            [("file_fdw", "reads the server's files"), ("plpython3u", "run as the server's user"), ("a\"b", "extension list")]
         {
             let refused = extensions(&["pg_trgm", name]).unwrap_err();
             assert!(refused.field == "extensions" && refused.problem.contains(why), "{refused}");

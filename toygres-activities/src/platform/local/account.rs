@@ -28,6 +28,8 @@ pub struct Account {
     /// Whether each instance's server has a user of its own instead: then this account's are `initdb` and the control
     /// database.
     pub separates: bool,
+    /// The first of their ids.
+    pub first_instance_id: u32,
 }
 
 /// How the account is looked for.
@@ -52,7 +54,8 @@ fn name_of(uid: u32) -> Option<String> {
 
 impl Account {
     /// Chooses: `wanted`, else a system user of toygres's own, else `postgres`. Not as root: ourselves.
-    pub(super) async fn choose(wanted: Option<&str>, missing: Missing) -> Result<Self, Failure> {
+    pub(super) async fn choose(wanted: Option<&str>, state_dir: &Path, missing: Missing) -> Result<Self, Failure> {
+        let first_instance_id = owners::first_of(state_dir);
         let own_uid = rustix::process::geteuid().as_raw();
         let own_gid = rustix::process::getegid().as_raw();
         let own_name = name_of(own_uid).ok_or_else(|| {
@@ -77,11 +80,13 @@ impl Account {
                 chosen: "the user that toygres runs as",
                 switches: false,
                 separates: false,
+                first_instance_id,
             });
         }
         let separates = owners::can_be_used();
-        let made =
-            |name: &str, (uid, gid), chosen| Ok(Self { name: name.to_owned(), uid, gid, chosen, switches: true, separates });
+        let made = |name: &str, (uid, gid), chosen| {
+            Ok(Self { name: name.to_owned(), uid, gid, chosen, switches: true, separates, first_instance_id })
+        };
         if let Some(wanted) = wanted {
             return match find(wanted) {
                 Some((0, _)) => Err(Failure::permanent(
@@ -138,7 +143,7 @@ impl Account {
 
     /// Whom the server of an instance with that port is to run as.
     pub(super) fn of_port(&self, port: u16) -> Owner {
-        if self.separates { owners::of_port(port) } else { (self.uid, self.gid) }
+        if self.separates { owners::of_port(self.first_instance_id, port) } else { (self.uid, self.gid) }
     }
 
     /// Whom the server runs as whose folder this is: the owner of it. What it isn't made for runs as this account.
@@ -172,7 +177,8 @@ impl Account {
 
     /// Refuses a path that the account, or an instance's user, can't reach, naming the folder that bars the way.
     pub(super) fn check_reaches(&self, path: &Path, what: &str) -> Result<(), Failure> {
-        let instances = || self.separates.then(|| first_unreachable(path, owners::of_port(u16::MAX))).flatten();
+        let instances =
+            || self.separates.then(|| first_unreachable(path, owners::of_port(self.first_instance_id, u16::MAX))).flatten();
         match first_unreachable(path, (self.uid, self.gid)).or_else(instances) {
             Some(barred) if self.switches => Err(Failure::permanent(
                 FailureKind::Platform,

@@ -74,7 +74,7 @@ pub async fn diagnose(config: &LocalConfig) -> Vec<Diagnosis> {
             "install the PostgreSQL client (Debian: apt-get install postgresql-client)",
         ),
     });
-    let account = Account::choose(config.run_as_user.as_deref(), Missing::Report).await;
+    let account = Account::choose(config.run_as_user.as_deref(), &config.state_dir, Missing::Report).await;
     found.push(match &account {
         Ok(account) => {
             let who = if account.separates { "initdb and the control database" } else { "servers" };

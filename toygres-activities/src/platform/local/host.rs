@@ -46,7 +46,7 @@ impl LocalHost {
         let state_dir = std::path::absolute(&config.state_dir).map_err(failed("find", &config.state_dir))?;
         let cache_dir = std::path::absolute(&config.cache_dir).map_err(failed("find", &config.cache_dir))?;
         check_owner(&state_dir)?;
-        let account = Arc::new(Account::choose(config.run_as_user.as_deref(), Missing::Create).await?);
+        let account = Arc::new(Account::choose(config.run_as_user.as_deref(), &state_dir, Missing::Create).await?);
         let made_account = account.clone();
         let (state_dir, cache_dir, machine_id, surroundings, control) = blocking(move || {
             let (state_dir, cache_dir) = make_folders(&state_dir, &cache_dir, &made_account)?;

@@ -1,8 +1,9 @@
 //! The user ids of instances: where toygres runs as root, each instance's server has one of its own, and so do its files.
 //!
-//! An instance's id is a fixed number and its port, which no other instance on the machine has. Such a user needs no entry in
-//! /etc/passwd: `initdb` alone asks for one, and runs as the account that all have in common.
+//! An instance's id is a number of its state directory's and its port, which no other instance of that directory has. Such a
+//! user needs no entry in /etc/passwd: `initdb` alone asks for one, and runs as the account that all have in common.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -15,18 +16,29 @@ use super::files::Owner;
 
 /// Above what systemd gives to containers (to 1879048191) and directory services to people (to 2000200000), and below 2^31.
 const FIRST: u32 = 2_100_000_000;
-const LAST: u32 = FIRST + u16::MAX as u32;
+/// How many state directories have ids of their own. Two that share some still have instances on different ports.
+const DIRECTORIES: u32 = 700;
+const EACH: u32 = u16::MAX as u32 + 1;
+const LAST: u32 = FIRST + DIRECTORIES * EACH - 1;
+
+/// The first of a state directory's ids. A directory that is moved goes on with the ids that its instances have.
+pub(super) fn first_of(state_dir: &Path) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    state_dir.hash(&mut hasher);
+    let number = u32::try_from(hasher.finish() % u64::from(DIRECTORIES)).unwrap_or_default();
+    FIRST + number * EACH
+}
 
 /// The user and group of the instance with that port.
-pub(super) fn of_port(port: u16) -> Owner {
-    let id = FIRST + u32::from(port);
+pub(super) fn of_port(first: u32, port: u16) -> Owner {
+    let id = first + u32::from(port);
     (id, id)
 }
 
 /// A user and group that have nothing: no instance has the port 0.
 pub(super) fn nobody() -> Owner {
     const NOBODY: u32 = 65_534;
-    if can_be_used() { of_port(0) } else { (NOBODY, NOBODY) }
+    if can_be_used() { of_port(FIRST, 0) } else { (NOBODY, NOBODY) }
 }
 
 /// Whether it is an instance's.
@@ -110,7 +122,8 @@ mod tests {
         for map in ["", "0 100000 65536\n", "0 0 2100000001\n", "x\n"] {
             assert!(!maps_all(map), "{map:?}");
         }
-        assert_eq!(of_port(65_535).0, LAST);
+        assert!((0..5_000).map(|n| first_of(Path::new(&format!("/{n}")))).all(|first| of_port(first, u16::MAX).0 <= LAST));
+        assert!(LAST < i32::MAX.unsigned_abs() && first_of(Path::new("/a")) != first_of(Path::new("/b")));
     }
 
     #[test]
@@ -125,7 +138,7 @@ mod tests {
         std::fs::write(&secret, "").unwrap();
         symlink(&secret, data.join("link")).unwrap();
         symlink("/etc", data.join("base/folder")).unwrap();
-        let (us, to) = ((0, 0), of_port(20_000));
+        let (us, to) = ((0, 0), of_port(FIRST, 20_000));
         give(&data, us, to).unwrap();
         let owner = |path: &Path| std::fs::symlink_metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
         for name in ["", "base", "base/1", "base/1/112", "link", "base/folder"] {
@@ -134,7 +147,7 @@ mod tests {
         assert_eq!((owner(&secret), owner(Path::new("/etc"))), (us, us));
         // A second name of somebody's file, which its owner would lose.
         std::fs::hard_link(&secret, data.join("base/1/113")).unwrap();
-        give(&data, us, of_port(20_001)).unwrap_err();
+        give(&data, us, of_port(FIRST, 20_001)).unwrap_err();
         assert_eq!(owner(&secret), us);
         assert_eq!(owner(&data), to, "it isn't said to be given");
     }

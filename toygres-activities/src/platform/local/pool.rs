@@ -13,9 +13,10 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use toygres_models::{Failure, FailureKind};
+use toygres_models::{DatabaseName, Failure, FailureKind};
 
 use super::account::Account;
 use super::confinement::{self, Limits};
@@ -311,6 +312,7 @@ impl Pool {
         .await?;
         let removed_unless_finished = RemovedOnDrop(Some(building.clone()));
         initdb(&self.account, programs, &building, None).await?;
+        make_database(&self.account, programs, &building).await?;
         let target = shelf.join(name.to_string());
         blocking(move || {
             sync_all(&building)?;
@@ -398,6 +400,38 @@ pub(super) async fn initdb(
         )
     } else {
         Failure::permanent(FailureKind::StartFailed, message)
+    };
+    Err(failure.with_evidence(evidence))
+}
+
+/// Makes the owner's database, under the name that most have, in a directory that no server works on yet: a server takes longer
+/// for it, as it syncs. It is renamed or handed over when the owner is made.
+async fn make_database(account: &Account, programs: &Programs, data: &Path) -> Result<(), Failure> {
+    let program = programs.program("postgres");
+    let mut command = account.command(&program);
+    command.args(["--single", "-F", "-c", "exit_on_error=on", "-D"]).arg(data).arg("template1").current_dir(data);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let work = async {
+        let mut server = confinement::spawn(Limits::of_initdb(&programs.bin_dir, data, None), command)?;
+        if let Some(mut statements) = server.stdin.take() {
+            statements.write_all(format!("CREATE DATABASE \"{}\"\n", DatabaseName::default()).as_bytes()).await?;
+        }
+        server.wait_with_output().await
+    };
+    let output = work.await.map_err(failed("run", &program))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    let evidence: Vec<_> = words.lines().map(str::to_owned).collect();
+    let message =
+        format!("PostgreSQL {} made no database in a new data directory; nothing was created", programs.postgres_version);
+    let failure = match words.contains("No space left on device") {
+        true => Failure::permanent(
+            FailureKind::Exhausted,
+            format!("the disk of {} is full; free some room and try again", data.display()),
+        ),
+        false => Failure::permanent(FailureKind::StartFailed, message),
     };
     Err(failure.with_evidence(evidence))
 }

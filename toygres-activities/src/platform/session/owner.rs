@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
 use toygres_models::connection::SUPERUSER;
-use toygres_models::{Failure, FailureKind, InstanceSpec};
+use toygres_models::{DatabaseName, Failure, FailureKind, InstanceSpec};
 
 use super::{Session, in_time};
 
@@ -99,7 +99,12 @@ impl Session {
         if !self.has_database(database).await? {
             // On a slow disk it takes its time.
             self.execute("SET statement_timeout = '50s'").await?;
-            match self.execute(&format!("CREATE DATABASE \"{database}\"")).await {
+            // As long as there is no owner, a database of toygres's is the one that was made for it.
+            let statement = match self.spare_database().await? {
+                Some(spare) => format!("ALTER DATABASE \"{spare}\" RENAME TO \"{database}\""),
+                None => format!("CREATE DATABASE \"{database}\""),
+            };
+            match self.execute(&statement).await {
                 Err(_) if self.has_database(database).await? => {}
                 ended => ended?,
             }
@@ -126,6 +131,17 @@ impl Session {
     async fn has_database(&mut self, database: &str) -> Result<bool, Failure> {
         let exists = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)").bind(database);
         in_time(&self.server, exists.fetch_one(&mut self.connection)).await
+    }
+
+    /// A database of the default name that is toygres's still.
+    async fn spare_database(&mut self) -> Result<Option<DatabaseName>, Failure> {
+        let spare = DatabaseName::default();
+        let is_ours = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles r ON r.oid = d.datdba
+                            WHERE d.datname = $1 AND r.rolname = current_user)",
+        );
+        let is_ours: bool = in_time(&self.server, is_ours.bind(spare.as_str()).fetch_one(&mut self.connection)).await?;
+        Ok(is_ours.then_some(spare))
     }
 
     /// Only the password's SCRAM verifier leaves this process, and even that is logged nowhere.

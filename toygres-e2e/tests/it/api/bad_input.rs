@@ -66,9 +66,14 @@ async fn wrong_arguments_are_refused_before_anything_starts() {
         assert!(run.stderr.contains(hint), "no hint {hint:?}: {run}");
     }
     let ten_kilobytes = "hunter2x".repeat(1280);
-    for (password, hint) in
-        [("", "empty"), (ten_kilobytes.as_str(), "1024"), ("hunter2\nhunter2", "line break"), ("hunter2\u{a0}", "no-break space"), ("hunter2ü", "ASCII"), ("secret://hunter2", "secret://")]
-    {
+    for (password, hint) in [
+        ("", "empty"),
+        (ten_kilobytes.as_str(), "1024"),
+        ("hunter2\nhunter2", "line break"),
+        ("hunter2\u{a0}", "no-break space"),
+        ("hunter2ü", "ASCII"),
+        ("secret://hunter2", "secret://"),
+    ] {
         let run = toygres.run_with_input(&["create", "demo", "--password-stdin"], password.as_bytes()).await.unwrap();
         let run = run.expect_code(2).unwrap().expect_humane().unwrap();
         assert!(run.stderr.contains(hint) && !run.text().contains("hunter2"), "{run}");
@@ -101,7 +106,9 @@ async fn the_server_refuses_the_same_and_keeps_nothing_of_it() {
             api.post_instance(&json!({ "name": "demo", "storage_size_gb": size })).await.unwrap().expect_problem(422).unwrap();
         assert!(detail.contains("storage_size_gb"), "{detail}");
     }
-    for password in ["".to_owned(), "hunter2x".repeat(1280), "hunter2\u{0}".into(), "hunter2\u{ad}".into(), "secret://default/hunter2".into()] {
+    for password in
+        ["".to_owned(), "hunter2x".repeat(1280), "hunter2\u{0}".into(), "hunter2\u{ad}".into(), "secret://default/hunter2".into()]
+    {
         let answer = api.post_instance(&json!({ "name": "demo", "password": password })).await.unwrap();
         answer.expect_problem(422).unwrap();
         assert_eq!(answer.json().unwrap()["field"], "password");

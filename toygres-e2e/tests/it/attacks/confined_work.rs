@@ -5,7 +5,6 @@ use sqlx::{Connection, Executor, PgConnection, Row};
 use toygres_e2e::wait::SOON;
 use toygres_e2e::{Api, Toygres, eventually, process};
 
-
 async fn plan(session: &mut PgConnection, statement: &str) -> Result<String> {
     let rows = session.fetch_all(format!("EXPLAIN (ANALYZE, COSTS OFF) {statement}").as_str()).await?;
     Ok(rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n"))

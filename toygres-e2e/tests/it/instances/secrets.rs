@@ -7,7 +7,7 @@ use sqlx::postgres::PgPoolOptions;
 use toygres_e2e::search::Needles;
 use toygres_e2e::{Toygres, required_or_skip};
 
-const GIVEN: &str = "Zx9 distinctive:p@ss/w\"rd%ü-7731";
+const GIVEN: &str = "Zx9 distinctive:p@ss/w\"rd%u-7731";
 
 /// Looks everywhere, and names what was looked at.
 async fn search_everywhere(toygres: &Toygres, needles: &Needles, uris: &[String]) -> Result<()> {

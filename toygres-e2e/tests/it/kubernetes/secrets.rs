@@ -7,7 +7,7 @@ use toygres_e2e::Cluster;
 use toygres_e2e::kubernetes::kinds;
 use toygres_e2e::search::Needles;
 
-const GIVEN: &str = "Kx7 distinctive:p@ss/w\"rd%ü-2264";
+const GIVEN: &str = "Kx7 distinctive:p@ss/w\"rd%u-2264";
 
 /// Looks into everything that Kubernetes keeps, shows and runs for the instances.
 async fn search_the_cluster(cluster: &Cluster, name: &str, needles: &Needles) -> Result<()> {

@@ -134,7 +134,7 @@ impl Store {
         set_state_at_work(&mut tx, &instance, kind).await?;
         let operation = NewOperation { input, ..NewOperation::on(&instance, kind) };
         let operation = insert_operation(&mut tx, &operation, requested).await?;
-        let (event, message) = (format!("{kind}_requested"), format!("it was {}", instance.state));
+        let (event, message) = (format!("{}_requested", kind.name.replace('-', "_")), format!("it was {}", instance.state));
         insert_event(&mut tx, &NewEvent::of(&instance, &event, &message).requested(requested, operation.id)).await?;
         commit(tx).await?;
         Ok(OperationRequested::New(operation))

@@ -82,9 +82,11 @@ impl Cluster {
                     Ok(()) => {
                         return Ok(Observation { image: objects.image(), ..Observation::new(Phase::Running, true, None) });
                     }
-                    Err(failure) if !failure.retryable => return Err(failure),
                     // What the cluster says of a server is some seconds old.
-                    Err(failure) => (Phase::Running, failure, deadline.min(Instant::now() + RECONNECT_INTERVAL)),
+                    Err(failure) if failure.retryable && failure.kind == FailureKind::ConnectionFailed => {
+                        (Phase::Running, failure, deadline.min(Instant::now() + RECONNECT_INTERVAL))
+                    }
+                    Err(failure) => return Err(failure),
                 },
                 Readiness::Stopped => {
                     let message = format!("{key} is stopped; `toygres start {}` starts it", key.name);
@@ -246,15 +248,17 @@ impl Cluster {
 
     /// A crashing server's own last words.
     async fn with_log(&self, key: &InstanceKey, mut failure: Failure) -> Failure {
-        let lines = match self.log(key, LOG_LINES, true).await {
-            Ok(lines) if !lines.is_empty() => lines,
-            _ => self.log(key, LOG_LINES, false).await.unwrap_or_default(),
-        };
-        // `initdb` speaks first, of itself alone and without a prefix. A log that was cut begins anywhere.
-        let whole = lines.len() < usize::try_from(LOG_LINES).unwrap_or(usize::MAX);
-        let of_server = if whole { lines.iter().position(|line| Line::parse(line).is_some()).unwrap_or(lines.len()) } else { 0 };
-        let (before, of_server) = lines.split_at(of_server);
-        let lines: Vec<_> = before.iter().filter(|line| !line.trim().is_empty()).chain(own_lines(of_server)).cloned().collect();
+        let mut lines = Vec::new();
+        for previous in [true, false] {
+            lines = match self.log(key, LOG_LINES, previous).await {
+                Ok(log) => words_of_server(log),
+                Err(unread) => vec![unread.message],
+            };
+            // Of a container that it has just removed the kubelet answers that it has no log.
+            if lines.iter().any(|line| Line::parse(line).is_some()) {
+                break;
+            }
+        }
         if let Some(headline) = headline(&lines) {
             failure.message = format!("{}: {headline}", failure.message);
         }
@@ -275,6 +279,15 @@ impl Cluster {
         let text = self.client.call(format!("read the log of {key}"), pods.logs(&pod, &params)).await?;
         Ok(text.lines().map(str::to_owned).collect())
     }
+}
+
+/// What a log's end says of the server, and of the `initdb` before it. A log that was cut begins anywhere.
+fn words_of_server(log: Vec<String>) -> Vec<String> {
+    // `initdb` speaks first, of itself alone and without a prefix.
+    let whole = log.len() < usize::try_from(LOG_LINES).unwrap_or(usize::MAX);
+    let of_server = if whole { log.iter().position(|line| Line::parse(line).is_some()).unwrap_or(log.len()) } else { 0 };
+    let (before, of_server) = log.split_at(of_server);
+    before.iter().filter(|line| !line.trim().is_empty()).chain(own_lines(of_server)).cloned().collect()
 }
 
 /// What is said of a claim is no warning while its volume is waited for.

@@ -193,6 +193,7 @@ pub(in crate::platform::local) mod tests {
             chosen: "",
             switches: false,
             separates: false,
+            first_instance_id: 0,
         };
         ServerLog::new(folder, Arc::new(account))
     }
