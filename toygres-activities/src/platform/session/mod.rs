@@ -93,6 +93,15 @@ async fn log_in(options: &PgConnectOptions) -> Result<PgConnection, Failure> {
             );
             Err(Failure::permanent(FailureKind::ConnectionFailed, message))
         }
+        // No such database, one that takes no connections, or settings of the owner's that can't be loaded: no waiting mends it.
+        Ok(Err(sqlx::Error::Database(error)))
+            if error.code().is_some_and(|code| ["3D", "55", "58P"].iter().any(|class| code.starts_with(class))) =>
+        {
+            let database = options.get_database().unwrap_or_default();
+            let message =
+                format!("toygres can't use the database {database} at {server}: {}; nothing was changed", error.message());
+            Err(Failure::permanent(FailureKind::InvalidInput, message))
+        }
         Ok(Err(error)) => Err(log_in_failed(&server, &error.to_string())),
         Err(_) => Err(log_in_failed(&server, "no answer")),
     }

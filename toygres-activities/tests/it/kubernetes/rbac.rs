@@ -213,7 +213,7 @@ async fn live(subject: &Kubernetes, rights: &[Right]) -> Result<Arc<KubernetesPl
     let failure = failure_of(&platform, &private.key).await?;
     expect(&failure.message, failure.kind, FailureKind::StartFailed)?;
     let quoted = failure.evidence.iter().any(|line| line.contains("LOG:") || line.contains("FATAL:"));
-    expect(&format!("the log tells why: {:?}", failure.evidence), quoted, true)?;
+    expect(&format!("the log tells why: {failure} {:?}", failure.evidence), quoted, true)?;
 
     let failure = failure_of(&platform, &unable.key).await?;
     expect(&failure.message, failure.kind, FailureKind::ProgramsUnavailable)?;

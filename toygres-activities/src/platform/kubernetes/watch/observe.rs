@@ -218,6 +218,8 @@ impl Cluster {
 
     async fn take_in(&self, key: &InstanceKey, objects: &mut Objects, change: Change) -> Result<(), Failure> {
         match change {
+            // Of a server that was ready nothing else was looked at.
+            Change::Pod(Some(_)) if objects.claim.is_none() => *objects = self.fetch_objects(key).await?,
             Change::Pod(Some(pod)) => objects.pod = ours(Some(*pod), key),
             // What it went with is worth another look.
             Change::Pod(None) => *objects = self.fetch_objects(key).await?,

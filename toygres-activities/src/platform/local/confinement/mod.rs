@@ -2,8 +2,8 @@
 //!
 //! A superuser of an instance reads files, writes files and runs programs as its server does (`COPY … FROM PROGRAM`). So
 //! every server, and `initdb`, is started with limits that the kernel keeps for it and for all that it starts: Landlock
-//! names the files it can open, the port it can listen on and the processes it can signal. They need no root, and can't
-//! be taken off again. Where the kernel knows only some of them, those hold ([`confinement`]).
+//! names the files it can open, the port it can listen on and the processes it can signal, and of instances a filter of system
+//! calls (`system_calls`) refuses the rest that reaches others. They need no root, and can't be taken off again. Where the kernel knows only some of them, those hold ([`confinement`]).
 //!
 //! On systems other than Linux there are none.
 
@@ -11,7 +11,7 @@
 mod landlock;
 mod paths;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
-mod sockets;
+mod system_calls;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -79,17 +79,15 @@ pub(super) struct Limits {
     pub(super) reads: Vec<PathBuf>,
     /// Folders to do everything in.
     pub(super) writes: Vec<PathBuf>,
-    /// The TCP port to listen on.
+    /// The TCP port to listen on: of an instance, whose superuser has it run what he likes.
     pub(super) port: Option<u16>,
-    /// Whether it has Unix sockets.
-    pub(super) has_unix_sockets: bool,
 }
 
 impl Limits {
     /// Of a program that is only asked something.
     pub(super) fn of_question(program: &Path) -> Self {
         let bin_dir = program.parent().unwrap_or(Path::new("/")).to_owned();
-        Self { bin_dir, reads: Vec::new(), writes: Vec::new(), port: None, has_unix_sockets: false }
+        Self { bin_dir, reads: Vec::new(), writes: Vec::new(), port: None }
     }
 
     /// Of an `initdb` that fills `data`. No tenant has a hand in it yet.
@@ -98,7 +96,7 @@ impl Limits {
         // read-only then. And shared memory, or it takes the kind of which each crash leaves a megabyte.
         let writes = vec![data.parent().unwrap_or(data).to_owned(), "/dev/shm".into()];
         let reads = password_file.into_iter().map(Path::to_owned).collect();
-        Self { bin_dir: bin_dir.to_owned(), reads, writes, port: None, has_unix_sockets: true }
+        Self { bin_dir: bin_dir.to_owned(), reads, writes, port: None }
     }
 }
 
@@ -119,8 +117,8 @@ pub(super) fn within<T: Send + 'static>(limits: Limits, work: impl FnOnce() -> i
         {
             landlock::restrict_thread(&limits)?;
             #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
-            if !limits.has_unix_sockets && landlock_version() < LIMITS_UNIX_SOCKETS {
-                sockets::refuse_unix()?;
+            if limits.port.is_some() {
+                system_calls::refuse(landlock_version() >= LIMITS_UNIX_SOCKETS)?;
             }
         }
         #[cfg(not(target_os = "linux"))]

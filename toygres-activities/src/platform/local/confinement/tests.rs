@@ -12,7 +12,7 @@ async fn run(limits: &Limits, script: &str) -> (bool, String) {
 }
 
 fn limits(writes: &Path) -> Limits {
-    Limits { bin_dir: "/usr/bin".into(), reads: Vec::new(), writes: vec![writes.to_owned()], port: None, has_unix_sockets: false }
+    Limits { bin_dir: "/usr/bin".into(), reads: Vec::new(), writes: vec![writes.to_owned()], port: None }
 }
 
 #[tokio::test]
@@ -65,4 +65,45 @@ fn only_an_installation_s_own_folders_are_opened() {
     std::fs::write(home.path().join("share/postgres.bki"), "").unwrap();
     assert!(paths::installation(&home.path().join("bin")).contains(&home.path().join("share")));
     assert_eq!(paths::installation(Path::new("/bin")), [PathBuf::from("/bin")]);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_landlock_lets_through_is_refused_to_an_instance() {
+    if confinement() == Confinement::None {
+        return;
+    }
+    let own = tempfile::tempdir().unwrap();
+    std::fs::write(own.path().join("file"), "").unwrap();
+    let limits = Limits { port: Some(23_456), ..limits(own.path()) };
+    let own = own.path().display();
+    for allowed in [
+        format!("echo x > {own}/new && mv {own}/new {own}/other && mkdir {own}/folder"),
+        "(echo x; true) | cat && /bin/sh -c true".into(),
+        "perl -MSocket -e 'socket(S, AF_INET, SOCK_STREAM, 0) && socket(T, AF_INET6, SOCK_DGRAM, 17) or die'".into(),
+    ] {
+        let (ok, said) = run(&limits, &allowed).await;
+        assert!(ok, "{allowed}: {said}");
+    }
+    for refused in [
+        format!("chmod 4755 {own}/file"),
+        format!("chmod 600 {own}/file"),
+        format!("chown 65534 {own}/file"),
+        format!("touch -d yesterday {own}/file"),
+        format!("mkfifo {own}/pipe"),
+        format!("perl -MFcntl -e 'sysopen(F, \"{own}/suid\", O_CREAT | O_WRONLY, 04755) or die $!'"),
+        "prlimit --pid 1 --nofile=3:3".into(),
+        "renice -n 5 -p 1".into(),
+        "unshare --user true".into(),
+        "unshare --net true".into(),
+        "ipcmk -Q".into(),
+        "ipcmk -S 1".into(),
+        "perl -MSocket -e 'socket(S, AF_INET, SOCK_STREAM, 262) or die $!'".into(),
+        "perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) or die $!'".into(),
+        "perl -MSocket -e 'socket(S, 40, SOCK_STREAM, 0) or die $!'".into(),
+    ] {
+        let (ok, said) = run(&limits, &refused).await;
+        let is_refusal = ["not permitted", "not supported", "ermission denied"].iter().any(|words| said.contains(words));
+        assert!(!ok && is_refusal, "{refused}: {said}");
+    }
 }

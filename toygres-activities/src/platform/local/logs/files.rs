@@ -27,6 +27,8 @@ use crate::server_log::own_lines;
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 /// How many files are kept.
 const KEPT_FILES: usize = 2;
+/// How many are looked at.
+const MAX_FILES: usize = 8;
 /// How much of the end is looked at for evidence, how many lines of that, and how many of them are given.
 const MAX_END_BYTES: u64 = 64 * 1024;
 const MAX_END_LINES: usize = 50;
@@ -80,8 +82,15 @@ impl ServerLog {
         self.folder().join(file_name(number))
     }
 
-    /// The numbers of the files that there are, in order.
+    /// The numbers of the newest files that there are, in order.
     pub(in crate::platform::local) fn numbers(&self) -> io::Result<Vec<u64>> {
+        let mut numbers = self.all_numbers()?;
+        // A superuser of the instance may have made any number of them.
+        numbers.drain(..numbers.len().saturating_sub(MAX_FILES));
+        Ok(numbers)
+    }
+
+    fn all_numbers(&self) -> io::Result<Vec<u64>> {
         let entries = match std::fs::read_dir(self.folder()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
@@ -135,7 +144,7 @@ impl ServerLog {
 
     /// Removes all files but the newest ones.
     pub(in crate::platform::local) fn remove_old(&self) -> Result<(), Failure> {
-        let numbers = self.numbers().map_err(failed("list", &self.folder()))?;
+        let numbers = self.all_numbers().map_err(failed("list", &self.folder()))?;
         for number in &numbers[..numbers.len().saturating_sub(KEPT_FILES)] {
             crate::platform::local::files::remove_file(&self.path(*number))?;
         }

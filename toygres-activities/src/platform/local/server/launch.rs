@@ -44,13 +44,7 @@ impl Server {
             Role::Control => writes.push(self.surroundings.socket_dir.clone()),
         }
         let is_instance = self.role == Role::Instance;
-        Limits {
-            bin_dir: programs.bin_dir.clone(),
-            reads,
-            writes,
-            port: is_instance.then_some(port),
-            has_unix_sockets: !is_instance,
-        }
+        Limits { bin_dir: programs.bin_dir.clone(), reads, writes, port: is_instance.then_some(port) }
     }
 
     /// Why a server that was just started ended, in its own words.

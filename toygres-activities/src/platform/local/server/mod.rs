@@ -23,7 +23,7 @@ use toygres_models::{Failure, FailureKind};
 
 use crate::platform::certificates::CertificateAuthority;
 use crate::platform::local::account::Account;
-use crate::platform::local::files::{Owner, blocking, converge, lock, remove_file};
+use crate::platform::local::files::{Owner, blocking, converge, lock, names_in, remove_file};
 use crate::platform::local::logs::files::{Position, ServerLog};
 use crate::platform::local::programs::Programs;
 use crate::platform::local::tenant_file;
@@ -151,11 +151,20 @@ impl Server {
     }
 
     pub(in crate::platform::local) fn data_is_gone(&self) -> Failure {
-        let message = format!(
-            "the data directory {} of {} is gone or broken; put it back from a backup",
-            self.data().display(),
-            self.label
-        );
+        let data = self.data();
+        // What can't be looked at may be there as well.
+        let is_empty = names_in(&data).is_ok_and(|names| names.is_empty());
+        let message = match is_empty {
+            true => {
+                format!("the data directory {} of {} is gone or broken; put it back from a backup", data.display(), self.label)
+            }
+            false => format!(
+                "the data directory {} of {} has no PG_VERSION that its server could read; its other files are there, and nothing was \
+                 changed. Put that file back, or the owner and mode of what bars the way to it",
+                data.display(),
+                self.label
+            ),
+        };
         Failure::permanent(FailureKind::StartFailed, message)
     }
 

@@ -97,6 +97,8 @@ pub(in crate::platform::local) fn conf(role: Role, major: u16, label: &str, home
         // A start after a crash syncs one file system instead of opening a thousand files.
         set("recovery_init_sync_method", "'syncfs'");
     }
+    // Who connects and says nothing has a place for no longer.
+    set("authentication_timeout", "'15s'");
     match role {
         Role::Instance => {
             set("max_wal_size", "'256MB'");
