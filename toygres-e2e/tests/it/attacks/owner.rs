@@ -1,5 +1,6 @@
 //! An instance's owner, who is no superuser: what it is refused, what it can do, and who becomes superuser.
 
+use anyhow::Result;
 use sqlx::{Connection, Executor, PgConnection};
 use toygres_e2e::wait::SOON;
 use toygres_e2e::{Toygres, eventually};
@@ -59,8 +60,8 @@ const ALLOWED: &[&str] = &[
     "ALTER DATABASE app SET statement_timeout = '1min'",
 ];
 
-async fn role(session: &mut PgConnection) -> String {
-    sqlx::query_scalar("SELECT current_user::text").fetch_one(session).await.unwrap()
+async fn role(session: &mut PgConnection) -> Result<String> {
+    Ok(sqlx::query_scalar("SELECT current_user::text").fetch_one(session).await?)
 }
 
 #[tokio::test]
@@ -91,7 +92,7 @@ async fn owner_and_database_are_named_by_the_spec() {
     let uri = api.uri("demo").await.unwrap();
     assert!(uri.starts_with("postgresql://blog:") && uri.contains("/user?"), "another owner or database");
     let mut session = api.log_in("demo").await.unwrap();
-    assert_eq!(role(&mut session).await, "blog");
+    assert_eq!(role(&mut session).await.unwrap(), "blog");
     session.execute("CREATE TABLE kept AS SELECT 42 AS answer").await.unwrap();
     drop(session);
     toygres.ok(&["rotate-password", "demo"]).await.unwrap();
@@ -117,7 +118,7 @@ async fn a_superuser_is_for_admins_for_an_hour_and_an_event() {
     let connection = toygres.json(&["connect", "demo", "--superuser", "--format", "json"]).await.unwrap();
     let first = connection["uri"].as_str().unwrap();
     let mut session = toygres_e2e::api::log_in(first).await.unwrap();
-    assert_eq!(role(&mut session).await, "postgres");
+    assert_eq!(role(&mut session).await.unwrap(), "postgres");
     let hours: f64 = sqlx::query_scalar(
         "SELECT extract(epoch FROM rolvaliduntil - now())::float8 / 3600 FROM pg_roles WHERE rolname = 'postgres'",
     )
