@@ -4,6 +4,9 @@
 # data directory when it is killed, which the next start takes for a whole one.)
 set -eu
 umask 077
+# A container's first process ignores what it doesn't handle: without this a pod that is deleted now would stay
+# until its grace period is over.
+trap 'exit 1' INT TERM
 
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     # Fails if there is anything in it: nothing is ever made over what somebody may miss.
@@ -14,7 +17,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     initdb --pgdata="$PGDATA.new" --username=toygres --auth=reject --encoding=UTF8 --locale=C.UTF-8 \
         --data-checksums --no-sync &
     wait "$!"
-    trap - INT TERM
+    trap 'exit 1' INT TERM
     printf "\n# Written by toygres; ALTER SYSTEM wins over it.\ninclude '/etc/toygres/config/postgresql.conf'\n" \
         >>"$PGDATA.new/postgresql.conf"
     # Everything at once, in place of initdb's file by file; and before the name that says it is whole.
