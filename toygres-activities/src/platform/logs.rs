@@ -39,7 +39,7 @@ impl LineBuffer {
     /// The next whole line.
     pub(crate) fn next(&mut self) -> Option<RawLine> {
         let left = self.chunk.get(self.used..).unwrap_or_default();
-        let end = left.iter().position(|byte| *byte == b'\n');
+        let end = memchr::memchr(b'\n', left);
         let part = &left[..end.unwrap_or(left.len())];
         let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
         self.line.extend_from_slice(&part[..part.len().min(room)]);

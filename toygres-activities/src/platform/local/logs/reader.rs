@@ -104,7 +104,7 @@ fn tail_of(file: &File, lines: usize) -> io::Result<(u64, usize)> {
         let length = start.min(CHUNK_BYTES as u64);
         start -= length;
         let chunk = read_at(file, start, usize::try_from(length).unwrap_or_default())?;
-        for (at, _) in chunk.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+        for at in memchr::memrchr_iter(b'\n', &chunk) {
             let ends_all = std::mem::take(&mut is_last) && at + 1 == chunk.len();
             if ends_all && lines > 0 {
                 continue;
