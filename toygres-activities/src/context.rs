@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use duroxide::ActivityContext;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::OnceCell;
@@ -22,6 +23,11 @@ use crate::secrets::FileSecretStore;
 /// How often an activity that takes its time checks that its operation has a purpose.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long a server may take to become ready, unless told otherwise.
+pub const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(300);
+/// The most that may be told: the workflows give up then.
+pub const MAX_READY_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// What activities work with. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
@@ -30,6 +36,8 @@ pub struct Context {
     /// Where operations and instances are on record. Only update-metadata needs it; with it, the
     /// other activities note their steps there, and work on the platform that the record names.
     pub store: Option<Store>,
+    /// How long a server may take to become ready before its operation fails.
+    pub ready_timeout: Duration,
 }
 
 /// The operation that an activity belongs to, as it was when the activity began.
@@ -74,7 +82,7 @@ impl Context {
             }
             Err(_) => None,
         };
-        Ok(Self { platforms: Platforms::one(place), store })
+        Ok(Self { platforms: Platforms::one(place), store, ready_timeout: DEFAULT_READY_TIMEOUT })
     }
 
     /// The operation that an activity belongs to, where its workflow's id is one and a store is
@@ -125,6 +133,19 @@ impl OperationContext {
     /// The spec that the operation's steps bring about.
     pub(crate) fn target(&self) -> &InstanceSpec {
         self.subject.operation.target()
+    }
+
+    /// Whether it brings a spec about that names extensions, or named some before. Otherwise the owner's database is nothing to
+    /// toygres: the owner may have renamed it.
+    pub(crate) fn concerns_extensions(&self) -> bool {
+        let operation = &self.subject.operation;
+        let specs = [&operation.spec_before, &operation.spec];
+        !operation.kind.is_verb && specs.iter().any(|spec| !spec.extensions.is_empty())
+    }
+
+    /// When its step at work was first begun.
+    pub(crate) fn step_started_at(&self) -> Option<DateTime<Utc>> {
+        self.subject.operation.steps.last().map(|step| step.started_at)
     }
 
     /// The operation's id.

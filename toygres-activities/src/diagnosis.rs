@@ -119,6 +119,8 @@ const RULES: &[Rule] = &[
         &["read-only file system"],
     ),
     failure_says(Cause::WrongPassword, &["password authentication failed"]),
+    failure_says(Cause::TooManyConnections, &["too many clients already", "remaining connection slots are reserved"]),
+    failure_says(Cause::Unresponsive, &["runs, and has not answered"]),
     failure_says(Cause::LockedOut, &["lets toygres in no more"]),
     failure_says(Cause::PasswordMissing, &["no password is kept"]),
     failure_says(Cause::PartsMissing, &["its data is intact", "lacks what it mounts"]),
@@ -195,6 +197,9 @@ pub fn diagnose(facts: &Facts<'_>) -> Verdict {
         let found = find(RULES, &Witness::of(failure));
         let (cause, evidence) = found.unwrap_or((Cause::Unreachable, vec![failure.message.clone()]));
         return verdict(facts, cause, evidence);
+    }
+    if facts.state == InstanceState::Failed && facts.seen == Seen::Ready && facts.log_in == LogIn::Works {
+        return verdict(facts, Cause::CameUpLate, facts.failure.iter().map(|failure| failure.message.clone()).collect());
     }
     let is_well = facts.state == InstanceState::Running && facts.seen == Seen::Ready;
     if is_well && facts.failure.is_none() {
@@ -276,12 +281,15 @@ fn verdict(facts: &Facts<'_>, cause: Cause, mut evidence: Vec<String>) -> Verdic
         Cause::ReadOnlyDisk => "its disk can't be written to",
         Cause::WrongPassword => "its server doesn't take the password that toygres keeps: somebody changed one of the two",
         Cause::PasswordMissing => "the password that toygres kept for it is gone",
+        Cause::TooManyConnections => "all of its connections are taken",
         Cause::LockedOut => "one of its superusers took toygres's log-in away",
         Cause::PartsMissing => "something around its data was removed",
         Cause::DataMissing => "its data was removed",
         Cause::ProgramsUnavailable => "its PostgreSQL programs can't be had",
         Cause::CrashLoop => "its server ends whenever it is started",
         Cause::GivenUp => "its creation was given up, as somebody asked for",
+        Cause::Unresponsive => "its server runs, and doesn't answer",
+        Cause::CameUpLate => "its server came up after that, and answers",
         Cause::Unreachable => "it can't be reached from the server of toygres",
         Cause::PlatformUnavailable => "its platform can't be asked now",
         Cause::Unknown => "none of the causes that toygres knows",
@@ -366,6 +374,11 @@ fn fix(facts: &Facts<'_>, cause: Cause) -> Vec<String> {
             "put it back from a backup".into(),
             format!("or have a new one made, with the data as it is: `toygres rotate-password {name}{flag}`"),
         ],
+        Cause::TooManyConnections => vec![
+            "have clients close connections that they don't use, or put a pooler before the instance (`max_connections` is the limit)"
+                .into(),
+            again(""),
+        ],
         Cause::LockedOut => vec!["have one of its superusers carry out the statement in the evidence".into(), again("")],
         Cause::PartsMissing => vec![format!(
             "its data is intact: `toygres start {name}{flag}` makes again what is gone, and so does toygres by itself in a moment"
@@ -383,6 +396,13 @@ fn fix(facts: &Facts<'_>, cause: Cause) -> Vec<String> {
             again(""),
         ],
         Cause::GivenUp => vec![format!("nothing has to be done; what is left is cleared away by `toygres delete {name}{flag}`")],
+        Cause::Unresponsive => vec![
+            "see whether the machine is overloaded (`top`), waits for its disk, or somebody stopped the server's process (state T \
+             in `ps`)"
+                .into(),
+            format!("if nothing helps, restart it: `toygres restart {name}{flag}`"),
+        ],
+        Cause::CameUpLate => vec![format!("take it up as it is: `toygres start {name}{flag}`")],
         Cause::Unreachable => vec![
             "see whether a firewall or a network policy lies between the server of toygres and the instance".into(),
             format!("try it yourself: `toygres psql {name}{flag}`"),

@@ -1,7 +1,7 @@
 //! The Unix socket by which programs on a server's own machine reach it, and the proof of whose it is.
 //!
-//! A port of TCP is whoever's who took it first. The socket is in a folder that only the server's user can enter, and the
-//! kernel tells who listens on it. Nothing is sent before both were looked at.
+//! Any user can listen on a free TCP port. The socket is in a folder that only the server's user can enter, and the kernel tells
+//! which user listens on it. Both are checked before anything is sent.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

@@ -250,7 +250,8 @@ impl Cluster {
         let Some(file) = kubeconfig()? else { return Ok(None) };
         let turn = TURNS.clone().acquire_owned().await?;
         let namespace = Namespace::new(purpose).await?;
-        let toygres = make()?.with_unless_set("KUBECONFIG", file);
+        // No autoscaler adds a node.
+        let toygres = make()?.with_unless_set("KUBECONFIG", file).with_unless_set("TOYGRES_SCHEDULING_TIMEOUT_SECONDS", "3");
         Ok(Some(Self { toygres, namespace, _turn: turn }))
     }
 

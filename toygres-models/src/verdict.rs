@@ -26,6 +26,8 @@ pub enum Cause {
     WrongPassword,
     /// The password that toygres keeps is gone.
     PasswordMissing,
+    /// All of its connections are taken.
+    TooManyConnections,
     /// A superuser of the instance took toygres's log-in away.
     LockedOut,
     /// Files or objects of the instance were removed by somebody else.
@@ -38,6 +40,10 @@ pub enum Cause {
     CrashLoop,
     /// Somebody cancelled its creation, or a delete overtook it.
     GivenUp,
+    /// Its server's process runs, and doesn't answer.
+    Unresponsive,
+    /// Its operation failed, and its server came up afterwards.
+    CameUpLate,
     /// It runs, and can't be reached from toygres's server.
     Unreachable,
     /// The platform itself can't be asked.

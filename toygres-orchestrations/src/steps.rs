@@ -1,6 +1,7 @@
 //! The steps that workflows are made of.
 
 use duroxide::OrchestrationContext;
+use toygres_activities::context::MAX_READY_TIMEOUT;
 use toygres_activities::names::activities;
 use toygres_activities::{
     DeletePostgresInput, DeletePostgresOutput, DeployPostgresInput, DeployPostgresOutput, GetConnectionStringsInput,
@@ -16,8 +17,8 @@ use crate::types::{OperationInput, OperationOutput};
 
 /// How long one wait for readiness lasts; between two of them the workflow can be cancelled.
 const WAIT_SECONDS: u64 = 5;
-/// Waits until a server is given up: five minutes.
-const WAITS: u32 = 60;
+/// Waits until a server is given up whatever the setting says. Before that the activity gives it up.
+const WAITS: u32 = 60 + (MAX_READY_TIMEOUT.as_secs() / WAIT_SECONDS) as u32;
 
 /// The steps of one operation.
 pub(crate) struct Steps<'a> {

@@ -8,11 +8,12 @@ use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection};
-use toygres_models::connection::CHANNEL_BINDING;
+use toygres_models::connection::{CHANNEL_BINDING, MAINTENANCE_DATABASE};
 use toygres_models::{Failure, FailureKind, Invalid, PostgresVersion};
 use url::Url;
 
 use crate::context::{Context, run_while_valid};
+use crate::platform::session::is_about_database;
 use crate::platforms::Place;
 use crate::secrets;
 use crate::types::{TestConnectionInput, TestConnectionOutput};
@@ -29,7 +30,8 @@ pub async fn test_connection_activity(
     let operation = context.operation_context(&ctx).await?;
     let version = run_while_valid(operation.as_ref(), async {
         let place = context.place(operation.as_ref()).await?;
-        log_in(&place, &input.connection_string).await
+        // What the owner of an instance does with its database is no failure of an operation.
+        log_in(&place, &input.connection_string, operation.is_some()).await
     });
     let version = version.await?;
     if let (Some(operation), Some((store, _)), Some(full)) = (&operation, context.operation(&ctx), full_version(&version)) {
@@ -43,11 +45,12 @@ fn full_version(answer: &str) -> Option<PostgresVersion> {
     answer.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Logs in by a URI whose password may be a reference; what `version()` says.
+/// Logs in by a URI whose password may be a reference; what `version()` says. If the database is gone or closed and
+/// `takes_any_database`, the log-in counts all the same.
 ///
 /// # Errors
 /// [`FailureKind::ConnectionFailed`], permanent where the log-in itself is refused.
-pub async fn log_in(place: &Place, connection_string: &str) -> Result<String, Failure> {
+pub async fn log_in(place: &Place, connection_string: &str, takes_any_database: bool) -> Result<String, Failure> {
     let mut options = connect_options(place, connection_string).await?;
     let server = format!("{}:{}", options.get_host(), options.get_port());
     // Held until the answer is there.
@@ -55,7 +58,16 @@ pub async fn log_in(place: &Place, connection_string: &str) -> Result<String, Fa
     if let Some(way) = &way {
         options = options.host(&way.host).port(way.port);
     }
-    let version = tokio::time::timeout(TIME_LIMIT, query_version(options)).await.map_err(|_| {
+    let asked = async {
+        match query_version(options.clone()).await {
+            // The role and its password were taken before the database was looked for.
+            Err(error) if takes_any_database && is_about_database(&error) => {
+                query_version(options.database(MAINTENANCE_DATABASE)).await
+            }
+            asked => asked,
+        }
+    };
+    let version = tokio::time::timeout(TIME_LIMIT, asked).await.map_err(|_| {
         Failure::transient(FailureKind::ConnectionFailed, format!("{server} did not answer within {} s", TIME_LIMIT.as_secs()))
     })?;
     version.map_err(|error| refused(&server, &error))

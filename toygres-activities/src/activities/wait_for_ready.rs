@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use duroxide::ActivityContext;
 use toygres_models::{Failure, FailureKind};
 
-use crate::context::{Context, OperationContext, run_while_valid};
+use crate::context::{Context, run_while_valid};
 use crate::types::{WaitForReadyInput, WaitForReadyOutput, instance_key};
 
 /// See [`WAIT_FOR_READY`](crate::names::activities::WAIT_FOR_READY).
@@ -20,11 +21,7 @@ pub async fn wait_for_ready_activity(
     let wait = async {
         let place = context.place(operation.as_ref()).await?;
         let seen = place.platform.wait_ready(&key, Duration::from_secs(input.timeout_seconds)).await?;
-        // A new instance has none that would have to be removed.
-        let is_new = |operation: &OperationContext| operation.instance().status.members.is_empty();
-        if let Some(operation) =
-            operation.as_ref().filter(|operation| seen.ready && !(is_new(operation) && operation.target().extensions.is_empty()))
-        {
+        if let Some(operation) = operation.as_ref().filter(|operation| seen.ready && operation.concerns_extensions()) {
             place.platform.set_extensions(&key, operation.target()).await?;
         }
         Ok(seen)
@@ -36,8 +33,16 @@ pub async fn wait_for_ready_activity(
             ready_after_seconds: begun.elapsed().as_secs(),
         });
     }
-    let reason = seen.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    let message = format!("{key} was not ready within {} s; its phase is {}{reason}", input.timeout_seconds, seen.phase.as_str());
+    let reason = seen.reason.as_ref().map_or_else(|| format!("its phase is {}", seen.phase.as_str()), ToString::to_string);
     let evidence = seen.reason.map(|reason| reason.evidence).unwrap_or_default();
-    Err(Failure::transient(FailureKind::TimedOut, message).with_evidence(evidence))
+    // This may be one wait of many.
+    let waited = operation.and_then(|operation| (Utc::now() - operation.step_started_at()?).to_std().ok());
+    let failure = match waited.filter(|waited| *waited >= context.ready_timeout) {
+        Some(_) => {
+            let message = format!("{key} was not ready within {} s: {reason}", context.ready_timeout.as_secs());
+            Failure::permanent(FailureKind::TimedOut, message)
+        }
+        None => Failure::transient(FailureKind::TimedOut, format!("{key} isn't ready yet: {reason}")),
+    };
+    Err(failure.with_evidence(evidence))
 }

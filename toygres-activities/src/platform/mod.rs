@@ -67,6 +67,9 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Pending, Self::Running, Self::Failed, Self::Stopped];
+
     /// `Pending`, `Running`, `Failed` or `Stopped`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -86,7 +89,7 @@ pub struct Observation {
     pub phase: Phase,
     /// Whether it answers SQL.
     pub ready: bool,
-    /// Why it isn't ready, in the platform's words, where known.
+    /// Why it isn't ready, in the platform's words, where known; of one that is ready, what keeps clients from using it.
     pub reason: Option<Failure>,
     /// The full version of PostgreSQL that it runs, where known.
     pub postgres_version: Option<PostgresVersion>,
@@ -300,7 +303,7 @@ pub trait Platform: Send + Sync + 'static {
 #[must_use]
 pub fn health(seen: Option<Observation>) -> (bool, String) {
     match seen {
-        Some(Observation { ready: true, .. }) => (true, String::new()),
+        Some(Observation { ready: true, reason: None, .. }) => (true, String::new()),
         Some(Observation { reason: Some(reason), .. }) => (false, reason.message),
         Some(Observation { phase, .. }) => (false, format!("its server isn't ready ({})", phase.as_str())),
         None => (false, "nothing of it is there any more".to_owned()),

@@ -106,15 +106,8 @@ impl<'a> Session<'a> {
     pub async fn reopen(&mut self) -> Result<(), CliError> {
         let reopening = self.reopening.clone();
         let _one_at_a_time = reopening.lock().await;
-        let began = Instant::now();
-        loop {
-            self.client = local(self.settings, self.ui).await?;
-            // One that stops answers for a moment yet, and breaks off what is asked for then.
-            if self.client.readiness().await.is_ok() || began.elapsed() > STOPPING_LIMIT {
-                return Ok(());
-            }
-            sleep(PAUSE).await;
-        }
+        self.client = local(self.settings, self.ui).await?;
+        Ok(())
     }
 
     /// Looks for the server again without starting one; `false` if none answers.
@@ -143,9 +136,6 @@ impl<'a> Session<'a> {
 pub fn is_gone(error: &ClientError) -> bool {
     matches!(error, ClientError::Unreachable { .. } | ClientError::Broken { .. })
 }
-
-/// How long a server that stops may answer yet.
-const STOPPING_LIMIT: Duration = Duration::from_secs(8);
 
 /// Whether an earlier try of the same request isn't answered yet.
 fn is_in_progress(error: &ClientError) -> bool {

@@ -143,6 +143,11 @@ pub struct SettingFlags {
     #[arg(long, global = true, value_name = "TIME", hide_short_help = true, help_heading = SETTINGS)]
     pub event_retention: Option<String>,
 
+    /// How long a server may take to become ready before its operation fails, 10 to 3600
+    /// [default: 300] [env: TOYGRES_READY_TIMEOUT_SECONDS]
+    #[arg(long, global = true, value_name = "SECONDS", hide_short_help = true, help_heading = SETTINGS)]
+    pub ready_timeout_seconds: Option<String>,
+
     /// Whether admins may log in to instances as superuser: `admins` or `never`. A key of the config file and a variable
     /// alone: as a flag, it is the user's wish to log in so.
     #[arg(skip)]
@@ -182,8 +187,8 @@ pub struct SettingFlags {
     #[arg(long, global = true, value_name = "UID", hide_short_help = true, help_heading = KUBERNETES)]
     pub image_user_id: Option<String>,
 
-    /// How long a pod may be without a node that can take it; more where an autoscaler adds nodes
-    /// [default: 3] [env: TOYGRES_SCHEDULING_TIMEOUT_SECONDS]
+    /// How long a pod may be without a node that can take it, or without an image because the registry fails; less
+    /// where no autoscaler adds nodes [default: 180] [env: TOYGRES_SCHEDULING_TIMEOUT_SECONDS]
     #[arg(long, global = true, value_name = "SECONDS", hide_short_help = true, help_heading = KUBERNETES)]
     pub scheduling_timeout_seconds: Option<String>,
 

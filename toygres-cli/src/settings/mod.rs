@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use toygres_activities::context::{DEFAULT_READY_TIMEOUT, MAX_READY_TIMEOUT};
 use toygres_activities::platform::DefaultFolder;
 use toygres_activities::platform::kubernetes::KubernetesConfig;
 use toygres_activities::platform::local::LocalConfig;
@@ -131,6 +132,7 @@ impl Settings {
             port_range: sources.parse("port_range", parse_port_range)?.unwrap_or(DEFAULT_PORT_RANGE),
             pool_size: sources.parse("pool_size", parse_pool_size)?.unwrap_or(DEFAULT_POOL_SIZE),
             event_retention: sources.parse("event_retention", parse_retention)?.unwrap_or(DEFAULT_EVENT_RETENTION),
+            ready_timeout: sources.parse("ready_timeout_seconds", parse_ready_timeout)?.unwrap_or(DEFAULT_READY_TIMEOUT),
             hands_out_superuser: sources.parse("superuser", parse_superuser)?.unwrap_or(true),
             run_as_user: sources.parse("run_as_user", parse_user)?,
         };
@@ -218,6 +220,7 @@ impl Settings {
             ("port_range", format!("{first}-{last}").into()),
             ("pool_size", server.pool_size.to_string().into()),
             ("event_retention", humantime::format_duration(server.event_retention).to_string().into()),
+            ("ready_timeout_seconds", server.ready_timeout.as_secs().to_string().into()),
             ("allow_plaintext", server.allow_plaintext.to_string().into()),
             ("superuser", if server.hands_out_superuser { ADMINS } else { NEVER }.into()),
             ("platforms", platforms.join(",").into()),
@@ -392,6 +395,12 @@ fn parse_retention(text: &str) -> Result<Duration, String> {
     let range = Duration::from_secs(1)..=Duration::from_secs(100 * 366 * 24 * 60 * 60);
     let time = humantime::parse_duration(text).ok().filter(|time| range.contains(time));
     time.ok_or_else(|| format!("{text:?} is not a length of time from 1s to 100y, such as 30d"))
+}
+
+fn parse_ready_timeout(text: &str) -> Result<Duration, String> {
+    let most = MAX_READY_TIMEOUT.as_secs();
+    let seconds = text.parse().ok().filter(|seconds| (10..=most).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(|| format!("{text:?} is not a number of seconds from 10 to {most}"))
 }
 
 /// Whether the superuser's password is handed out.

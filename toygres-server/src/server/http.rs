@@ -8,14 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
-use axum::body::Body;
 use axum_server::accept::{Accept, DefaultAcceptor};
 use futures::future::select_all;
-use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -27,8 +25,9 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
-use super::connections::{AtWork, Place, Room};
+use super::connections::{Place, Room};
 use super::tls::Tls;
+use crate::api::http::limits::hold_until_sent;
 use crate::settings::{DEFAULT_LISTEN, ServerSettings};
 
 /// Connections by TCP at once.
@@ -285,6 +284,7 @@ where
     let service = service_fn(move |request: Request<Incoming>| {
         let at_work = place.begin_request();
         let answering = router.clone().oneshot(request);
+        // Of an answer that is no stream all is known by now: whether its peer reads it is no reason to keep the connection.
         async move { answering.await.map(|answer| hold_until_sent(answer, at_work)) }
     });
     // HTTP/1 alone: a connection carries one request at a time, so that counting connections and
@@ -297,18 +297,4 @@ where
         () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     connection.await.map_err(|error| error.to_string())
-}
-
-/// A stream keeps its connection at work until it ends. Of any other answer all is known by now: whether its peer reads
-/// it is no reason to keep the connection.
-fn hold_until_sent(answer: Response<Body>, at_work: AtWork) -> Response<Body> {
-    if answer.body().size_hint().exact().is_some() {
-        return answer;
-    }
-    answer.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _ = &at_work;
-            frame
-        }))
-    })
 }

@@ -127,6 +127,8 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
         error = server.broke() => return Err(error),
     }
     info!("stopping: requests are finished, instances keep running");
+    // Commands on this machine wait for the next server from now on; those that are connected are answered.
+    drop(socket);
     // From now on it isn't ready, and closes every connection with an answer. A load balancer sees that and
     // sends its requests elsewhere; requests are served until none have come for a moment.
     control_plane.stopping.cancel();
@@ -134,7 +136,6 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
     let _ = tokio::time::timeout(DRAIN_LIMIT, traffic.pause(DRAIN_PAUSE)).await;
     server.stop(REQUEST_LIMIT).await;
     control_plane.parts.stop(&control_plane.state).await;
-    drop(socket);
     info!("stopped");
     // Until here no other server may start.
     drop(lock);

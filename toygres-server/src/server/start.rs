@@ -129,7 +129,8 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &ServerSettings, say: 
             }
         }
     }
-    let activities = create_activity_registry_with(Context { platforms: platforms.clone(), store: Some(store.clone()) });
+    let context = Context { platforms: platforms.clone(), store: Some(store.clone()), ready_timeout: settings.ready_timeout };
+    let activities = create_activity_registry_with(context);
     let workflows = Arc::new(Workflows::start(provider, activities, store.clone()).await);
     tasks.push(tokio::spawn(workflows.clone().sweep_forever()));
     tasks.push(tokio::spawn(open_where_needed(platforms.clone(), store.clone())));

@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
-use toygres_activities::platform::{Platform, PlatformEvent, health};
-use toygres_models::store::{Instance, InstanceFilter, Leadership, StoreError};
+use tokio::time::MissedTickBehavior;
+use toygres_activities::platform::{Phase, Platform, PlatformEvent, health};
+use toygres_models::store::{InstanceFilter, Leadership, StoreError};
 use toygres_models::{Failure, InstanceKey, InstanceState, PlatformName, Store};
 use tracing::{error, info, warn};
 
@@ -15,6 +17,11 @@ use tracing::{error, info, warn};
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a server makes sure that it is still the one that writes down what a cluster does.
 const LEADERSHIP_INTERVAL: Duration = Duration::from_secs(5);
+/// Instances that are looked at at once.
+const AT_ONCE: usize = 8;
+/// How often the instances of a machine are looked at. A server that ends is an event; a server that hangs or is full says nothing.
+/// (In a cluster the kubelet looks, and its findings are events.)
+const OBSERVATION_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The tasks that write down what happens, one for each platform that is open.
 #[derive(Clone)]
@@ -94,8 +101,11 @@ struct Recorder {
 
 impl Recorder {
     async fn record(&mut self, mut leadership: Option<Leadership>) -> Ended {
-        self.observe_all().await;
+        self.observe_all(Phase::ALL).await;
         let mut looks = tokio::time::interval(LEADERSHIP_INTERVAL);
+        let mut observations = tokio::time::interval(OBSERVATION_INTERVAL);
+        observations.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let is_local = self.platform.name() == PlatformName::Local;
         loop {
             let still_leading = async {
                 looks.tick().await;
@@ -110,12 +120,16 @@ impl Recorder {
                     true => continue,
                     false => return Ended::LeadershipLost,
                 },
+                _ = observations.tick(), if is_local => {
+                    self.observe_all(&[Phase::Running]).await;
+                    continue;
+                }
             };
             match event {
                 Ok(event) => self.write_down(&event).await,
                 Err(RecvError::Lagged(missed)) => {
                     warn!(missed, "events came faster than they could be written down; looking at all instances instead");
-                    self.observe_all().await;
+                    self.observe_all(Phase::ALL).await;
                 }
                 Err(RecvError::Closed) => return Ended::PlatformGone,
             }
@@ -137,14 +151,14 @@ impl Recorder {
         self.store.record_platform_event(&event.key, cluster_id, event.kind, &event.message, &cause, event.healthy).await
     }
 
-    /// Brings every running instance's health up to what is seen now: nobody watched meanwhile.
-    async fn observe_all(&self) {
-        if let Err(error) = self.try_observe_all().await {
+    /// Brings the health of every running instance that is seen in one of these phases up to what is seen now.
+    async fn observe_all(&self, phases: &[Phase]) {
+        if let Err(error) = self.try_observe_all(phases).await {
             error!(%error, "the instances' health could not be brought up to date");
         }
     }
 
-    async fn try_observe_all(&self) -> Result<(), StoreError> {
+    async fn try_observe_all(&self, phases: &[Phase]) -> Result<(), StoreError> {
         let mut filter = InstanceFilter {
             platform: Some(self.platform.name()),
             state: Some(InstanceState::Running),
@@ -157,16 +171,31 @@ impl Recorder {
             if filter.after.is_none() {
                 return Ok(());
             }
-            let here = |instance: &&Instance| instance.cluster_id == self.cluster_id;
-            for instance in page.iter().filter(here) {
-                let Ok(key) = InstanceKey::parse(&instance.namespace, &instance.name) else { continue };
-                match self.platform.observe(&key).await {
-                    Ok(seen) => {
-                        let (ready, reason) = health(seen);
-                        self.store.record_health(&key, ready, &reason).await?;
-                    }
-                    Err(error) => warn!(%error, instance.name = %key, "the instance could not be looked at"),
+            let mut looks = Vec::new();
+            for instance in page.iter().filter(|instance| instance.cluster_id == self.cluster_id) {
+                if let Ok(key) = InstanceKey::parse(&instance.namespace, &instance.name) {
+                    looks.push(self.observe(key, instance.status.health_status.as_deref(), phases));
                 }
+            }
+            // One that hangs holds up few others.
+            stream::iter(looks).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        }
+    }
+
+    async fn observe(&self, key: InstanceKey, known: Option<&str>, phases: &[Phase]) -> Result<(), StoreError> {
+        match self.platform.observe(&key).await {
+            // Whatever else it is in is an event.
+            Ok(Some(seen)) if !phases.contains(&seen.phase) => Ok(()),
+            Ok(seen) => {
+                let (healthy, reason) = health(seen);
+                if known == Some(if healthy { "healthy" } else { "unhealthy" }) {
+                    return Ok(());
+                }
+                self.store.record_health(&key, healthy, &reason).await
+            }
+            Err(error) => {
+                warn!(%error, instance.name = %key, "the instance could not be looked at");
+                Ok(())
             }
         }
     }

@@ -27,7 +27,8 @@ pub struct KubernetesConfig {
     pub user_id: i64,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
-    /// How long a pod may be without a node that can take it, before its creation is given up.
+    /// How long a pod may be without a node that can take it, or without its image because the registry fails, before it is
+    /// given up. An autoscaler adds a node within some minutes.
     pub scheduling_timeout_seconds: u64,
     /// The folder with the CAs' certificates and keys, which are made if they aren't there.
     pub ca_dir: PathBuf,
@@ -81,7 +82,7 @@ impl Default for KubernetesConfig {
             resources: Resources::default(),
             user_id: 999,
             cluster_domain: "cluster.local".to_owned(),
-            scheduling_timeout_seconds: 3,
+            scheduling_timeout_seconds: 180,
             ca_dir: DefaultFolder::State.of_this_process(),
             own_secret: None,
         }
@@ -130,9 +131,8 @@ impl KubernetesConfig {
             config.cluster_domain = domain.parse::<ClusterDomain>()?.into();
         }
         if let Some(seconds) = get("scheduling_timeout_seconds") {
-            let in_range = seconds.parse().ok().filter(|seconds| (1..=280).contains(seconds));
-            // Within the five minutes that a creation waits for its server.
-            let problem = || Invalid::new("scheduling_timeout_seconds", "has to be a number from 1 to 280");
+            let in_range = seconds.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
+            let problem = || Invalid::new("scheduling_timeout_seconds", "has to be a number from 1 to 3600");
             config.scheduling_timeout_seconds = in_range.ok_or_else(problem)?;
         }
         if let Some(name) = get("kube_secret") {

@@ -11,7 +11,6 @@ use toygres_models::{Failure, FailureKind, InstanceKey, InstanceName, InstanceSp
 
 use super::cluster::Cluster;
 use super::identity::{self, MemberNames, Names};
-use super::passwords::KubernetesSecretStore;
 use crate::platform::Deployment;
 use crate::secrets::SecretStore;
 
@@ -61,7 +60,7 @@ impl Cluster {
         if is_new {
             // Kept last: cut off before, it is done again with another one.
             self.set_password(&key, &password).await?;
-            KubernetesSecretStore::new(self.client.clone(), Vec::new()).put(&key, &password).await?;
+            self.passwords().put(&key, &password).await?;
         }
         Ok(self.locate(&key).await?.address.owner_uri(&spec).with_secret(&password))
     }
@@ -76,7 +75,7 @@ impl Cluster {
         if claim.is_some() && secret.is_none() {
             return Ok((Password::generate(), true));
         }
-        Ok((KubernetesSecretStore::new(self.client.clone(), Vec::new()).get_or_generate(key).await?, false))
+        Ok((self.passwords().get_or_generate(key).await?, false))
     }
 }
 

@@ -11,7 +11,6 @@ use super::cluster::Cluster;
 use super::forward::Forward;
 use super::identity::{MemberNames, is_of, spec_of};
 use super::objects::tls::{external_address, internal_name};
-use super::passwords::KubernetesSecretStore;
 use super::watch::readiness::describe;
 use crate::platform::session::{extensions, owner};
 use crate::platform::{Endpoint, Reach};
@@ -82,11 +81,8 @@ impl Cluster {
 
     /// Makes the owner of a server that is ready, unless it is there, with the password that is kept for it.
     pub(super) async fn make_owner(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure> {
-        self.as_toygres(key, async |options| {
-            let secrets = KubernetesSecretStore::new(self.client.clone(), Vec::new());
-            owner::make_owner(&options, spec, async { secrets.get(key).await }).await
-        })
-        .await
+        self.as_toygres(key, async |options| owner::make_owner(&options, spec, async { self.passwords().get(key).await }).await)
+            .await
     }
 
     /// See [`Platform::set_password`](crate::platform::Platform::set_password).

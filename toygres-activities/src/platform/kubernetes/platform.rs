@@ -79,7 +79,7 @@ impl KubernetesPlatform {
     /// The place for the passwords of this cluster's instances.
     #[must_use]
     pub fn secrets(&self) -> KubernetesSecretStore {
-        KubernetesSecretStore::new(self.cluster.client.clone(), self.cluster.config.namespaces.clone())
+        self.cluster.passwords()
     }
 
     /// The token that the Secret with the CA holds, where the configuration names one.

@@ -25,7 +25,7 @@ use super::record::{Record, instance_folders};
 use super::server::leftovers::end_all_of;
 use super::server::major_of;
 use crate::kill_point::kill_point;
-use crate::platform::session::{extensions, owner};
+use crate::platform::session::{self, extensions, owner};
 use crate::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Phase, Platform, PlatformEvent,
     detached,
@@ -34,6 +34,8 @@ use crate::platform::{
 /// How long a clean stop may take before the next sharper one.
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
+/// How long a server may take to answer one that looks.
+const ANSWER_LIMIT: Duration = Duration::from_secs(6);
 const EVENTS_KEPT: usize = 1024;
 
 /// Instances as server processes on this machine. Dropping it ends the supervision; servers run on.
@@ -247,7 +249,25 @@ impl Inner {
         }
         // One that has answered since it started may be shutting down.
         if answers && postmaster.is_ready() {
-            return observed(Phase::Running, true, None);
+            if postmaster.has_just_answered() {
+                return observed(Phase::Running, true, None);
+            }
+            // It may hang, or have no connection left.
+            let options = server.options(record.port)?;
+            return match tokio::time::timeout(ANSWER_LIMIT, session::has_room(&options)).await {
+                Err(_) => {
+                    let message = format!("the server of {key} runs, and has not answered for {} s", ANSWER_LIMIT.as_secs());
+                    observed(Phase::Running, false, Some(Failure::transient(FailureKind::ConnectionFailed, message)))
+                }
+                Ok(Ok(true)) => observed(Phase::Running, true, None),
+                Ok(Ok(false)) => {
+                    let message =
+                        format!("all connections of {key} are taken: PostgreSQL says \"too many clients already\" to others");
+                    observed(Phase::Running, true, Some(Failure::transient(FailureKind::ConnectionFailed, message)))
+                }
+                Ok(Err(failure)) if postmaster.has_exited() => observed(Phase::Failed, false, Some(failure)),
+                Ok(Err(failure)) => observed(Phase::Running, false, Some(failure)),
+            };
         }
         if let Some(failure) = server.last_failure().filter(|_| postmaster.is_ready()) {
             return observed(Phase::Running, false, Some(failure));

@@ -93,18 +93,22 @@ async fn log_in(options: &PgConnectOptions) -> Result<PgConnection, Failure> {
             );
             Err(Failure::permanent(FailureKind::ConnectionFailed, message))
         }
-        // No such database, one that takes no connections, or settings of the owner's that can't be loaded: no waiting mends it.
-        Ok(Err(sqlx::Error::Database(error)))
-            if error.code().is_some_and(|code| ["3D", "55", "58P"].iter().any(|class| code.starts_with(class))) =>
-        {
+        Ok(Err(error)) if is_about_database(&error) => {
             let database = options.get_database().unwrap_or_default();
-            let message =
-                format!("toygres can't use the database {database} at {server}: {}; nothing was changed", error.message());
+            let words = error.as_database_error().map(|error| error.message()).unwrap_or_default();
+            let message = format!("toygres can't use the database {database} at {server}: {words}; nothing was changed");
             Err(Failure::permanent(FailureKind::InvalidInput, message))
         }
         Ok(Err(error)) => Err(log_in_failed(&server, &error.to_string())),
         Err(_) => Err(log_in_failed(&server, "no answer")),
     }
+}
+
+/// Whether a log-in failed by the database alone: there is none of that name, it takes no connections, or its settings can't be
+/// applied. No waiting mends that.
+pub(crate) fn is_about_database(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| ["3D", "55", "58P"].iter().any(|class| code.starts_with(class)))
 }
 
 fn log_in_failed(server: &str, words: &str) -> Failure {
@@ -128,10 +132,22 @@ async fn in_time<T>(server: &str, work: impl Future<Output = Result<T, sqlx::Err
 
 /// Whether it answers SQL.
 pub(crate) async fn answers(options: &PgConnectOptions) -> Result<(), Failure> {
+    has_room(options).await.map(drop)
+}
+
+/// Whether it answers SQL, and others can log in: `false` if all connections are taken but those that PostgreSQL keeps for
+/// superusers and members of `pg_use_reserved_connections`.
+pub(crate) async fn has_room(options: &PgConnectOptions) -> Result<bool, Failure> {
     let mut connection = log_in(options).await?;
-    in_time(&server_of(options), connection.execute("SELECT 1")).await?;
+    // The setting of 16 on is missing in older ones.
+    let others = sqlx::query_scalar(
+        "SELECT count(*) < current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+             - coalesce(current_setting('reserved_connections', true)::int, 0)
+         FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+    );
+    let has_room = in_time(&server_of(options), others.persistent(false).fetch_one(&mut connection)).await?;
     let _ = connection.close().await;
-    Ok(())
+    Ok(has_room)
 }
 
 /// A connection of toygres's own.

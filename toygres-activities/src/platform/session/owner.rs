@@ -1,7 +1,7 @@
 //! The roles that people log in as.
 //!
-//! The **owner** is what applications use. It owns its database and is no superuser: whoever has its password reaches nothing
-//! but what is in the instance. The superuser `postgres` can't log in, but for a while after an admin asked for it.
+//! The **owner** is what applications use. It owns its database and is no superuser: with its
+//! password nobody reads the server's files or runs programs. The superuser `postgres` can log in only for an hour after an admin asked for it.
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
@@ -10,6 +10,7 @@ use toygres_models::connection::SUPERUSER;
 use toygres_models::{DatabaseName, Failure, FailureKind, InstanceSpec};
 
 use super::{Session, in_time};
+use crate::kill_point::kill_point;
 
 /// Roles of PostgreSQL's own that the owner is a member of, where the version has them: they look at everything, and end,
 /// maintain and check what isn't a superuser's. None of them reads or writes files, or runs programs
@@ -43,6 +44,7 @@ pub(crate) async fn set_owner_password(
     let mut session = Session::open(options).await?;
     if !session.has_role(spec.owner.as_str()).await? {
         session.make_owner(spec).await?;
+        kill_point("create-owner-made");
     }
     session.set_password(spec.owner.as_str(), password, None).await?;
     session.close().await;
@@ -109,6 +111,7 @@ impl Session {
                 ended => ended?,
             }
         }
+        kill_point("create-database-made");
         let roles =
             sqlx::query_scalar::<_, String>("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname::text = ANY ($1) ORDER BY 1");
         let roles = in_time(&self.server, roles.bind(&MEMBER_OF[..]).fetch_all(&mut self.connection)).await?;

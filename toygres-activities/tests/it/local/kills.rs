@@ -61,6 +61,8 @@ async fn a_process_killed_while_it_creates_leaves_what_the_next_one_finishes() {
         "create-data-placed",
         "create-server-started",
         "create-server-answers",
+        "create-database-made",
+        "create-owner-made",
         "create-password-set",
         "create-provisioned",
     ] {

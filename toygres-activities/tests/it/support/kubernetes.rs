@@ -140,6 +140,8 @@ impl Kubernetes {
             namespaces: vec![namespace.parse().unwrap()],
             images,
             ca_dir: folder.path().to_owned(),
+            // No autoscaler adds a node.
+            scheduling_timeout_seconds: 3,
             ..KubernetesConfig::default()
         };
         let config = change(config);

@@ -74,7 +74,7 @@ async fn expect_work(api: &Api, session: &mut PgConnection) -> Result<()> {
         let uri: sqlx::postgres::PgConnectOptions = api.uri("other").await?.parse()?;
         let link =
             format!("SELECT dblink_connect('hostaddr=127.0.0.1 port={} user=nobody password=x sslmode=require')", uri.get_port());
-        let error = session.execute(link.as_str()).await.err().context("nobody is let in")?.to_string();
+        let error = session.execute(link.as_str()).await.err().context("the log-in should be refused")?.to_string();
         ensure!(error.contains("could not establish connection"), "{error}");
     }
     Ok(())

@@ -53,6 +53,8 @@ async fn expect_harmless(toygres: &Toygres, api: &Api, file: &str, (what, trick)
     for _ in 0..5 {
         let text = shown(api, "demo").await?;
         ensure!(!text.contains(token.trim()), "{what} as {file}: the token is shown: {text}");
+        // The data is there.
+        ensure!(!text.contains("toygres delete"), "{what} as {file}: a delete is advised: {text}");
     }
     api.get("/healthz").await?.expect(200)?;
     let grown = process::memory_bytes(server)?.saturating_sub(before) >> 20;

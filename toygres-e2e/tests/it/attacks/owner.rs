@@ -188,3 +188,30 @@ async fn extensions_that_need_a_superuser_are_made_and_removed_by_toygres() {
     let missing = toygres.fails(1, &["extension", "add", "demo", "vector"]).await.unwrap();
     assert!(missing.stderr.contains("isn't in this build"), "{missing}");
 }
+
+#[tokio::test]
+async fn an_owner_who_spoils_his_database_is_told_so_at_once() {
+    let toygres = Toygres::new().unwrap();
+    let api = toygres.serve().await.unwrap();
+    api.create("demo").await.unwrap();
+    let elsewhere = api.uri("demo").await.unwrap().replace("/app?", "/postgres?");
+    let mut session = toygres_e2e::api::log_in(&elsewhere).await.unwrap();
+    for (spoil, mend, words) in [
+        ("ALTER DATABASE app ALLOW_CONNECTIONS false", "ALTER DATABASE app ALLOW_CONNECTIONS true", "not currently accepting"),
+        ("ALTER DATABASE app SET local_preload_libraries = 'nonsense'", "ALTER DATABASE app RESET ALL", "nonsense"),
+        ("ALTER DATABASE app RENAME TO other", "ALTER DATABASE other RENAME TO app", "does not exist"),
+    ] {
+        session.execute(spoil).await.unwrap();
+        let refused = toygres.fails(1, &["extension", "add", "demo", "pg_trgm"]).await.unwrap();
+        assert!(refused.stderr.contains(words) && refused.stderr.contains("can't use the database app"), "{spoil}: {refused}");
+        let operations = toygres.json(&["operations", "demo"]).await.unwrap();
+        let steps = operations[0]["steps"].as_array().unwrap();
+        assert!(steps.iter().all(|step| step["attempts"] == 1), "{spoil}: it was tried again: {steps:#?}");
+        // Nothing else needs his database.
+        toygres.ok(&["stop", "demo"]).await.unwrap();
+        toygres.ok(&["start", "demo"]).await.unwrap();
+        session = toygres_e2e::api::log_in(&elsewhere).await.unwrap();
+        session.execute(mend).await.unwrap();
+    }
+    toygres.ok(&["extension", "add", "demo", "pg_trgm"]).await.unwrap();
+}

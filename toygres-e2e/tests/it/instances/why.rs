@@ -11,6 +11,7 @@ use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::types::chrono::DateTime;
 use sqlx::{ConnectOptions, Connection, Executor};
+use sysinfo::Signal;
 use toygres_e2e::by_hand::{Programs, Server};
 use toygres_e2e::control::{Moment, hold_up, let_go, wait_held_up};
 use toygres_e2e::mount::MemoryDisk;
@@ -210,4 +211,49 @@ async fn a_password_that_somebody_changed() {
     assert_eq!(api.wait(&create).await.unwrap()["state"], "failed");
     let words = ("operation", "password authentication failed");
     expect_cause(&toygres, "fresh", "wrong_password", &[words]).await.unwrap();
+}
+
+/// Waits until an instance's record says so, without anybody asking why.
+async fn expect_health(toygres: &Toygres, name: &str, health: &str, reason: &str) -> Result<()> {
+    eventually(&format!("the health {health}"), SOON, async || {
+        // The list looks at no instance.
+        let listed = toygres.json(&["list"]).await?;
+        let status = &listed[0]["status"];
+        ensure!(listed[0]["name"] == name && status["health_status"] == health, "{status:#}");
+        ensure!(status["health_reason"].as_str().unwrap_or_default().contains(reason), "{status:#}");
+        Ok(Some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_server_that_hangs() {
+    let toygres = Toygres::new().unwrap();
+    toygres.ok(&["create", "demo"]).await.unwrap();
+    let postmaster = toygres.postmasters("demo")[0];
+    process::send(postmaster, Signal::Stop).unwrap();
+    expect_health(&toygres, "demo", "unhealthy", "has not answered").await.unwrap();
+    let cause = expect_cause(&toygres, "demo", "unresponsive", &[]).await;
+    process::send(postmaster, Signal::Continue).unwrap();
+    cause.unwrap();
+    expect_health(&toygres, "demo", "healthy", "").await.unwrap();
+    expect_well(&toygres, "demo").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_without_a_free_connection() {
+    let toygres = Toygres::new().unwrap();
+    let api = toygres.serve().await.unwrap();
+    api.create("demo").await.unwrap();
+    let mut sessions = Vec::new();
+    // Up to what PostgreSQL keeps for superusers.
+    while let Ok(session) = api.log_in("demo").await {
+        sessions.push(session);
+        assert!(sessions.len() < 1000, "there is always room");
+    }
+    expect_health(&toygres, "demo", "unhealthy", "all connections").await.unwrap();
+    expect_cause(&toygres, "demo", "too_many_connections", &[]).await.unwrap();
+    drop(sessions);
+    expect_health(&toygres, "demo", "healthy", "").await.unwrap();
+    expect_well(&toygres, "demo").await.unwrap();
 }

@@ -145,8 +145,8 @@ pub async fn share(State(limits): State<Limits>, caller: Caller, request: Reques
     }
 }
 
-/// A stream, or a log of any length, has its place until it ends.
-fn hold_until_sent<T: Send + 'static>(response: Response, place: T) -> Response {
+/// A stream, or a log of any length, has its place until it ends; any other answer gives it up now.
+pub fn hold_until_sent<T: Send + 'static>(response: Response, place: T) -> Response {
     if response.body().size_hint().exact().is_some() {
         return response;
     }

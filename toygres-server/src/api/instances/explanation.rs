@@ -113,7 +113,7 @@ async fn in_time<T>(until: Instant, looking: impl Future<Output = Result<T, Fail
 async fn try_log_in(place: &Place, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure> {
     let endpoint = place.platform.endpoint(key).await?;
     let uri = with_password_reference(&endpoint.address.owner_uri(spec).to_string(), &Password::reference(key));
-    log_in(place, &uri).await.map(drop)
+    log_in(place, &uri, true).await.map(drop)
 }
 
 /// Puts together what is known. Asks nobody.

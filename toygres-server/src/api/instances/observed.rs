@@ -1,5 +1,7 @@
 //! An instance's record with its health as it is seen now.
 
+use std::time::Duration;
+
 use toygres_activities::platform::health;
 use toygres_models::store::Instance;
 use toygres_models::{InstanceKey, InstanceState};
@@ -7,20 +9,38 @@ use toygres_models::{InstanceKey, InstanceState};
 use crate::api::http::problem::ApiError;
 use crate::api::state::AppState;
 
+/// How long an answer waits for what is seen.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
+
 /// An instance's record, its health as it is seen now. Where it can't be looked at, the rest of the
 /// record is worth having, and its health is `unknown`.
 pub(super) async fn observed(state: &AppState, key: &InstanceKey) -> Result<Instance, ApiError> {
-    let instance = state.store.instance(key).await?;
-    if instance.state != InstanceState::Running {
-        return Ok(instance);
+    let mut instance = state.store.instance(key).await?;
+    match instance.state {
+        InstanceState::Running => {}
+        InstanceState::Failed => {
+            if tokio::time::timeout(TIME_LIMIT, is_ready(state, key, &instance)).await == Ok(true) {
+                let status = &mut instance.status.0;
+                status.health_status = Some("healthy".into());
+                status.health_reason = Some("its server came up after its operation had failed; start it to take it up".into());
+            }
+            return Ok(instance);
+        }
+        _ => return Ok(instance),
     }
-    let (was_observed, is_fresh) = state.observations.share(instance.id, observe(state, key, &instance)).await;
-    if !was_observed {
-        let mut instance = instance;
+    let observing = state.observations.share(instance.id, observe(state, key, &instance));
+    // Of a server that hangs the record says it soon.
+    let (was_observed, is_fresh) = tokio::time::timeout(TIME_LIMIT, observing).await.unwrap_or((false, false));
+    if !was_observed && instance.status.health_status.as_deref() != Some("unhealthy") {
         instance.status.0.health_status = Some("unknown".into());
         return Ok(instance);
     }
     if is_fresh { Ok(state.store.instance(key).await?) } else { Ok(instance) }
+}
+
+async fn is_ready(state: &AppState, key: &InstanceKey, instance: &Instance) -> bool {
+    let Ok(place) = state.platforms.of(instance).await else { return false };
+    place.platform.observe(key).await.is_ok_and(|seen| seen.is_some_and(|seen| seen.ready))
 }
 
 /// Observes it, and records what is new. `false` if that can't be done now.

@@ -20,7 +20,7 @@ use super::tls::{external_address, internal_name};
 use crate::platform::Deployment;
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{self, FIRST, MemberNames, Names};
-use crate::platform::kubernetes::passwords::{KubernetesSecretStore, Login};
+use crate::platform::kubernetes::passwords::Login;
 
 /// How long a load balancer's address is waited for, so that the first certificate has it. Where it
 /// takes longer, the certificate is made anew when it has come.
@@ -120,10 +120,7 @@ impl Cluster {
         let connection = async {
             match &found.connection {
                 // Usually by the secret store, before, with the password alone.
-                Some(found) => {
-                    let secrets = KubernetesSecretStore::new(self.client.clone(), Vec::new());
-                    secrets.complete(key, found, &login).await.map(|()| false)
-                }
+                Some(found) => self.passwords().complete(key, found, &login).await.map(|()| false),
                 // The server has another one. What is kept again is what was set.
                 None if deployment.data_exists => Ok(false),
                 None => {

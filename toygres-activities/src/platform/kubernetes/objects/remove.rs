@@ -101,7 +101,7 @@ impl Cluster {
     pub(in crate::platform::kubernetes) async fn clear_stuck_server(&self, key: &InstanceKey) -> Result<bool, Failure> {
         match self.fetch_objects(key).await?.readiness(key) {
             Readiness::Absent | Readiness::Ready | Readiness::Stopped | Readiness::Waiting(..) => return Ok(false),
-            Readiness::Stalled(_) | Readiness::Unscheduled(..) | Readiness::Failed(_) | Readiness::Crashing(_) => {}
+            Readiness::Stalled(_) | Readiness::Delayed(..) | Readiness::Failed(_) | Readiness::Crashing(_) => {}
         }
         let (sets, pods) = tokio::try_join!(self.left::<StatefulSet>(key), self.left::<Pod>(key))?;
         let background = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };

@@ -53,7 +53,7 @@ impl Cluster {
             Readiness::Ready => observation(Phase::Running, true, None),
             Readiness::Stopped => observation(Phase::Stopped, false, None),
             Readiness::Waiting(phase, failure) => observation(phase, false, Some(failure)),
-            Readiness::Stalled(failure) | Readiness::Unscheduled(failure, _) => observation(Phase::Pending, false, Some(failure)),
+            Readiness::Stalled(failure) | Readiness::Delayed(failure, _) => observation(Phase::Pending, false, Some(failure)),
             Readiness::Failed(failure) => observation(Phase::Failed, false, Some(failure)),
             Readiness::Crashing(failure) => observation(Phase::Failed, false, Some(self.with_log(key, failure).await)),
         }
@@ -73,7 +73,7 @@ impl Cluster {
         let mut blind: Option<Failure> = None;
         loop {
             let readiness = objects.readiness(key);
-            if !matches!(readiness, Readiness::Stalled(_) | Readiness::Unscheduled(..)) {
+            if !matches!(readiness, Readiness::Stalled(_) | Readiness::Delayed(..)) {
                 in_doubt_since = None;
             }
             let (phase, reason, wake) = match readiness {
@@ -102,7 +102,7 @@ impl Cluster {
                     }
                     (Phase::Pending, failure, deadline.min((since + DOUBT).max(Instant::now() + PAUSE)))
                 }
-                Readiness::Unscheduled(failure, since) => {
+                Readiness::Delayed(failure, since) => {
                     // By the pod's own time, as this may be one wait of many; and for a moment by ours,
                     // as clocks differ.
                     let waited = u64::try_from(Utc::now().timestamp() - since).unwrap_or(0);

@@ -29,8 +29,9 @@ pub(in crate::platform::kubernetes) enum Readiness {
     Waiting(Phase, Failure),
     /// It won't come up if this lasts for more than a few seconds.
     Stalled(Failure),
-    /// No node can take its pod, since that second of Unix time. An autoscaler may add one.
-    Unscheduled(Failure, i64),
+    /// No node can take its pod, or no image has come, since that second of Unix time. An autoscaler may add a node, and a
+    /// registry may answer again.
+    Delayed(Failure, i64),
     /// Waiting can't help.
     Failed(Failure),
     /// Waiting can't help, and the server's log says why.
@@ -134,7 +135,7 @@ impl Objects {
             if !is_bound_since && scheduled.reason.as_deref() == Some("Unschedulable") {
                 let failure = self.failure(Failure::permanent(FailureKind::Exhausted, message));
                 let since = scheduled.last_transition_time.as_ref().map_or(0, |time| time.0.as_second());
-                return Readiness::Unscheduled(failure, since);
+                return Readiness::Delayed(failure, since);
             }
             return Readiness::Waiting(Phase::Pending, self.failure(Failure::transient(FailureKind::StartFailed, message)));
         }
@@ -145,7 +146,8 @@ impl Objects {
         if let Some(waiting) = status.state.as_ref().and_then(|state| state.waiting.as_ref()) {
             let reason = waiting.reason.as_deref().unwrap_or_default();
             let words = waiting.message.as_deref().unwrap_or_default();
-            return self.readiness_of_waiting(key, status, reason, words);
+            let since = pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map_or(0, |time| time.0.as_second());
+            return self.readiness_of_waiting(key, status, (reason, words), since);
         }
         let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
         let doing = match ended {
@@ -157,13 +159,17 @@ impl Objects {
         Readiness::Waiting(Phase::Pending, failure)
     }
 
-    fn readiness_of_waiting(&self, key: &InstanceKey, status: &ContainerStatus, reason: &str, words: &str) -> Readiness {
+    /// `since`: when its pod was given to its node.
+    fn readiness_of_waiting(&self, key: &InstanceKey, status: &ContainerStatus, waiting: (&str, &str), since: i64) -> Readiness {
         let image = &status.image;
-        let definite = NO_SUCH_IMAGE.iter().any(|no| words.to_lowercase().contains(no));
+        let (reason, words) = waiting;
         match reason {
-            "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable" if definite || reason == "ImagePullBackOff" => {
-                let message = format!("the image {image} of {key} can't be pulled: {}", self.pull_error(words));
-                Readiness::Failed(self.failure(Failure::permanent(FailureKind::ProgramsUnavailable, message)))
+            "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable" => {
+                let words = self.pull_error(words);
+                let message = format!("the image {image} of {key} can't be pulled: {words}");
+                let failure = self.failure(Failure::permanent(FailureKind::ProgramsUnavailable, message));
+                let definite = NO_SUCH_IMAGE.iter().any(|no| words.to_lowercase().contains(no));
+                if definite { Readiness::Failed(failure) } else { Readiness::Delayed(failure, since) }
             }
             "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" | "SignatureValidationFailed" => {
                 let message = format!("the image {image} of {key} can't be used: {reason}: {words}");

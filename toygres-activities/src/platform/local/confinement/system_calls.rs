@@ -3,8 +3,8 @@
 //!
 //! - **Others' files** of the same user: their modes, owners, times and attributes. Setuid programs.
 //! - **Others' processes** of the same user: their limits, priorities and processors.
-//! - **Sockets** but those of TCP and UDP: Unix sockets by path, where Landlock is older than its version 9 (one that lets in whoever
-//!   runs as a certain user would be a way out of everything else), and MPTCP, which Landlock's ports don't cover.
+//! - **Sockets** other than TCP and UDP. MPTCP isn't covered by Landlock's rules for ports. Unix sockets by path aren't covered before
+//!   Landlock 9, and services such as the user's systemd accept clients by their user id alone.
 //! - **What is the whole machine's**: message queues and semaphores, keyrings, namespaces and mounts. io_uring, which does all of that by
 //!   itself.
 //!

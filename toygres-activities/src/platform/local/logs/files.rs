@@ -218,6 +218,18 @@ pub(in crate::platform::local) mod tests {
     }
 
     #[test]
+    fn however_many_files_there_are_the_newest_are_looked_at_and_the_others_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = empty(folder.path());
+        for number in 1..=100 {
+            append(&log, number, "");
+        }
+        assert_eq!(log.numbers().unwrap(), (93..=100).collect::<Vec<_>>());
+        log.remove_old().unwrap();
+        assert_eq!(log.all_numbers().unwrap(), [99, 100]);
+    }
+
+    #[test]
     fn a_full_file_is_followed_by_another_one_and_two_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let log = empty(folder.path());

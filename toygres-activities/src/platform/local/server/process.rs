@@ -7,7 +7,6 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
@@ -55,8 +54,8 @@ pub(in crate::platform::local) struct Postmaster {
     pidfd: tokio::io::unix::AsyncFd<rustix::fd::OwnedFd>,
     /// How it ended, where it was our child.
     status: std::sync::Arc<OnceLock<std::process::ExitStatus>>,
-    /// Whether it has answered SQL since it started.
-    answered: AtomicBool,
+    /// When it first answered SQL.
+    answered: OnceLock<Instant>,
 }
 
 fn is_postgres(executable: &Path) -> bool {
@@ -146,7 +145,7 @@ impl Postmaster {
             #[cfg(target_os = "linux")]
             pidfd,
             status: std::sync::Arc::default(),
-            answered: AtomicBool::new(false),
+            answered: OnceLock::new(),
         })
     }
 
@@ -190,11 +189,16 @@ impl Postmaster {
     }
 
     pub(in crate::platform::local) fn has_answered(&self) -> bool {
-        self.answered.load(Ordering::Relaxed)
+        self.answered.get().is_some()
+    }
+
+    /// Whether it began to answer a moment ago.
+    pub(in crate::platform::local) fn has_just_answered(&self) -> bool {
+        self.answered.get().is_some_and(|at| at.elapsed() < Duration::from_secs(1))
     }
 
     pub(in crate::platform::local) fn set_answered(&self) {
-        self.answered.store(true, Ordering::Relaxed);
+        self.answered.get_or_init(Instant::now);
     }
 
     /// Whether `postmaster.pid` is this server's and says ready.

@@ -58,7 +58,7 @@ fn hopeless(seen: &Objects) -> Failure {
 #[track_caller]
 fn doubtful(seen: &Objects) -> Failure {
     match seen.readiness(&key()) {
-        Readiness::Stalled(failure) | Readiness::Unscheduled(failure, _) => failure,
+        Readiness::Stalled(failure) | Readiness::Delayed(failure, _) => failure,
         other => panic!("{other:?}"),
     }
 }
@@ -76,12 +76,19 @@ fn an_image_that_is_not_there_is_hopeless_and_a_registry_that_stumbles_is_not() 
     let failure = hopeless(&waiting("ErrImagePull", "failed to resolve reference \"x\": docker.io/library/x: not found"));
     assert_eq!(failure.kind, FailureKind::ProgramsUnavailable);
     hopeless(&waiting("InvalidImageName", "Failed to apply default image tag"));
-    waits(&waiting("ErrImagePull", "dial tcp: i/o timeout"));
-    let mut backing_off = waiting("ImagePullBackOff", "Back-off pulling image \"x\"");
-    backing_off.events.push(event("Pod", "Failed", "Failed to pull image \"x\": no such host"));
-    let failure = hopeless(&backing_off);
-    assert!(failure.message.contains("no such host"), "the registry's words, not the kubelet's: {failure}");
-    assert!(failure.evidence.iter().any(|line| line.contains("no such host")));
+    doubtful(&waiting("ErrImagePull", "dial tcp: i/o timeout"));
+    for (words, is_hopeless) in [
+        ("no such host", false),
+        ("429 Too Many Requests - Server message: toomanyrequests: You have reached your pull rate limit", false),
+        ("unexpected status code 503 Service Unavailable", false),
+        ("manifest unknown", true),
+    ] {
+        let mut backing_off = waiting("ImagePullBackOff", "Back-off pulling image \"x\"");
+        backing_off.events.push(event("Pod", "Failed", &format!("Failed to pull image \"x\": {words}")));
+        let failure = if is_hopeless { hopeless(&backing_off) } else { doubtful(&backing_off) };
+        assert!(failure.message.contains(words), "the registry's words, not the kubelet's: {failure}");
+        assert!(failure.evidence.iter().any(|line| line.contains(words)));
+    }
 }
 
 #[test]
