@@ -95,7 +95,7 @@ impl Clock {
     pub async fn keep_comparing(self: Arc<Self>) {
         loop {
             tokio::time::sleep(INTERVAL).await;
-            if let Err(error @ ClockError::Database(_)) = self.measure().await {
+            if let Err(error @ ClockError::Database(_)) = self.compare().await {
                 tracing::warn!(%error, "the clocks can't be compared; it is tried again");
             }
         }

@@ -51,6 +51,14 @@ async fn a_server_whose_clock_is_off_is_not_ready_and_does_not_start() {
         first.get("/readyz").await.unwrap().expect(200).unwrap();
         second.log_in("there").await.unwrap();
     }
+    // It notices by itself, too.
+    std::fs::write(&shift, "+0").unwrap();
+    second.get("/readyz").await.unwrap().expect(200).unwrap();
+    let log = there.state_dir().join("server.log");
+    let noticed = || std::fs::read_to_string(&log).unwrap().matches("no work is begun until the clocks agree").count();
+    let before = noticed();
+    std::fs::write(&shift, "+1h").unwrap();
+    eventually("the server to notice its clock", SOON, async || Ok((noticed() > before).then_some(()))).await.unwrap();
     // What it is asked for meanwhile is written down, and done when its clock is right.
     let asked = second.begin_create("meanwhile").await.unwrap();
     let still = second.get(&format!("/v1/operations/{asked}?wait=3s")).await.unwrap().expect(200).unwrap();
