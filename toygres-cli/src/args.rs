@@ -9,6 +9,7 @@ use crate::access::login::Login;
 use crate::access::namespaces::Namespaces;
 use crate::access::token::TokenCommand;
 use crate::connections::connect::Connect;
+use crate::connections::dump::Dump;
 use crate::connections::psql::Psql;
 use crate::history::events::Events;
 use crate::history::logs::Logs;
@@ -72,6 +73,8 @@ pub enum Command {
     Connect(Connect),
     /// Open a SQL session in an instance, by the program psql
     Psql(Psql),
+    /// Write an instance's database as SQL, by the program pg_dump
+    Dump(Dump),
     /// Take an instance on record again whose record was lost, with its data; or list those
     Adopt(Adopt),
     /// Stop an instance's server; data, address and password stay

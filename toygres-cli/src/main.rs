@@ -28,7 +28,7 @@ use toygres_models::{OperationKind, Power};
 
 use access::{context, login, namespaces, token};
 use args::{Cli, Command};
-use connections::{connect, psql};
+use connections::{connect, dump, psql};
 use error::{CliError, Outcome};
 use history::{events, logs, why};
 use instances::{adopt, apply, create, delete, diff, extension, list, power, versions};
@@ -108,6 +108,7 @@ async fn dispatch(command: Command, settings: Settings, ui: &Ui) -> Outcome {
         Command::Apply(arguments) => apply::run(&arguments, &settings, ui).await,
         Command::Diff(arguments) => diff::run(&arguments, &settings, ui).await,
         Command::Connect(arguments) => connect::run(&arguments, &mut Session::open(&settings, ui).await?).await,
+        Command::Dump(arguments) => dump::run(arguments, &settings, ui).await,
         Command::Psql(arguments) => psql::run(arguments, &settings, ui).await,
         Command::Adopt(arguments) => adopt::run(arguments, &settings, ui).await,
         Command::Stop(target) => power::set(Power::Stopped, target, &settings, ui).await,

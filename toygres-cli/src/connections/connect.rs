@@ -21,7 +21,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// A form to print a connection in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ConnectFormat {
-    /// postgresql://…, which nearly every driver takes
+    /// postgresql://…, which libpq and what is built on it take, and many others
     Uri,
     /// PGHOST, PGPASSWORD and the like as shell exports
     Env,
@@ -29,6 +29,14 @@ pub enum ConnectFormat {
     Psql,
     /// jdbc:postgresql://…, for Java
     Jdbc,
+    /// Host=…;…, for Npgsql (.NET)
+    Dotnet,
+    /// A call of create_async_engine, for SQLAlchemy with asyncpg
+    Sqlalchemy,
+    /// A call of postgres(), for postgres.js
+    PostgresJs,
+    /// host=… …, for tokio-postgres and rust-postgres; the CA is given to their TLS connector
+    TokioPostgres,
     /// Each part by itself
     Json,
 }
@@ -100,6 +108,10 @@ fn print(ui: &Ui, format: ConnectFormat, connection: &Connection) -> Result<(), 
         ConnectFormat::Env => ui.print(env(connection)),
         ConnectFormat::Psql => ui.print(format_args!("psql {}", shell_quoted(&connection.uri))),
         ConnectFormat::Jdbc => ui.print(jdbc(connection)),
+        ConnectFormat::Dotnet => ui.print(dotnet(connection)),
+        ConnectFormat::Sqlalchemy => ui.print(sqlalchemy(connection)),
+        ConnectFormat::PostgresJs => ui.print(postgres_js(connection)),
+        ConnectFormat::TokioPostgres => ui.print(tokio_postgres(connection)),
     }
 }
 
@@ -146,6 +158,58 @@ fn jdbc(connection: &Connection) -> String {
     url
 }
 
+/// A connection string of .NET: a value in double quotes, in which one is doubled
+/// (<https://www.npgsql.org/doc/connection-string-parameters.html>).
+fn dotnet(connection: &Connection) -> String {
+    let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+    let mut text = format!(
+        "Host={};Port={};Database={};Username={};Password={};SSL Mode=VerifyFull;Channel Binding=Require",
+        quoted(&connection.host),
+        connection.port,
+        quoted(&connection.database),
+        quoted(&connection.user),
+        quoted(&connection.password)
+    );
+    if let Some(path) = &connection.ca_certificate_path {
+        let _ = write!(text, ";Root Certificate={}", quoted(path));
+    }
+    text
+}
+
+/// A URL without parameters, which drivers understand differently.
+fn plain_url(scheme: &str, connection: &Connection) -> String {
+    let encode = |text: &str| utf8_percent_encode(text, ENCODED).to_string();
+    let Connection { host, port, user, password, database, .. } = connection;
+    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    format!("{scheme}://{}:{}@{host}:{port}/{}", encode(user), encode(password), encode(database))
+}
+
+/// A text of Python and JavaScript alike.
+fn literal(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn sqlalchemy(connection: &Connection) -> String {
+    let cafile = connection.ca_certificate_path.as_deref().map(|path| format!("cafile={}", literal(path)));
+    let url = literal(&plain_url("postgresql+asyncpg", connection));
+    format!("create_async_engine({url}, connect_args={{\"ssl\": ssl.create_default_context({})}})", cafile.unwrap_or_default())
+}
+
+fn postgres_js(connection: &Connection) -> String {
+    let ca = connection.ca_certificate_path.as_deref().map(|path| format!("{{ ca: fs.readFileSync({}) }}", literal(path)));
+    let ssl = ca.unwrap_or_else(|| literal("verify-full"));
+    format!("postgres({}, {{ ssl: {ssl} }})", literal(&plain_url("postgresql", connection)))
+}
+
+/// Its parser knows fewer parameters than libpq's
+/// (<https://docs.rs/tokio-postgres/latest/tokio_postgres/config/struct.Config.html>).
+fn tokio_postgres(connection: &Connection) -> String {
+    let quoted = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
+    let Connection { host, port, user, password, database, .. } = connection;
+    let [host, user, password, database] = [host, user, password, database].map(|text| quoted(text));
+    format!("host={host} port={port} user={user} password={password} dbname={database} sslmode=require channel_binding=require")
+}
+
 /// One word of a POSIX shell's command line, whatever is in the text.
 fn shell_quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
@@ -183,6 +247,24 @@ mod tests {
             "jdbc:postgresql://127.0.0.1:20001/app?user=app&password=s3cret&sslmode=verify-full&channelBinding=require&sslrootcert=%2Fa%20b%2Fca.crt"
         );
         assert!(!format!("{:?}", libpq_variables(&connection)).contains("s3cret"));
+        assert_eq!(
+            dotnet(&connection),
+            "Host=\"127.0.0.1\";Port=20001;Database=\"app\";Username=\"app\";Password=\"s3cret\";SSL Mode=VerifyFull;\
+             Channel Binding=Require;Root Certificate=\"/a b/ca.crt\""
+        );
+        assert_eq!(
+            sqlalchemy(&connection),
+            "create_async_engine(\"postgresql+asyncpg://app:s3cret@127.0.0.1:20001/app\", \
+             connect_args={\"ssl\": ssl.create_default_context(cafile=\"/a b/ca.crt\")})"
+        );
+        assert_eq!(
+            postgres_js(&connection),
+            "postgres(\"postgresql://app:s3cret@127.0.0.1:20001/app\", { ssl: { ca: fs.readFileSync(\"/a b/ca.crt\") } })"
+        );
+        assert_eq!(
+            tokio_postgres(&connection),
+            "host='127.0.0.1' port=20001 user='app' password='s3cret' dbname='app' sslmode=require channel_binding=require"
+        );
     }
 
     #[test]
@@ -199,6 +281,14 @@ mod tests {
         fn whatever_is_quoted_is_one_word_to_the_shell(text in "[^\\x00]{0,40}") {
             prop_assert_eq!(run_in_shell(&format!("psql {}", shell_quoted(&text))), text);
         }
+    }
+
+    #[test]
+    fn an_odd_password_is_quoted_for_each_driver() {
+        let connection = connection(ODD);
+        assert!(dotnet(&connection).contains(r#"Password="p@:/?#%'""\ $""#), "{}", dotnet(&connection));
+        assert!(tokio_postgres(&connection).contains(r#"password='p@:/?#%\'"\\ $'"#), "{}", tokio_postgres(&connection));
+        assert!(plain_url("x", &connection).contains(":p%40%3A%2F%3F%23%25%27%22%5C%20%24@"), "{}", plain_url("x", &connection));
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! `toygres events`.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -98,8 +99,13 @@ pub async fn run(arguments: Events, session: &mut Session<'_>) -> Outcome {
         ui.print_record(&events)?;
     } else if events.is_empty() {
         ui.note("Nothing has happened yet.");
-    } else {
+    } else if std::io::stdout().is_terminal() {
         ui.print(events_table(ui, &events, key.is_none()))?;
+    } else {
+        // A table would be as wide as its longest words.
+        for event in &events {
+            ui.print(line(ui, event)?.trim_end())?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
