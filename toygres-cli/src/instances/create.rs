@@ -83,6 +83,10 @@ pub struct Create {
     #[arg(long, value_name = "NAME", value_parser = storage_class)]
     pub storage_class: Option<StorageClass>,
 
+    /// On Kubernetes: let a drain of its node stop it without asking
+    #[arg(long)]
+    pub no_disruption_budget: bool,
+
     /// A label, for people to sort instances by; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
@@ -119,6 +123,7 @@ pub async fn run(arguments: Create, settings: &Settings, ui: &Ui) -> Outcome {
     body.set("cpu", arguments.cpu.map(String::from));
     body.set("memory", arguments.memory.map(String::from));
     body.set("storage_class", arguments.storage_class.map(String::from));
+    body.set("disruption_budget", arguments.no_disruption_budget.then_some(false));
     body.set("labels", (!labels.is_empty()).then(|| json!(labels)));
     body.set("delete_protection", arguments.delete_protection.then_some(true));
     let create = async |client: &Client| client.create_instance(&key.namespace, &body).await;

@@ -151,6 +151,10 @@ fn details(ui: &Ui, instance: &Instance) -> String {
     fields.extend(spec.storage_class.iter().map(|class| ("Storage class", class.to_string())));
     let images = status.members.iter().filter_map(|member| member.image.clone());
     fields.extend(images.map(|image| (if spec.platform == PlatformName::Local { "Programs" } else { "Image" }, image)));
+    for member in status.members.iter().filter(|member| !member.derived.is_empty()) {
+        let settings: Vec<_> = member.derived.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        fields.push(("Derived", settings.join(", ")));
+    }
     if spec.platform == PlatformName::Kubernetes {
         fields.push(("Reached from", if spec.use_load_balancer { "anywhere" } else { "inside the cluster" }.to_owned()));
     }

@@ -72,6 +72,7 @@ pub const FIELDS: &[Field] = &[
     Field::new("cpu", |_| Effect::Never),
     Field::new("memory", |_| Effect::Never),
     Field::new("storage_class", |_| Effect::Never),
+    Field::new("disruption_budget", |_| Effect::Live),
     Field::new("labels", |_| Effect::Record),
     Field::new("delete_protection", |_| Effect::Record),
     Field {

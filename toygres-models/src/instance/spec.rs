@@ -78,6 +78,10 @@ pub struct InstanceSpec {
         example = "fast"
     )]
     pub storage_class: Option<StorageClass>,
+    /// Whether a drain of its node waits, since the server is down while it moves; a PodDisruptionBudget says so to the cluster.
+    #[serde(default = "yes")]
+    #[schema(default = true)]
+    pub disruption_budget: bool,
     /// Labels, all of them: those that aren't named are removed. At most 32.
     #[serde(default)]
     #[schema(schema_with = schemas::labels)]
@@ -90,6 +94,10 @@ pub struct InstanceSpec {
     #[serde(default)]
     #[schema(schema_with = schemas::power)]
     pub power: Power,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A field whose value differs between two specs.
@@ -119,6 +127,7 @@ impl InstanceSpec {
             cpu: None,
             memory: None,
             storage_class: None,
+            disruption_budget: true,
             labels: Labels::default(),
             delete_protection: false,
             power: Power::default(),

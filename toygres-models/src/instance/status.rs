@@ -1,5 +1,7 @@
 //! What was seen of an instance.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -48,13 +50,23 @@ pub struct MemberStatus {
     pub postgres_version: Option<String>,
     /// What it runs: an image, with its digest where it has one; on the local platform the folder of the programs.
     pub image: Option<String>,
+    /// Settings of PostgreSQL that toygres made from what its server may use, by their names.
+    #[serde(default)]
+    pub derived: BTreeMap<String, String>,
 }
 
 impl MemberStatus {
     /// The first member, of which nothing else is known yet.
     #[must_use]
     pub fn first() -> Self {
-        Self { member: 0, role: "primary".into(), phase: "Pending".into(), postgres_version: None, image: None }
+        Self {
+            member: 0,
+            role: "primary".into(),
+            phase: "Pending".into(),
+            postgres_version: None,
+            image: None,
+            derived: BTreeMap::new(),
+        }
     }
 }
 

@@ -134,6 +134,25 @@ checked_text!(
     check_dns_name
 );
 
+impl Memory {
+    /// In MiB, rounded down; 0 for less than one.
+    #[must_use]
+    pub fn mebibytes(&self) -> u64 {
+        let digits = self.0.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let bytes: u64 = match &self.0[digits.len()..] {
+            "Mi" => 1 << 20,
+            "Gi" => 1 << 30,
+            "Ti" => 1 << 40,
+            "M" => 1_000_000,
+            "G" => 1_000_000_000,
+            _ => 1_000_000_000_000,
+        };
+        // At most nine digits and tera: within 64 bits once it is in MiB.
+        let amount = u128::from(digits.parse::<u64>().unwrap_or_default()) * u128::from(bytes);
+        u64::try_from(amount >> 20).unwrap_or(u64::MAX)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +167,7 @@ mod tests {
         }
         for good in ["512Mi", "2Gi", "1G"] {
             assert_eq!(good.parse::<Memory>().unwrap().as_str(), good);
+            assert!(good.parse::<Memory>().unwrap().mebibytes() > 0, "{good}");
         }
         for bad in ["", "2", "2gi", "Gi", "2 Gi", "2Gi\n", "0Gi"] {
             assert!(bad.parse::<Memory>().is_err(), "{bad:?} was accepted");

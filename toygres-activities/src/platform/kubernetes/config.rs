@@ -59,6 +59,11 @@ impl Default for Resources {
 }
 
 impl Resources {
+    /// The memory that a server gets at most, in MiB.
+    pub(in crate::platform::kubernetes) fn memory_mib(&self) -> u64 {
+        self.memory_limit.parse::<Memory>().map_or(0, |memory| memory.mebibytes())
+    }
+
     /// That much, guaranteed; `self` for what isn't given.
     #[must_use]
     pub fn with(mut self, cpu: Option<&Cpu>, memory: Option<&Memory>) -> Self {

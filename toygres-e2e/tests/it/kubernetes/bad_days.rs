@@ -197,6 +197,35 @@ async fn a_namespace_that_somebody_deletes_takes_its_instances_along() {
 }
 
 #[tokio::test]
+async fn a_drain_waits_for_a_person_unless_the_spec_says_otherwise() {
+    let Some(cluster) = Cluster::new("drained").await.unwrap() else { return };
+    cluster.create("demo", &[]).await.unwrap();
+    let eviction = r#"{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "demo-0"}}"#;
+    let path = format!("/api/v1/namespaces/{}/pods/demo-0/eviction", cluster.namespace.name);
+    // As `kubectl drain` asks.
+    let evict = async || kubectl_with_input(&["create", "--raw", &path, "-f", "-"], eviction).await;
+    let before = cluster.namespace.uid("pod/demo-0").await.unwrap();
+    eventually("an eviction to be refused", SOON, async || {
+        let refused = evict().await.err().context("it is evicted")?;
+        ensure!(refused.to_string().contains("disruption budget"), "{refused:#}");
+        Ok(Some(()))
+    })
+    .await
+    .unwrap();
+    let document = "name: demo\nplatform: kubernetes\ndisruption_budget: false\n";
+    cluster.run_with_input(&["apply", "-f", "-"], document.as_bytes()).await.unwrap().expect_code(0).unwrap();
+    // The cluster counts anew after a moment.
+    eventually("an eviction", SOON, async || Ok(evict().await.map(Some).unwrap_or_default())).await.unwrap();
+    eventually("another pod", SOON, async || {
+        let there = cluster.namespace.uid("pod/demo-0").await?;
+        Ok(there.filter(|there| Some(there) != before.as_ref()).map(drop))
+    })
+    .await
+    .unwrap();
+    cluster.delete("demo").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_pod_that_is_killed_comes_back_with_its_data_and_is_told_once() {
     let Some(cluster) = Cluster::new("killed").await.unwrap() else { return };
     cluster.create("demo", &[]).await.unwrap();

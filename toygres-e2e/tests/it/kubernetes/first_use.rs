@@ -200,6 +200,15 @@ async fn a_create_can_be_repeated_and_what_was_asked_for_reaches_the_pod() {
         let resources = &pod["spec"]["containers"][0]["resources"][bound];
         assert_eq!((&resources["cpu"], &resources["memory"]), (&"300m".into(), &"300Mi".into()), "{resources}");
     }
+    // The server is sized by what it may use, and says so.
+    let derived = &first["status"]["members"][0]["derived"];
+    for (setting, value) in [("shared_buffers", "75MB"), ("effective_cache_size", "225MB"), ("max_connections", "29")] {
+        assert_eq!(cluster.sql("demo", &format!("show {setting}")).await.unwrap(), value, "{setting}");
+        assert_eq!(derived[setting], value, "{derived:#}");
+    }
+    let shared_memory =
+        cluster.namespace.kubectl(&["exec", "demo-0", "--", "df", "-h", "--output=size", "/dev/shm"]).await.unwrap();
+    assert!(shared_memory.contains("150M"), "{shared_memory}");
     assert_eq!(claim["spec"]["storageClassName"], "standard", "{claim:#}");
     assert!(claim["spec"]["resources"]["requests"]["storage"].as_str().unwrap().starts_with("2G"), "{claim:#}");
 

@@ -21,6 +21,7 @@ use crate::platform::Deployment;
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{self, FIRST, MemberNames, Names};
 use crate::platform::kubernetes::passwords::Login;
+use crate::platform::sizing::Sizing;
 
 /// How long a load balancer's address is waited for, so that the first certificate has it. Where it
 /// takes longer, the certificate is made anew when it has come.
@@ -139,12 +140,12 @@ impl Cluster {
             futures::future::join_all([
                 made(client.put_ours(
                     key,
-                    manifests.config_map(self.way_in.clients().certificate_pem())?,
+                    manifests.config_map(self.way_in.clients().certificate_pem(), &Sizing::of(resources.memory_mib()))?,
                     found.config_map.as_ref()
                 )),
                 made(client.put_ours(key, manifests.service_account()?, found.service_account.as_ref())),
                 made(client.put_ours(key, manifests.network_policy(public, control)?, found.policy.as_ref())),
-                made(client.put_ours(key, manifests.disruption_budget()?, found.budget.as_ref())),
+                made(client.put_ours(key, manifests.disruption_budget(spec.disruption_budget)?, found.budget.as_ref())),
                 Box::pin(volume_claim),
                 Box::pin(connection),
             ])

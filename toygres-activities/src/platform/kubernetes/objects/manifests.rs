@@ -23,6 +23,7 @@ use crate::platform::certificates::Issued;
 use crate::platform::kubernetes::config::Resources;
 use crate::platform::kubernetes::identity::{self, MemberNames, Names};
 use crate::platform::kubernetes::passwords::Login;
+use crate::platform::sizing::Sizing;
 
 macro_rules! template {
     ($name:literal) => {
@@ -124,13 +125,16 @@ impl<'a> Manifests<'a> {
         self.object(template!("postgres-serviceaccount.yaml"), json!({}))
     }
 
-    pub(in crate::platform::kubernetes) fn config_map(&self, client_ca_pem: &str) -> Result<ConfigMap, Failure> {
+    pub(in crate::platform::kubernetes) fn config_map(&self, client_ca_pem: &str, sizing: &Sizing) -> Result<ConfigMap, Failure> {
         // cluster_name holds 63 bytes; names are ASCII.
         let cluster_name: String = self.key.to_string().chars().take(63).collect();
         let files = json!({
             "start": render(template!("files/start.sh"), json!({}))?,
             "probe": render(template!("files/probe.sh"), json!({}))?,
-            "postgresql_conf": render(template!("files/postgresql.conf"), json!({ "cluster_name": cluster_name }))?,
+            "postgresql_conf": render(
+                template!("files/postgresql.conf"),
+                json!({ "cluster_name": cluster_name, "sizing": sizing.to_conf() }),
+            )?,
             "pg_hba_conf": render(template!("files/pg_hba.conf"), json!({}))?,
             "client_ca": client_ca_pem,
         });
@@ -167,8 +171,8 @@ impl<'a> Manifests<'a> {
         self.object(template!("postgres-networkpolicy.yaml"), json!({ "public": public, "control_namespace": control_namespace }))
     }
 
-    pub(in crate::platform::kubernetes) fn disruption_budget(&self) -> Result<PodDisruptionBudget, Failure> {
-        self.object(template!("postgres-poddisruptionbudget.yaml"), json!({}))
+    pub(in crate::platform::kubernetes) fn disruption_budget(&self, protects: bool) -> Result<PodDisruptionBudget, Failure> {
+        self.object(template!("postgres-poddisruptionbudget.yaml"), json!({ "max_unavailable": u8::from(!protects) }))
     }
 
     pub(in crate::platform::kubernetes) fn stateful_set(
@@ -201,6 +205,7 @@ impl<'a> Manifests<'a> {
             "volume_path": volume_path,
             "pgdata": pgdata,
             "user_id": user_id,
+            "shared_memory": format!("{}Mi", (resources.memory_mib() / 2).max(64)),
             "resources": resources});
         self.object(template!("postgres-statefulset.yaml"), values)
     }

@@ -46,8 +46,9 @@ impl Cluster {
     /// See [`Platform::observe`](crate::platform::Platform::observe).
     pub(in crate::platform::kubernetes) async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
         let objects = self.fetch_objects(key).await?;
-        let image = objects.image();
-        let observation = |phase, ready, reason| Ok(Some(Observation { image, ..Observation::new(phase, ready, reason) }));
+        let (image, derived) = (objects.image(), objects.derived());
+        let observation =
+            |phase, ready, reason| Ok(Some(Observation { image, derived, ..Observation::new(phase, ready, reason) }));
         match objects.readiness(key) {
             Readiness::Absent => Ok(None),
             Readiness::Ready => observation(Phase::Running, true, None),

@@ -1,12 +1,15 @@
 //! What the cluster's words about an instance mean: is it ready, is it worth waiting, and if not, why.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, PersistentVolumeClaim, Pod, PodCondition};
-use toygres_models::{Failure, FailureKind, InstanceKey};
+use toygres_models::{Failure, FailureKind, InstanceKey, Memory};
 
 use super::pin::reference;
 use crate::platform::Phase;
 use crate::platform::kubernetes::identity::MemberNames;
+use crate::platform::sizing::Sizing;
 
 /// What was seen of an instance.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +68,15 @@ impl Objects {
         let reference = reference(status);
         let has_digest = reference.contains('@');
         Some(if has_digest { reference.to_owned() } else { format!("{reference} (id {})", status.image_id) })
+    }
+
+    /// The settings that are made from the memory that the server may use.
+    pub(in crate::platform::kubernetes) fn derived(&self) -> BTreeMap<String, String> {
+        let limit = || {
+            let container = self.set.as_ref()?.spec.as_ref()?.template.spec.as_ref()?.containers.first()?;
+            container.resources.as_ref()?.limits.as_ref()?.get("memory")?.0.parse::<Memory>().ok()
+        };
+        limit().map(|memory| Sizing::of(memory.mebibytes()).settings()).unwrap_or_default()
     }
 
     pub(in crate::platform::kubernetes) fn readiness(&self, key: &InstanceKey) -> Readiness {

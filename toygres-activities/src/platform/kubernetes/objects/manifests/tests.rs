@@ -38,13 +38,13 @@ fn the_objects_of_an_instance() {
     insta::assert_snapshot!("connection", shown(manifests.connection(&"p@:/?#%'\"\\ $".to_owned().into(), Some(&login()))));
     insta::assert_snapshot!("tls", shown(manifests.tls(&issued(), [("toygres.io/note", "x".to_owned())])));
     insta::assert_snapshot!("service_account", shown(manifests.service_account()));
-    insta::assert_snapshot!("config_map", shown(manifests.config_map("certificate")));
+    insta::assert_snapshot!("config_map", shown(manifests.config_map("certificate", &Sizing::of(1024))));
     insta::assert_snapshot!("volume_claim", shown(manifests.volume_claim(0, StorageSize::default(), None, record())));
     insta::assert_snapshot!("service_private", shown(manifests.service(false, None)));
     insta::assert_snapshot!("service_public", shown(manifests.service(true, Some("demo-db"))));
     insta::assert_snapshot!("network_policy_private", shown(manifests.network_policy(false, Some("toygres"))));
     insta::assert_snapshot!("network_policy_public", shown(manifests.network_policy(true, None)));
-    insta::assert_snapshot!("disruption_budget", shown(manifests.disruption_budget()));
+    insta::assert_snapshot!("disruption_budget", shown(manifests.disruption_budget(true)));
     insta::assert_snapshot!("stateful_set", shown(manifests.stateful_set(0, version, image, &Resources::default(), 999, true)));
     let stopped = manifests.stateful_set(0, version, image, &Resources::default(), 999, false).unwrap();
     assert_eq!(stopped.spec.unwrap().replicas, Some(0));
@@ -53,7 +53,8 @@ fn the_objects_of_an_instance() {
 #[test]
 fn the_log_has_the_prefix_by_which_it_is_read() {
     let key = key();
-    let start = Manifests::new(&key).config_map("certificate").unwrap().data.unwrap().remove("start.sh").unwrap();
+    let start =
+        Manifests::new(&key).config_map("certificate", &Sizing::of(1024)).unwrap().data.unwrap().remove("start.sh").unwrap();
     assert!(start.contains(&format!("-c log_line_prefix='{}'", crate::server_log::PREFIX)), "{start}");
 }
 
@@ -100,8 +101,8 @@ fn the_types_know_every_field_of_the_templates() {
         template!("postgres-networkpolicy.yaml"),
         json!({ "public": false, "control_namespace": "x" }),
     );
-    check::<PodDisruptionBudget>(&manifests, template!("postgres-poddisruptionbudget.yaml"), json!({}));
-    let values = json!({ "member": MemberNames::of(&key, 1), "image": "i", "replicas": 1, "volume_path": "/v", "pgdata": "/v/d", "user_id": 999, "resources": Resources::default() });
+    check::<PodDisruptionBudget>(&manifests, template!("postgres-poddisruptionbudget.yaml"), json!({ "max_unavailable": 0 }));
+    let values = json!({ "member": MemberNames::of(&key, 1), "image": "i", "replicas": 1, "volume_path": "/v", "pgdata": "/v/d", "user_id": 999, "shared_memory": "64Mi", "resources": Resources::default() });
     check::<StatefulSet>(&manifests, template!("postgres-statefulset.yaml"), values);
 }
 
@@ -178,13 +179,13 @@ async fn the_api_server_takes_every_object_strictly() {
         manifests.connection(&"x".to_owned().into(), Some(&login())),
         manifests.tls(&issued, []),
         manifests.service_account(),
-        manifests.config_map("certificate"),
+        manifests.config_map("certificate", &Sizing::of(1024)),
         manifests.volume_claim(0, StorageSize::default(), None, record()),
         manifests.service(false, None),
         manifests.service(true, Some("demo-db")),
         manifests.network_policy(false, Some("toygres")),
         manifests.network_policy(true, None),
-        manifests.disruption_budget(),
+        manifests.disruption_budget(true),
         manifests.stateful_set(0, "17".parse().unwrap(), "docker.io/library/postgres:17", &Resources::default(), 999, true),
         manifests.stateful_set(0, "18".parse().unwrap(), "docker.io/library/postgres:18", &Resources::default(), 999, true),
     );
