@@ -91,7 +91,8 @@ const fn of_kind(cause: Cause, kinds: &'static [FailureKind]) -> Rule {
 /// By their words, particular ones first.
 const RULES: &[Rule] = &[
     logged(Cause::DiskFull, |line| line.code == "53100", &["no space left on device", "disk quota exceeded", "disk is full"]),
-    anybody_says(Cause::PortTaken, &["another program has its port", "all ports from"]),
+    anybody_says(Cause::PortTaken, &["another program has its port"]),
+    anybody_says(Cause::PortsUsedUp, &["all ports from"]),
     failure_says(
         Cause::BadImage,
         &["can't be pulled", "errimagepull", "imagepullbackoff", "invalidimagename", "errimageneverpull", "manifest unknown"],
@@ -123,6 +124,7 @@ const RULES: &[Rule] = &[
     failure_says(Cause::Unresponsive, &["runs, and has not answered"]),
     failure_says(Cause::LockedOut, &["lets toygres in no more"]),
     failure_says(Cause::PasswordMissing, &["no password is kept"]),
+    failure_says(Cause::ProgramsUnavailable, &["programs are damaged", "is mounted noexec"]),
     failure_says(Cause::PartsMissing, &["its data is intact", "lacks what it mounts"]),
     failure_says(Cause::DataMissing, &["is gone: somebody", "is gone or broken", "its data with it"]),
 ];
@@ -273,6 +275,7 @@ fn verdict(facts: &Facts<'_>, cause: Cause, mut evidence: Vec<String>) -> Verdic
     let what = match cause {
         Cause::DiskFull => "the disk is full",
         Cause::PortTaken => "its port is taken by another program",
+        Cause::PortsUsedUp => "all ports of the server's range are taken",
         Cause::BadImage => "its image can't be pulled",
         Cause::QuotaExceeded => "the quota of its Kubernetes namespace is used up",
         Cause::VolumeUnavailable => "its volume can't be had",
@@ -330,10 +333,11 @@ fn fix(facts: &Facts<'_>, cause: Cause) -> Vec<String> {
             again(" with more --storage"),
         ],
         Cause::DiskFull => vec!["free some room on the disk that the evidence names (`df -h`)".into(), again("")],
-        Cause::PortTaken => vec![
-            "find the program that has the port (`ss -ltnp`) and stop it; or start the server of toygres with a wider \
-             --port-range, for new instances"
-                .into(),
+        Cause::PortTaken => {
+            vec!["find the program that has the port (`ss -ltnp`) and stop it".into(), again("")]
+        }
+        Cause::PortsUsedUp => vec![
+            "delete an instance that isn't needed, or start the server of toygres with a wider --port-range".into(),
             again(""),
         ],
         Cause::BadImage => vec![
@@ -392,7 +396,7 @@ fn fix(facts: &Facts<'_>, cause: Cause) -> Vec<String> {
         }
         Cause::CrashLoop => vec![
             format!("read what its server says: `toygres logs {name}{flag}`; the last FATAL or PANIC names the file or setting"),
-            "mend that, or put the data back from a backup".into(),
+            "mend that; only where it says that data is damaged, put the data back from a backup".into(),
             again(""),
         ],
         Cause::GivenUp => vec![format!("nothing has to be done; what is left is cleared away by `toygres delete {name}{flag}`")],

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 pub enum Cause {
     /// A disk or volume has no room left.
     DiskFull,
-    /// Another program listens on the instance's port, or all ports are taken.
+    /// Another program listens on the instance's port.
     PortTaken,
+    /// All ports of the range that instances get are taken.
+    PortsUsedUp,
     /// The image can't be pulled or used.
     BadImage,
     /// A quota of the cluster's namespace.

@@ -27,6 +27,8 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// Attempts of a log-in in all.
     pub log_in_attempts: u32,
+    /// Attempts that only waited, and for long enough: they don't count as others do.
+    pub waits: u32,
     /// Whether a cancel ends a wait.
     pub ends_on_cancel: bool,
 }
@@ -39,6 +41,7 @@ impl RetryPolicy {
         longest_wait: Duration::from_secs(10),
         attempts: 12,
         log_in_attempts: 12,
+        waits: 0,
         ends_on_cancel: false,
     };
 
@@ -55,10 +58,10 @@ impl RetryPolicy {
     /// For what must be written down, or else nobody would know how it ended: a day.
     pub const RECORD: Self = Self { longest_wait: Duration::from_secs(30), attempts: 3000, ..Self::STEP };
 
-    /// For waits for something that takes its time, one right after the other.
+    /// For waits for something that takes its time, one right after the other. Of other failures that may pass there are 60.
     #[must_use]
-    pub fn repeated_at_once(self, attempts: u32) -> Self {
-        Self { longest_wait: self.first_wait, attempts, ..self }
+    pub fn repeated_at_once(self, waits: u32) -> Self {
+        Self { longest_wait: self.first_wait, attempts: 60, waits, ..self }
     }
 
     /// For a log-in.
@@ -90,7 +93,7 @@ pub async fn run<Input: Serialize, Output: DeserializeOwned>(
     let input = serde_json::to_string(input).map_err(|error| {
         Failure::permanent(FailureKind::Internal, format!("the input of {activity} can't be written: {error}"))
     })?;
-    let mut attempt = 1;
+    let (mut attempt, mut waits) = (1, 0);
     loop {
         let scheduled = ctx.schedule_activity(activity, input.clone()).with_tag(place);
         let failure = match scheduled.await {
@@ -101,6 +104,11 @@ pub async fn run<Input: Serialize, Output: DeserializeOwned>(
             }
             Err(error) => Failure::decode(&error),
         };
+        if failure.kind == FailureKind::TimedOut && failure.retryable && waits < policy.waits {
+            waits += 1;
+            wait(ctx, policy.first_wait, policy.ends_on_cancel).await;
+            continue;
+        }
         let busy = failure.kind == FailureKind::Busy;
         if !failure.retryable || (attempt >= policy.attempts && !busy) {
             return Err(failure);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use toygres_activities::platform::kubernetes::KubernetesConfig;
 use toygres_activities::platform::local::LocalConfig;
-use toygres_models::PlatformName;
+use toygres_models::{PlatformName, PostgresVersion};
 
 pub use state_dir::{StartLine, StateDir, parse_token};
 
@@ -51,6 +51,10 @@ pub struct ServerSettings {
     pub hands_out_superuser: bool,
     /// The operating system's user that instances run as when toygres runs as root.
     pub run_as_user: Option<String>,
+    /// Whether the instances on this machine stop when the server does.
+    pub stop_instances: bool,
+    /// The version of a create on this machine that names none.
+    pub default_version: Option<PostgresVersion>,
 }
 
 impl ServerSettings {
@@ -69,6 +73,7 @@ impl ServerSettings {
             port_range: self.port_range.clone(),
             pool_size: self.pool_size,
             run_as_user: self.run_as_user.clone(),
+            default_version: self.default_version,
         }
     }
 }

@@ -37,7 +37,7 @@ fn what_people_meet_is_known_by_its_words() {
             Cause::VolumeUnavailable,
         ),
         (Kind::Exhausted, "the pod of a can't be made: exceeded quota: none, pods=0", &[], Cause::QuotaExceeded),
-        (Kind::Exhausted, "all ports from 1 to 2 are taken", &[], Cause::PortTaken),
+        (Kind::Exhausted, "all ports from 1 to 2 are taken", &[], Cause::PortsUsedUp),
         (Kind::StartFailed, "the server of a ends whenever it is started: exit code 1", &[], Cause::CrashLoop),
         (
             Kind::StartFailed,

@@ -10,7 +10,9 @@ pub mod kubernetes;
 pub mod local;
 pub(crate) mod logs;
 pub(crate) mod session;
+pub(crate) mod sizing;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -95,13 +97,15 @@ pub struct Observation {
     pub postgres_version: Option<PostgresVersion>,
     /// What it runs: an image, with its digest where it has one; locally the folder of the programs.
     pub image: Option<String>,
+    /// Settings of PostgreSQL that were made from what its server may use, by their names, where known.
+    pub derived: BTreeMap<String, String>,
 }
 
 impl Observation {
     /// Of a server in that phase, with nothing else known.
     #[must_use]
     pub fn new(phase: Phase, ready: bool, reason: Option<Failure>) -> Self {
-        Self { phase, ready, reason, postgres_version: None, image: None }
+        Self { phase, ready, reason, postgres_version: None, image: None, derived: BTreeMap::new() }
     }
 
     /// The status of the instance's first member.
@@ -111,6 +115,7 @@ impl Observation {
             phase: self.phase.as_str().into(),
             postgres_version: self.postgres_version.map(|version| version.to_string()),
             image: self.image.clone(),
+            derived: self.derived.clone(),
             ..MemberStatus::first()
         }
     }
@@ -294,6 +299,10 @@ pub trait Platform: Send + Sync + 'static {
 
     /// Ends what it does by itself: watching, supervising, preparing. Instances run on.
     fn shutdown(&self);
+
+    /// After [`shutdown`](Self::shutdown), ends the servers that depend on this machine, cleanly. Their specs stay, so the next
+    /// toygres starts them again.
+    async fn stop_servers(&self) {}
 
     /// What happens to instances from now on. A receiver that lags loses the oldest.
     fn events(&self) -> broadcast::Receiver<PlatformEvent>;

@@ -85,23 +85,31 @@ fn config(settings: &Settings) -> Diagnosis {
 }
 
 async fn server(settings: &Settings) -> Diagnosis {
+    let remedy = || Some(format!("read its log: {}", settings.server.state().log_path().display()));
     let (ok, message) = match &settings.url {
         Some(url) => match session::client(settings, url, None) {
             Ok(client) => client
-                .health()
+                .readiness()
                 .await
                 .map_or_else(|error| (false, error.to_string()), |health| (true, format!("toygres {} at {url}", health.version))),
             Err(error) => (false, error.message),
         },
         None => match local_server::find(settings).await {
             Ok(Some(server)) => {
-                (true, format!("toygres {} at {}{}", server.version, server.url, local_server::process(server.pid)))
+                let name = format!("toygres {} at {}{}", server.version, server.url, local_server::process(server.pid));
+                match local_server::client(settings, None) {
+                    Ok(client) => match client.readiness().await {
+                        Ok(_) => (true, name),
+                        Err(error) => (false, format!("{name} isn't ready: {error}")),
+                    },
+                    Err(error) => (false, error.message),
+                }
             }
             Ok(None) => (true, "not running; the first command that needs it starts it".into()),
             Err(error) => (false, error.message),
         },
     };
-    Diagnosis { name: "server", ok, message, remedy: None }
+    Diagnosis { name: "server", ok, message, remedy: remedy().filter(|_| !ok && settings.url.is_none()) }
 }
 
 fn text(ui: &Ui, findings: &[Finding]) -> String {

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use serde::Serialize;
 use tokio::time::sleep;
+use toygres_server::settings::ServerSettings;
 
 use crate::error::{CliError, Outcome};
 use crate::output::display::{self, age, moment};
@@ -25,7 +26,11 @@ pub enum ServerCommand {
     /// Start the server in the background, unless it runs already
     Start,
     /// Stop the server; instances keep running
-    Stop,
+    Stop {
+        /// Stop those on this machine too; the next start of the server starts them again
+        #[arg(long)]
+        instances: bool,
+    },
     /// Tell whether the server runs, and where; exit status 1 if it doesn't
     Status,
     /// Run the server in the foreground, until Ctrl-C or SIGTERM
@@ -33,17 +38,20 @@ pub enum ServerCommand {
         /// Tell the process that started it, by lines of JSON on standard output, how it goes.
         #[arg(long, hide = true)]
         background: bool,
+        /// Stop the instances on this machine too when the server is told to stop, as in a container
+        #[arg(long)]
+        stop_instances: bool,
     },
 }
 
 pub async fn run(command: ServerCommand, settings: Settings, ui: &Ui) -> Outcome {
     match command {
-        ServerCommand::Run { background } => {
-            toygres_server::server::run(settings.server, background).await?;
+        ServerCommand::Run { background, stop_instances } => {
+            toygres_server::server::run(ServerSettings { stop_instances, ..settings.server }, background).await?;
             Ok(ExitCode::SUCCESS)
         }
         ServerCommand::Start => start(&settings, ui).await,
-        ServerCommand::Stop => stop(&settings, ui).await,
+        ServerCommand::Stop { instances } => stop(&settings, ui, instances).await,
         ServerCommand::Status => status(&settings, ui).await,
     }
 }
@@ -68,11 +76,11 @@ async fn start(settings: &Settings, ui: &Ui) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn stop(settings: &Settings, ui: &Ui) -> Outcome {
+async fn stop(settings: &Settings, ui: &Ui, with_instances: bool) -> Outcome {
     let Some(process) = find_process(settings, ui).await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    process.terminate().map_err(|error| {
+    process.terminate(with_instances).map_err(|error| {
         CliError::failed(format!("the toygres server (process {}) can't be told to stop: {error}", process.pid()))
     })?;
     if !process.wait(SHUTDOWN_LIMIT) {
@@ -84,7 +92,10 @@ async fn stop(settings: &Settings, ui: &Ui) -> Outcome {
         .hint(format!("its log: {}", settings.server.state().log_path().display()))
         .hint(format!("`kill -9 {}` loses nothing: the next server finishes what this one was doing", process.pid())));
     }
-    stopped(ui)?;
+    match with_instances {
+        true => ui.print("the toygres server and the instances on this machine are stopped")?,
+        false => stopped(ui)?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -33,12 +33,13 @@ impl ServerProcess {
         to_pid(pid).map(|pid| Self { pid })
     }
 
-    /// Asks it to shut down cleanly.
-    pub fn terminate(&self) -> std::io::Result<()> {
+    /// Asks it to shut down cleanly, and to stop the instances on this machine or not.
+    pub fn terminate(&self, with_instances: bool) -> std::io::Result<()> {
+        let signal = if with_instances { Signal::USR1 } else { Signal::TERM };
         #[cfg(target_os = "linux")]
-        let sent = rustix::process::pidfd_send_signal(&self.handle, Signal::TERM);
+        let sent = rustix::process::pidfd_send_signal(&self.handle, signal);
         #[cfg(not(target_os = "linux"))]
-        let sent = rustix::process::kill_process(self.pid, Signal::TERM);
+        let sent = rustix::process::kill_process(self.pid, signal);
         match sent {
             // It ended by itself.
             Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -101,9 +102,9 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let process = ServerProcess::hold(child.id()).unwrap();
         assert!(!process.wait(Duration::from_millis(1)));
-        process.terminate().unwrap();
+        process.terminate(false).unwrap();
         assert!(process.wait(Duration::from_secs(10)));
-        process.terminate().unwrap();
+        process.terminate(false).unwrap();
         child.wait().unwrap();
     }
 }

@@ -153,6 +153,11 @@ pub struct SettingFlags {
     #[arg(skip)]
     pub superuser: Option<String>,
 
+    /// PostgreSQL version of a create on this machine that names none
+    /// [default: the newest at hand at the first such create] [env: TOYGRES_DEFAULT_VERSION]
+    #[arg(long, global = true, value_name = "VERSION", hide_short_help = true, help_heading = SETTINGS)]
+    pub default_version: Option<String>,
+
     /// When toygres runs as root: the system user of initdb and the control database [env: TOYGRES_RUN_AS_USER]
     #[arg(long, global = true, value_name = "USER", hide_short_help = true, help_heading = SETTINGS)]
     pub run_as_user: Option<String>,

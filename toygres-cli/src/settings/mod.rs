@@ -135,6 +135,8 @@ impl Settings {
             ready_timeout: sources.parse("ready_timeout_seconds", parse_ready_timeout)?.unwrap_or(DEFAULT_READY_TIMEOUT),
             hands_out_superuser: sources.parse("superuser", parse_superuser)?.unwrap_or(true),
             run_as_user: sources.parse("run_as_user", parse_user)?,
+            stop_instances: false,
+            default_version: sources.parse("default_version", |text| text.parse().map_err(problem))?,
         };
         Ok(Self {
             server,
@@ -229,6 +231,7 @@ impl Settings {
         values.extend(server.database_url.as_ref().map(|url| ("database_url", secret(url))));
         values.extend(server.listen.map(|listen| ("listen", listen.to_string().into())));
         values.extend(server.token.as_ref().map(|token| ("token", secret(token))));
+        values.extend(server.default_version.map(|version| ("default_version", version.to_string().into())));
         values.extend(server.run_as_user.as_ref().map(|user| ("run_as_user", user.into())));
         values.extend(self.kubernetes_texts.iter().map(|(key, text)| (*key, text.into())));
         values.extend(self.config_file.as_ref().map(|file| ("config", file.into())));

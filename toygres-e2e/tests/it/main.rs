@@ -67,6 +67,7 @@ mod servers {
     mod database_bad_days;
     mod drift;
     mod kill;
+    mod machine;
     mod many_servers;
     mod overlap;
 }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgPool, Postgres, Transaction};
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 
 pub use events::{EventFilter, EventStart};
 pub use instances::{AdoptedInstance, Created, InstanceFilter, NewInstance, OperationSubject};
@@ -253,6 +253,15 @@ impl Store {
             MigrateError::VersionMissing(version) => StoreError::NewerSchema(version),
             other => StoreError::Migration(other),
         })
+    }
+
+    /// Whether the database takes a connection now, however busy those are that there are.
+    ///
+    /// # Errors
+    /// If it doesn't.
+    pub async fn reach(&self) -> Result<(), StoreError> {
+        let connection = PgConnection::connect_with(&self.pool.connect_options()).await?;
+        Ok(connection.close().await?)
     }
 
     /// The pool, for what isn't the store's own: health checks and tests.

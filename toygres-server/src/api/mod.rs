@@ -72,6 +72,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), check_context))
         .layer(middleware::from_fn_with_state(room.clone(), limits::share))
         .layer(middleware::from_fn_with_state(state.clone(), caller::authorize))
+        .layer(middleware::from_fn_with_state(state.clone(), limits::fail_fast))
         .layer(middleware::from_fn_with_state(room, limits::bound));
     let (routes, document) = described(v1).split_for_parts();
     routes

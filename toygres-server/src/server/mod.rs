@@ -4,6 +4,7 @@ mod connections;
 mod http;
 mod local_socket;
 mod log;
+mod reaper;
 mod start;
 mod state_files;
 mod tls;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use chrono::Utc;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -35,7 +36,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// How long requests that were accepted may take to end: a little longer than any may take.
 const REQUEST_LIMIT: Duration = ANSWER_LIMIT.saturating_add(Duration::from_secs(1));
 
-/// Runs the server until SIGTERM or SIGINT.
+/// Runs the server until SIGTERM or SIGINT, after which instances run on unless the settings say otherwise, or until SIGUSR1,
+/// with which those on this machine stop too.
 ///
 /// In the background it says how its start goes on standard output, a [`StartLine`] a line.
 ///
@@ -76,8 +78,8 @@ impl Announcer {
 
 async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Result<()> {
     // Signals are caught from the start: one that comes meanwhile stops the server in good order.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::catch()?;
+    tokio::spawn(reaper::keep_reaping());
     let state_dir = settings.state();
     state_files::create_state_dir(state_dir.path())?;
     let lock = state_files::lock(state_dir).inspect_err(|error| {
@@ -92,7 +94,7 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
     let url = http::url(&listener, settings)?;
     let control_plane = tokio::select! {
         started = start::start(settings, |message| announce.starting(message)) => started?,
-        () = stop_signal(&mut terminate, &mut interrupt) => bail!("the server was told to stop while it started"),
+        _ = signals.stop() => bail!("the server was told to stop while it started"),
     };
     let open = || {
         let tls =
@@ -103,7 +105,7 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
     let (tls, (local, socket)) = match open() {
         Ok(opened) => opened,
         Err(error) => {
-            control_plane.parts.stop(&control_plane.state).await;
+            control_plane.parts.stop(&control_plane.state, false).await;
             return Err(error);
         }
     };
@@ -122,11 +124,11 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
         eprintln!("toygres server {} is ready at {url}; {token}", crate::VERSION);
     }
 
-    tokio::select! {
-        () = stop_signal(&mut terminate, &mut interrupt) => {}
+    let stop_instances = tokio::select! {
+        with_instances = signals.stop() => with_instances || settings.stop_instances,
         error = server.broke() => return Err(error),
-    }
-    info!("stopping: requests are finished, instances keep running");
+    };
+    info!(stop_instances, "stopping: requests are finished");
     // Commands on this machine wait for the next server from now on; those that are connected are answered.
     drop(socket);
     // From now on it isn't ready, and closes every connection with an answer. A load balancer sees that and
@@ -135,17 +137,40 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
     let traffic = &control_plane.state.traffic;
     let _ = tokio::time::timeout(DRAIN_LIMIT, traffic.pause(DRAIN_PAUSE)).await;
     server.stop(REQUEST_LIMIT).await;
-    control_plane.parts.stop(&control_plane.state).await;
+    control_plane.parts.stop(&control_plane.state, stop_instances).await;
     info!("stopped");
     // Until here no other server may start.
     drop(lock);
     Ok(())
 }
 
-async fn stop_signal(terminate: &mut tokio::signal::unix::Signal, interrupt: &mut tokio::signal::unix::Signal) {
-    tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM"),
-        _ = interrupt.recv() => info!("SIGINT"),
+/// The signals that tell a server to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    with_instances: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            with_instances: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Returns when one comes; whether the instances on this machine are to stop too.
+    async fn stop(&mut self) -> bool {
+        tokio::select! {
+            _ = self.terminate.recv() => info!("SIGTERM"),
+            _ = self.interrupt.recv() => info!("SIGINT"),
+            _ = self.with_instances.recv() => {
+                info!("SIGUSR1");
+                return true;
+            }
+        }
+        false
     }
 }
 

@@ -256,8 +256,8 @@ async fn open_where_needed(platforms: Platforms, store: Store) {
 }
 
 impl Parts {
-    /// Stops everything but HTTP and the instances.
-    pub async fn stop(self, state: &AppState) {
+    /// Stops everything but HTTP; with `stop_instances` also the servers on this machine, which the next start starts again.
+    pub async fn stop(self, state: &AppState, stop_instances: bool) {
         for task in &self.tasks {
             task.abort();
         }
@@ -265,6 +265,9 @@ impl Parts {
         state.workflows.shutdown().await;
         for place in self.platforms.opened() {
             place.platform.shutdown();
+            if stop_instances {
+                place.platform.stop_servers().await;
+            }
         }
         // A statement at work, or waiting for a lock, must not keep the server from stopping.
         if tokio::time::timeout(POOL_CLOSE_LIMIT, state.store.pool().close()).await.is_err() {

@@ -113,7 +113,7 @@ impl Control {
     }
 
     async fn initialise(&self, versions: &Versions) -> Result<Programs, Failure> {
-        let programs = versions.obtain(versions.resolve(None).await?).await?;
+        let programs = versions.obtain(versions.newest().await?).await?;
         let account = self.surroundings.account.clone();
         let (home, data) = (self.server.home.clone(), self.server.data());
         let (building, verifier_file) = (home.join("building"), home.join("verifier"));

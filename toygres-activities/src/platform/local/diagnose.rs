@@ -35,9 +35,9 @@ fn checked(name: &'static str, result: Result<(), Failure>, good: String) -> Dia
 
 /// Looks at everything that the local platform needs.
 pub async fn diagnose(config: &LocalConfig) -> Vec<Diagnosis> {
-    let versions = Versions::new(&config.cache_dir);
+    let versions = Versions::new(&config.cache_dir, &config.state_dir, config.default_version);
     let (at_hand, published, psql) =
-        tokio::join!(versions.at_hand(), versions.archives.newest(), find_program("psql", &config.cache_dir));
+        tokio::join!(versions.at_hand(), versions.archives.newest(), find_program("psql", 0, &config.cache_dir));
     let mut found = Vec::new();
     for programs in &at_hand {
         found.push(fine("postgresql", format!("PostgreSQL {} in {}", programs.postgres_version, programs.bin_dir.display())));

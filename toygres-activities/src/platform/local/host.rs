@@ -14,7 +14,6 @@ use super::control::{Control, ControlServer};
 use super::files::{Durability, blocking, failed, make_folder, write_whole};
 use super::pool::Pool;
 use super::programs::archives::FetchProgress;
-use super::programs::find_program;
 use super::programs::versions::Versions;
 use super::server::Surroundings;
 use crate::platform::certificates::{CertificateAuthority, Signs};
@@ -59,7 +58,7 @@ impl LocalHost {
         })
         .await?;
         let pool = Pool::new(state_dir.join("pool"), account, config.pool_size);
-        let versions = Versions::new(&cache_dir);
+        let versions = Versions::new(&cache_dir, &state_dir, config.default_version);
         let (leftover_pool, leftover_archives) = (pool.clone(), versions.archives.clone());
         tokio::task::spawn_blocking(move || {
             leftover_pool.remove_leftovers();
@@ -114,11 +113,11 @@ impl LocalHost {
         let host = self.clone();
         tokio::spawn(async move {
             let at_hand = host.versions.at_hand().await;
-            if let Some(programs) = at_hand.first() {
+            if let Some(programs) = host.versions.default_of(&at_hand) {
                 host.pool.warm(programs);
             }
             let pool = host.pool.clone();
-            tokio::task::spawn_blocking(move || pool.remove_unusable(&at_hand));
+            tokio::task::spawn_blocking(move || pool.take_over(&at_hand));
         });
     }
 
@@ -132,11 +131,6 @@ impl LocalHost {
     #[must_use]
     pub fn fetches(&self) -> Vec<FetchProgress> {
         self.versions.archives.fetches()
-    }
-
-    /// A PostgreSQL client program such as `psql`, where there is one.
-    pub async fn find_program(&self, name: &str) -> Option<PathBuf> {
-        find_program(name, &self.cache_dir).await
     }
 
     /// Starts the control database, or finds it running, and keeps it running until

@@ -24,6 +24,7 @@
 //! | `control/` | the control database: `data/`, `log/`, `toygres.conf`, `pg_hba.conf`, `password` |
 //! | `pool/<version>@<programs>/` | data directories made ahead of need |
 //! | `run/` | the control database's socket |
+//! | `default-version` | the major of a create that names no version |
 //! | `id` | what tells this machine's instances from those of others that share a database |
 //! | `ca.crt`, `ca.key` | the CA that signs the instances' certificates |
 //! | `client-ca.crt`, `client-ca.key` | the CA that signs those with which toygres logs in to instances |
@@ -56,7 +57,7 @@ mod tenant_file;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use toygres_models::{Failure, FailureKind};
+use toygres_models::{Failure, FailureKind, PostgresVersion};
 
 use super::DefaultFolder;
 
@@ -83,6 +84,8 @@ pub struct LocalConfig {
     /// Whom initdb and the control database run as, when toygres runs as root; instances too, where they can't have user ids
     /// of their own.
     pub run_as_user: Option<String>,
+    /// The version of a create that names none; the newest at hand at the first such create if there is none.
+    pub default_version: Option<PostgresVersion>,
 }
 
 impl Default for LocalConfig {
@@ -93,6 +96,7 @@ impl Default for LocalConfig {
             port_range: Self::DEFAULT_PORT_RANGE,
             pool_size: Self::DEFAULT_POOL_SIZE,
             run_as_user: None,
+            default_version: None,
         }
     }
 }
@@ -103,7 +107,7 @@ impl LocalConfig {
     /// Enough for a burst of creates; each directory takes 40 MB.
     pub const DEFAULT_POOL_SIZE: usize = 8;
 
-    /// From `TOYGRES_STATE_DIR`, `TOYGRES_CACHE_DIR`, `TOYGRES_PORT_RANGE`, `TOYGRES_POOL_SIZE` and
+    /// From `TOYGRES_STATE_DIR`, `TOYGRES_CACHE_DIR`, `TOYGRES_PORT_RANGE`, `TOYGRES_POOL_SIZE`, `TOYGRES_DEFAULT_VERSION` and
     /// `TOYGRES_RUN_AS_USER`; the default for each that is unset or empty.
     ///
     /// # Errors
@@ -124,6 +128,10 @@ impl LocalConfig {
         }
         if let Some(value) = set("TOYGRES_POOL_SIZE") {
             config.pool_size = value.parse().map_err(|_| refuse("TOYGRES_POOL_SIZE", &value, "a number such as 2"))?;
+        }
+        if let Some(value) = set("TOYGRES_DEFAULT_VERSION") {
+            let version = value.parse().map_err(|_| refuse("TOYGRES_DEFAULT_VERSION", &value, "a version such as 17"))?;
+            config.default_version = Some(version);
         }
         Ok(config)
     }

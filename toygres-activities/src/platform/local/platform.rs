@@ -26,6 +26,7 @@ use super::server::leftovers::end_all_of;
 use super::server::major_of;
 use crate::kill_point::kill_point;
 use crate::platform::session::{self, extensions, owner};
+use crate::platform::sizing::Sizing;
 use crate::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Phase, Platform, PlatformEvent,
     detached,
@@ -215,6 +216,7 @@ impl Inner {
             Ok(Some(Observation {
                 postgres_version: Some(record.postgres_version),
                 image: Some(record.bin_dir.display().to_string()),
+                derived: Sizing::shared_machine().settings(),
                 ..Observation::new(phase, ready, reason)
             }))
         };
@@ -331,6 +333,7 @@ impl Platform for LocalPlatform {
             InstanceSpec { cpu: Some(_), .. } => refuse("cpu", "limits on processor time"),
             InstanceSpec { memory: Some(_), .. } => refuse("memory", "limits on memory"),
             InstanceSpec { storage_class: Some(_), .. } => refuse("storage_class", "classes of storage"),
+            InstanceSpec { disruption_budget: false, .. } => refuse("disruption_budget", "disruption budgets"),
             InstanceSpec { .. } => Ok(()),
         }
     }
@@ -441,6 +444,17 @@ impl Platform for LocalPlatform {
     fn shutdown(&self) {
         self.inner.common.stop.cancel();
         self.inner.common.host.pool.stop();
+    }
+
+    async fn stop_servers(&self) {
+        let stops = self.list().await.unwrap_or_default().into_iter().map(async |key| {
+            let instance = self.inner.instance(&key);
+            let _guard = instance.server.lock().await;
+            if let Err(error) = instance.stop().await {
+                tracing::warn!(instance.name = %key, %error, "its server could not be stopped");
+            }
+        });
+        futures::future::join_all(stops).await;
     }
 
     fn events(&self) -> broadcast::Receiver<PlatformEvent> {

@@ -21,8 +21,8 @@ use toygres_models::{DatabaseName, Failure, FailureKind};
 use super::account::Account;
 use super::confinement::{self, Limits};
 use super::files::{blocking, failed, lock, make_folder, names_in, remove_tree};
-use super::programs::Programs;
 use super::programs::archives::sync_all;
+use super::programs::{Programs, cannot_run};
 use super::server::major_of;
 use crate::kill_point::kill_point;
 use crate::platform::session::TOYGRES;
@@ -43,7 +43,7 @@ enum Demand {
 pub(super) struct Pool {
     root: PathBuf,
     account: Arc<Account>,
-    /// How many finished directories are kept for each set of programs.
+    /// How many finished directories are kept in all: each set of programs in use has an equal share, and one at least.
     size: usize,
     cores: usize,
     state: Mutex<State>,
@@ -145,13 +145,42 @@ impl Pool {
         }
     }
 
-    /// Removes the directories of programs that are gone, as after an upgrade of them.
-    pub(super) fn remove_unusable(&self, at_hand: &[Programs]) {
-        let usable: Vec<_> = at_hand.iter().map(key_of).collect();
+    /// Takes the directories of the last server over, and removes those of programs that are gone, as after an upgrade of them.
+    pub(super) fn take_over(&self, at_hand: &[Programs]) {
         for key in names_in(&self.root).unwrap_or_default() {
-            if !usable.contains(&key) && !lock(&self.state).shelves.contains_key(&key) {
-                let _ = remove_tree(&self.root.join(key));
+            let mut state = lock(&self.state);
+            match at_hand.iter().find(|programs| key_of(programs) == key) {
+                Some(_) if state.shelves.contains_key(&key) => {}
+                // It isn't filled up until somebody wants one.
+                Some(programs) => self.shelf(&mut state, programs).refill = false,
+                None if state.shelves.contains_key(&key) => {}
+                None => {
+                    drop(state);
+                    let _ = remove_tree(&self.root.join(key));
+                }
             }
+        }
+    }
+
+    /// How many finished directories each set of programs may have.
+    fn share(&self, state: &State) -> usize {
+        match self.size {
+            0 => 0,
+            size => (size / state.shelves.len().max(1)).max(1),
+        }
+    }
+
+    /// Removes what is more than that, since another set of programs came into use.
+    async fn trim(&self) {
+        let surplus: Vec<PathBuf> = {
+            let mut state = lock(&self.state);
+            let share = self.share(&state);
+            let more = |shelf: &mut Shelf| shelf.ready.split_off(shelf.ready.len().min(share));
+            state.shelves.values_mut().flat_map(more).collect()
+        };
+        let removed = blocking(move || surplus.iter().try_for_each(|path| remove_tree(path).map(drop))).await;
+        if let Err(failure) = removed {
+            tracing::warn!(error = %failure, "could not remove a data directory that was kept ready");
         }
     }
 
@@ -231,7 +260,10 @@ impl Pool {
         let pool = self.clone();
         tokio::spawn(async move {
             tokio::select! {
-                () = tokio::time::sleep(REFILL_AFTER) => pool.pump(Demand::Any),
+                () = tokio::time::sleep(REFILL_AFTER) => {
+                    pool.trim().await;
+                    pool.pump(Demand::Any);
+                }
                 () = pool.stopped.cancelled() => {}
             }
         });
@@ -248,8 +280,9 @@ impl Pool {
             let awaited = |shelf: &Shelf| shelf.waiting.len() + shelf.wished > shelf.building;
             // What nobody waits for leaves room for what somebody does.
             let in_store = demand == Demand::Any && state.building < (self.cores / 2).max(1);
+            let share = self.share(state);
             let wanted =
-                |shelf: &Shelf| in_store && shelf.refill && shelf.ready.len() + shelf.building < self.size + shelf.waiting.len();
+                |shelf: &Shelf| in_store && shelf.refill && shelf.ready.len() + shelf.building < share + shelf.waiting.len();
             let key = state.shelves.iter().find(|(_, shelf)| awaited(shelf));
             let key = key.or_else(|| state.shelves.iter().find(|(_, shelf)| wanted(shelf)));
             let Some(key) = key.map(|(key, _)| key.clone()) else { return };
@@ -380,7 +413,7 @@ pub(super) async fn initdb(
         let begun = confinement::spawn(Limits::of_initdb(&programs.bin_dir, data, password_file), command);
         kill_point("create-initdb-begun");
         let output = async { begun?.wait_with_output().await };
-        let output = output.await.map_err(failed("run", &programs.program("initdb")))?;
+        let output = output.await.map_err(|error| cannot_run(&programs.program("initdb"), error))?;
         if output.status.success() {
             return Ok(());
         }
@@ -418,7 +451,7 @@ async fn make_database(account: &Account, programs: &Programs, data: &Path) -> R
         }
         server.wait_with_output().await
     };
-    let output = work.await.map_err(failed("run", &program))?;
+    let output = work.await.map_err(|error| cannot_run(&program, error))?;
     if output.status.success() {
         return Ok(());
     }

@@ -93,7 +93,7 @@ pub fn exhausted(range: &RangeInclusive<u16>) -> Failure {
     Failure::permanent(
         FailureKind::Exhausted,
         format!(
-            "every port from {} to {} is taken; delete an instance, or give toygres a wider port range",
+            "all ports from {} to {} are taken by instances or other programs; delete an instance, or give the server a wider --port-range",
             range.start(),
             range.end()
         ),

@@ -79,7 +79,7 @@ mod tests {
     /// Whoever opens a file elsewhere says here why no tenant can have written it.
     #[test]
     fn nothing_else_opens_what_a_tenant_can_write() {
-        const ELSEWHERE: [(&str, &str); 11] = [
+        const ELSEWHERE: [(&str, &str); 12] = [
             ("tenant_file.rs", "this is the place"),
             ("files.rs", "what toygres writes itself, beside a data directory"),
             ("record.rs", "instance.json, beside the data directory"),
@@ -90,6 +90,7 @@ mod tests {
             ("server/leftovers.rs", "/proc"),
             ("owners.rs", "/proc"),
             ("logs/files.rs", "opens the log to write it, with the same flags"),
+            ("programs/versions.rs", "the default version, in the state directory"),
             ("programs/archives.rs", "the folder of fetched programs"),
         ];
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/platform/local");

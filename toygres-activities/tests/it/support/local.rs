@@ -96,6 +96,7 @@ pub fn config(folder: &Path) -> LocalConfig {
         port_range: first..=first + 49,
         pool_size: 0,
         run_as_user: None,
+        default_version: None,
     }
 }
 

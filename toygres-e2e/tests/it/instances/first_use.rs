@@ -96,6 +96,12 @@ async fn every_form_of_connect_logs_in() {
     let script = "create table t as select 7 as n; select n from t;\n";
     let piped = toygres.run_with_input(&["psql", "demo", "-XAtq"], script.as_bytes()).await.unwrap();
     assert_eq!(piped.stdout, "7\n", "{piped}");
+    let dump = toygres.run(&["dump", "demo", "--table=t"]).await.unwrap();
+    match dump.code {
+        Some(0) => assert!(dump.stdout.contains("CREATE TABLE public.t"), "{dump}"),
+        // The newest server may have come without it.
+        _ => assert!(dump.stderr.contains("there is no pg_dump of PostgreSQL"), "{dump}"),
+    }
     for (format, script) in
         [("env", "eval \"$connection\"; psql -XAtc 'select n from t'"), ("psql", "eval \"$connection -XAtc 'select n from t'\"")]
     {

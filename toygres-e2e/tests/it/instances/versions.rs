@@ -82,7 +82,16 @@ async fn the_newest_version_is_fetched_once_and_works() {
         return required_or_skip("PostgreSQL 18 is not installed here, and no archive can be reached").unwrap();
     };
     let was_at_hand = newest["at_hand"] == true;
+    let create_plain = async |name: &str| {
+        toygres.ok(&["create", name]).await.unwrap();
+        toygres.json(&["get", name]).await.unwrap()["spec"]["postgres_version"].clone()
+    };
+    let plain = create_plain("before").await;
     works(&toygres, "first", &NEWEST.to_string()).await.unwrap();
+    assert_eq!(create_plain("after").await, plain, "the default changed because somebody fetched another version");
+    for name in ["before", "after"] {
+        is_gone(&toygres, name).await.unwrap();
+    }
     let fetched = fetched_folders().unwrap();
     works(&toygres, "second", &NEWEST.to_string()).await.unwrap();
     assert_eq!(fetched_folders().unwrap(), fetched, "it was fetched again");

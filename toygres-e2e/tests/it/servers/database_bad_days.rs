@@ -63,6 +63,10 @@ async fn a_database_that_is_gone_for_a_while_delays_and_loses_nothing() {
     server.stop().await.unwrap();
     let gone = Instant::now();
     expect_unavailable(&api).await.unwrap();
+    let list = toygres.fails(1, &["list"]).await.unwrap();
+    assert!(list.stderr.contains("the metadata store") && !list.stderr.contains("repeat"), "{list}");
+    let doctor = toygres.run(&["doctor"]).await.unwrap();
+    assert!(doctor.code == Some(1) && doctor.stdout.contains("isn't ready"), "{doctor}");
     // The instances don't notice.
     let uri = std::fs::read_to_string(toygres.secret_file("demo")).unwrap();
     assert!(!uri.is_empty() && toygres.postmasters("demo").len() == 1);

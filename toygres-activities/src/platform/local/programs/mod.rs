@@ -7,17 +7,19 @@ pub(in crate::platform::local) mod versions;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
+use rustix::fs::StatVfsMountFlags;
 use tokio::process::Command;
-use toygres_models::PostgresVersion;
+use toygres_models::{Failure, FailureKind, PostgresVersion};
 
 use crate::platform::local::confinement::{self, Limits};
-use crate::platform::local::files::{lock, names_in};
+use crate::platform::local::files::{failed, lock, names_in};
 use crate::platform::local::owners;
 
 /// One installation of PostgreSQL: a folder with at least `initdb` and `postgres`.
@@ -43,7 +45,13 @@ async fn printed(program: PathBuf, argument: &'static str) -> Option<String> {
     if let Some(known) = lock(&PRINTED).get(&key) {
         return known.clone();
     }
-    let mut command = Command::new(&key.0);
+    let text = ask(&key.0, argument).await;
+    lock(&PRINTED).insert(key, text.clone());
+    text
+}
+
+async fn ask(program: &Path, argument: &str) -> Option<String> {
+    let mut command = Command::new(program);
     command.arg(argument).env_clear().env("LC_ALL", "C").current_dir("/").kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     if rustix::process::geteuid().is_root() {
@@ -51,11 +59,22 @@ async fn printed(program: PathBuf, argument: &'static str) -> Option<String> {
         let (uid, gid) = owners::nobody();
         command.uid(uid).gid(gid);
     }
-    let child = confinement::spawn(Limits::of_question(&key.0), command).ok()?;
+    let child = confinement::spawn(Limits::of_question(program), command).ok()?;
     let output = tokio::time::timeout(Duration::from_secs(10), child.wait_with_output()).await.ok()?.ok()?;
-    let text = output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    lock(&PRINTED).insert(key, text.clone());
-    text
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The failure of a program of PostgreSQL's that the system doesn't begin.
+pub(in crate::platform::local) fn cannot_run(program: &Path, error: io::Error) -> Failure {
+    let is_noexec = || rustix::fs::statvfs(program).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::NOEXEC));
+    if error.kind() == io::ErrorKind::PermissionDenied && is_noexec() {
+        let message = format!(
+            "{} can't be run, as its file system is mounted noexec; mount it without that, or choose another --cache-dir",
+            program.display()
+        );
+        return Failure::permanent(FailureKind::ProgramsUnavailable, message);
+    }
+    failed("run", program)(error)
 }
 
 /// The full version in what `postgres --version` prints: `postgres (PostgreSQL) 15.18 (Debian …)`.
@@ -137,6 +156,20 @@ impl Programs {
         found
     }
 
+    /// Whether the server's program runs at all and is of its version.
+    pub(in crate::platform::local) async fn answer(&self) -> bool {
+        let printed = ask(&self.program("postgres"), "--version").await;
+        printed.and_then(|printed| parse_version(&printed)).is_some_and(|version| version == self.postgres_version)
+    }
+
+    /// What to do about programs that are damaged.
+    pub(in crate::platform::local) fn remedy(&self) -> String {
+        match self.source.as_str() {
+            "cache" => format!("remove {}, and they are fetched again", self.bin_dir.display()),
+            _ => format!("install PostgreSQL {} again", self.postgres_version.major()),
+        }
+    }
+
     /// The path of one of the programs, whether it is there or not.
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
@@ -160,12 +193,28 @@ pub(in crate::platform::local) fn find_bin_dir(unpacked: &Path) -> Option<PathBu
     None
 }
 
-/// A PostgreSQL client program such as `psql`: from the newest installation that has it, else PATH.
-pub async fn find_program(name: &str, cache_dir: &Path) -> Option<PathBuf> {
-    let installed = Programs::discover(cache_dir).await.into_iter().map(|programs| programs.program(name));
-    let on_path = path_folders().into_iter().map(|folder| folder.join(name)).filter(|path| is_program(path));
-    let on_path = on_path.filter(|path| path.parent().is_some_and(trust::is_trusted));
-    installed.filter(|path| is_program(path)).chain(on_path).next()
+/// The newest PostgreSQL client program of that name, such as `psql`, that is of that major version or later: on this machine,
+/// or fetched with a server.
+pub async fn find_program(name: &str, least_major: u16, cache_dir: &Path) -> Option<PathBuf> {
+    let mut folders = candidates().await;
+    folders.extend(names_in(cache_dir).unwrap_or_default().iter().filter_map(|name| find_bin_dir(&cache_dir.join(name))));
+    let mut seen = BTreeSet::new();
+    let programs = folders.into_iter().map(|folder| folder.join(name));
+    let programs = programs.filter(|path| is_program(path) && path.parent().is_some_and(trust::is_trusted));
+    let asked = programs.filter(|path| seen.insert(path.clone())).map(|path| async move {
+        let major = client_major(&printed(path.clone(), "--version").await?)?;
+        (major >= least_major).then_some((major, path))
+    });
+    let mut found: Vec<_> = join_all(asked.collect::<Vec<_>>()).await.into_iter().flatten().collect();
+    // Stable: of equal versions the machine's own comes first.
+    found.sort_by_key(|(major, _)| Reverse(*major));
+    found.into_iter().next().map(|(_, path)| path)
+}
+
+/// The major version in what a client program prints: `pg_dump (PostgreSQL) 15.18 (Debian …)`, `psql (PostgreSQL) 19beta1`.
+fn client_major(printed: &str) -> Option<u16> {
+    let (_, version) = printed.split_once(" (PostgreSQL) ")?;
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -186,6 +235,13 @@ mod tests {
         ] {
             assert_eq!(parse_version(printed), version.map(|version| version.parse().unwrap()), "{printed:?}");
         }
+    }
+
+    #[test]
+    fn reads_what_client_programs_print() {
+        assert_eq!(client_major("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), Some(15));
+        assert_eq!(client_major("psql (PostgreSQL) 19beta1"), Some(19));
+        assert_eq!(client_major("psql: error"), None);
     }
 
     #[test]

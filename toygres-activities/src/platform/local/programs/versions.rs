@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use toygres_models::whole_file::{Durability, write_whole};
 use toygres_models::{Failure, FailureKind, PostgresVersion};
 
 use super::Programs;
@@ -12,6 +13,10 @@ use crate::platform::OfferedVersion;
 
 pub(in crate::platform::local) struct Versions {
     cache_dir: PathBuf,
+    /// Where the major stands that is the default, once a create took it.
+    default_file: PathBuf,
+    /// What was set instead.
+    default: Option<PostgresVersion>,
     pub(in crate::platform::local) archives: Arc<Archives>,
 }
 
@@ -20,8 +25,9 @@ fn list(versions: &[PostgresVersion]) -> String {
 }
 
 impl Versions {
-    pub(in crate::platform::local) fn new(cache_dir: &Path) -> Self {
-        Self { cache_dir: cache_dir.to_owned(), archives: Arc::new(Archives::new(cache_dir)) }
+    pub(in crate::platform::local) fn new(cache_dir: &Path, state_dir: &Path, default: Option<PostgresVersion>) -> Self {
+        let default_file = state_dir.join("default-version");
+        Self { cache_dir: cache_dir.to_owned(), default_file, default, archives: Arc::new(Archives::new(cache_dir)) }
     }
 
     /// The programs on this machine, newest first.
@@ -32,6 +38,7 @@ impl Versions {
     /// See [`Platform::versions`](crate::platform::Platform::versions).
     pub(in crate::platform::local) async fn offered(&self) -> Vec<OfferedVersion> {
         let (at_hand, published) = tokio::join!(self.at_hand(), self.archives.newest());
+        let default = self.default();
         let mut offered: Vec<OfferedVersion> = Vec::new();
         for programs in at_hand {
             if offered.iter().all(|known| known.postgres_version != programs.postgres_version) {
@@ -39,41 +46,78 @@ impl Versions {
                     postgres_version: programs.postgres_version,
                     at_hand: true,
                     source: programs.source,
-                    default: offered.is_empty(),
+                    default: false,
                 });
             }
         }
-        let nothing_at_hand = offered.is_empty();
-        for (index, (version, archive)) in published.unwrap_or_default().into_iter().enumerate() {
+        for (version, archive) in published.unwrap_or_default() {
             if offered.iter().all(|known| known.postgres_version != version) {
                 offered.push(OfferedVersion {
                     postgres_version: version,
                     at_hand: false,
                     source: archive.name().into(),
-                    default: nothing_at_hand && index == 0,
+                    default: false,
                 });
             }
+        }
+        // What is at hand goes before what would have to be fetched.
+        let is_default = |offered: &&mut OfferedVersion| default.is_none_or(|default| default.accepts(offered.postgres_version));
+        if let Some(first) = offered.iter_mut().find(is_default) {
+            first.default = true;
         }
         offered.sort_by_key(|version| Reverse(version.postgres_version));
         offered
     }
 
+    /// The version of a create that names none, where one was set or taken before.
+    fn default(&self) -> Option<PostgresVersion> {
+        self.default.or_else(|| std::fs::read_to_string(&self.default_file).ok()?.trim().parse().ok())
+    }
+
+    /// Those of these programs that a create takes which names no version.
+    pub(in crate::platform::local) fn default_of<'a>(&self, at_hand: &'a [Programs]) -> Option<&'a Programs> {
+        let default = self.default();
+        at_hand.iter().find(|programs| default.is_none_or(|default| default.accepts(programs.postgres_version)))
+    }
+
+    /// Keeps the default from now on, whatever is fetched or installed later.
+    fn keep_default(&self, version: PostgresVersion) {
+        let major = format!("{}\n", version.major());
+        if let Err(error) = write_whole(&self.default_file, major.as_bytes(), 0o644, None, Durability::Synced) {
+            tracing::warn!(%error, "could not keep the default version");
+        }
+    }
+
     /// See [`Platform::resolve_version`](crate::platform::Platform::resolve_version).
     pub(in crate::platform::local) async fn resolve(&self, wanted: Option<PostgresVersion>) -> Result<PostgresVersion, Failure> {
+        let Some(wanted) = wanted.or_else(|| self.default()) else {
+            let version = self.newest().await?;
+            self.keep_default(version);
+            return Ok(version);
+        };
+        self.find(wanted).await
+    }
+
+    /// The newest at hand; if there is none, the newest that can be fetched.
+    pub(in crate::platform::local) async fn newest(&self) -> Result<PostgresVersion, Failure> {
+        if let Some(programs) = self.at_hand().await.first() {
+            return Ok(programs.postgres_version);
+        }
+        match self.archives.newest().await.as_deref() {
+            Ok([(version, _), ..]) => Ok(*version),
+            Ok([]) | Err(_) => Err(Failure::transient(
+                FailureKind::ProgramsUnavailable,
+                "there is no PostgreSQL 14 to 18 on this machine, and the archives can't be reached; \
+                 install it (Debian: apt-get install postgresql), or give this machine a way to the internet",
+            )),
+        }
+    }
+
+    async fn find(&self, wanted: PostgresVersion) -> Result<PostgresVersion, Failure> {
         let at_hand: Vec<_> = self.at_hand().await.iter().map(|programs| programs.postgres_version).collect();
-        if let Some(version) = at_hand.iter().find(|version| wanted.is_none_or(|wanted| wanted.accepts(**version))) {
+        if let Some(version) = at_hand.iter().find(|version| wanted.accepts(**version)) {
             return Ok(*version);
         }
-        let Some(wanted) = wanted else {
-            return match self.archives.newest().await.as_deref() {
-                Ok([(version, _), ..]) => Ok(*version),
-                Ok([]) | Err(_) => Err(Failure::transient(
-                    FailureKind::ProgramsUnavailable,
-                    "there is no PostgreSQL 14 to 18 on this machine, and the archives can't be reached; \
-                     install it (Debian: apt-get install postgresql), or give this machine a way to the internet",
-                )),
-            };
-        };
         match self.archives.locate(wanted).await {
             Ok((version, _)) => Ok(version),
             Err(NotPublished::Unknown) => {
@@ -104,7 +148,7 @@ impl Versions {
         if let Some(programs) = self.at_hand().await.into_iter().find(|programs| version.accepts(programs.postgres_version)) {
             return Ok(programs);
         }
-        let version = if version.minor().is_some() { version } else { self.resolve(Some(version)).await? };
+        let version = if version.minor().is_some() { version } else { self.find(version).await? };
         let bin_dir = self.archives.fetch(version).await?;
         Ok(Programs { bin_dir, postgres_version: version, source: "cache".into() })
     }

@@ -7,11 +7,11 @@ use toygres_models::{Failure, FailureKind};
 
 use super::process::{Postmaster, last_child_ended};
 use super::settings::{self, Role};
-use super::{Cause, Server, StartFailure, is_free};
+use super::{Cause, Server, StartFailure, why_not_free};
 use crate::platform::local::confinement::{self, Limits};
 use crate::platform::local::files::failed;
 use crate::platform::local::logs::files::Position;
-use crate::platform::local::programs::Programs;
+use crate::platform::local::programs::{Programs, cannot_run};
 use crate::server_log::{Line, headline};
 
 /// How long the log of a server that ended may take to be written to its end.
@@ -31,7 +31,7 @@ impl Server {
             command.arg("-c").arg(argument);
         }
         command.current_dir(&data).stdout(stdout).stderr(stderr);
-        let child = confinement::spawn(self.limits(programs, port), command).map_err(failed("run", &program))?;
+        let child = confinement::spawn(self.limits(programs, port), command).map_err(|error| cannot_run(&program, error))?;
         Postmaster::spawned(child, &data, self.uid())
     }
 
@@ -48,7 +48,13 @@ impl Server {
     }
 
     /// Why a server that was just started ended, in its own words.
-    pub(super) async fn explain_start(&self, postmaster: &Postmaster, port: u16, log_begin: Position) -> StartFailure {
+    pub(super) async fn explain_start(
+        &self,
+        programs: &Programs,
+        postmaster: &Postmaster,
+        port: u16,
+        log_begin: Position,
+    ) -> StartFailure {
         last_child_ended(&self.data(), COLLECT_LIMIT).await;
         let evidence = self.log().evidence(log_begin);
         let lines: Vec<_> = evidence.iter().filter_map(|line| Line::parse(line)).collect();
@@ -60,12 +66,24 @@ impl Server {
         let (label, home) = (&self.label, self.home.display());
         // F0001: the data directory's lock file exists.
         let is_locked = has_code("F0001");
-        let is_anothers_port = self.role == Role::Instance && !is_locked && !is_free(port);
+        let port_trouble = (self.role == Role::Instance && !is_locked).then(|| why_not_free(port)).flatten();
         let is_read_only = || rustix::fs::statvfs(&self.home).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY));
-        let (cause, failure) = if is_anothers_port {
-            let message =
-                format!("the server of {label} did not start, as another program has its port: {headline}; stop that program");
-            (Cause::PortTaken, Failure::transient(FailureKind::StartFailed, message))
+        let (cause, failure) = if let Some(error) = port_trouble {
+            if error.kind() == std::io::ErrorKind::AddrInUse {
+                let message = format!(
+                    "the server of {label} did not start, as another program has its port: {headline}; stop that program"
+                );
+                (Cause::PortTaken, Failure::transient(FailureKind::StartFailed, message))
+            } else {
+                let message = format!(
+                    "the server of {label} did not start, as this machine's address 127.0.0.1 can't be used ({error}); see \
+                     whether its loopback interface is up: `ip address show lo`"
+                );
+                (Cause::Other, Failure::transient(FailureKind::Platform, message))
+            }
+        } else if lines.is_empty() && !programs.answer().await {
+            let message = format!("the server of {label} did not start, and its PostgreSQL programs are damaged: {headline}");
+            (Cause::Other, Failure::permanent(FailureKind::ProgramsUnavailable, format!("{message}; {}", programs.remedy())))
         } else if is_locked {
             let message = format!(
                 "the server of {label} did not start, as processes of its last run still hold its data directory: {headline}"

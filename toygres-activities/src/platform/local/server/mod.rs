@@ -277,7 +277,7 @@ impl Server {
         port: u16,
     ) -> Result<Arc<Postmaster>, StartFailure> {
         if let Some(running) = self.find() {
-            self.settle(&running, port, Position::default()).await?;
+            self.settle(programs, &running, port, Position::default()).await?;
             return Ok(running);
         }
         self.surroundings.account.check_reaches(&programs.bin_dir, "the PostgreSQL programs in")?;
@@ -299,12 +299,12 @@ impl Server {
             let log_end = self.log().end();
             let postmaster = Arc::new(self.spawn(programs, port)?);
             *lock(&self.current) = Some(postmaster.clone());
-            match self.settle(&postmaster, port, log_end).await {
+            match self.settle(programs, &postmaster, port, log_end).await {
                 Ok(()) => return Ok(postmaster),
                 Err(StartFailure { cause: Cause::Interlock, .. }) if begun.elapsed() < INTERLOCK_TIMEOUT => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     if let Some(running) = Postmaster::find(&self.data(), self.uid()).and_then(|found| self.adopt(found)) {
-                        self.settle(&running, port, log_end).await?;
+                        self.settle(programs, &running, port, log_end).await?;
                         return Ok(running);
                     }
                     let server = self.clone();
@@ -351,10 +351,16 @@ impl Server {
 
     /// Waits until a server answers, ends, or has been waited for long enough. The log's part from
     /// `log_begin` on is its own.
-    async fn settle(&self, postmaster: &Postmaster, port: u16, log_begin: Position) -> Result<(), StartFailure> {
+    async fn settle(
+        &self,
+        programs: &Programs,
+        postmaster: &Postmaster,
+        port: u16,
+        log_begin: Position,
+    ) -> Result<(), StartFailure> {
         match self.wait_answer(postmaster, port, START_TIMEOUT).await {
             Ok(_) => Ok(()),
-            Err(()) => Err(self.explain_start(postmaster, port, log_begin).await),
+            Err(()) => Err(self.explain_start(programs, postmaster, port, log_begin).await),
         }
     }
 
@@ -415,7 +421,12 @@ impl Server {
 
 /// Whether a server could listen on the port now.
 pub(in crate::platform::local) fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+    why_not_free(port).is_none()
+}
+
+/// Why no server could listen on the port now.
+pub(in crate::platform::local) fn why_not_free(port: u16) -> Option<std::io::Error> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).err()
 }
 
 /// The major version of a data directory; `None` if it isn't a whole one.

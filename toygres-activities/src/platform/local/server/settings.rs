@@ -11,6 +11,7 @@ use std::path::Path;
 use super::Surroundings;
 use crate::platform::local::logs::files::{ServerLog, file_name};
 use crate::platform::session::TOYGRES;
+use crate::platform::sizing::Sizing;
 use crate::server_log::PREFIX;
 
 /// Read in place of the data directory's `postgresql.conf`, which it includes.
@@ -97,11 +98,14 @@ pub(in crate::platform::local) fn conf(role: Role, major: u16, label: &str, home
         // A start after a crash syncs one file system instead of opening a thousand files.
         set("recovery_init_sync_method", "'syncfs'");
     }
+    // The same wherever the server was started; by itself initdb takes the machine's.
+    set("timezone", "'UTC'");
     // Who connects and says nothing has a place for no longer.
     set("authentication_timeout", "'15s'");
     match role {
         Role::Instance => {
             set("max_wal_size", "'256MB'");
+            text.push_str(&Sizing::shared_machine().to_conf());
         }
         Role::Control => {
             set("max_connections", "60");

@@ -106,6 +106,7 @@ fn an_editor_and_the_server_agree() {
             ],
         ),
         ("delete_protection", vec![json!(true), json!(null)], vec![json!("yes"), json!(0)]),
+        ("disruption_budget", vec![json!(true), json!(false), json!(null)], vec![json!("no"), json!(1)]),
         ("power", vec![json!("running"), json!("stopped"), json!(null)], vec![json!("on"), json!("Stopped"), json!(false)]),
         ("storage_size", vec![], vec![json!(1)]),
     ] {
