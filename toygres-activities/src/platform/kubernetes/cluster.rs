@@ -8,10 +8,11 @@ use kube::Resource;
 use kube::api::Api;
 use tokio::sync::{OwnedMutexGuard, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
-use toygres_models::{Failure, FailureKind, InstanceKey, Invalid};
+use toygres_models::{Failure, FailureKind, InstanceKey, Invalid, Namespace};
 
 use super::config::KubernetesConfig;
 use super::passwords::KubernetesSecretStore;
+use super::watch::shared::Change;
 use crate::k8s_client::K8sClient;
 use crate::platform::PlatformEvent;
 use crate::platform::certificates::CertificateAuthority;
@@ -29,6 +30,8 @@ pub(super) struct Cluster {
     pub(super) ca: CertificateAuthority,
     pub(super) way_in: WayIn,
     pub(super) events: broadcast::Sender<PlatformEvent>,
+    /// Of each namespace in which somebody waits, what tells them of changes.
+    pub(super) watched: Mutex<HashMap<Namespace, broadcast::Sender<Arc<Change>>>>,
     /// The server's own database, once it was started here.
     pub(super) control: OnceLock<InstanceKey>,
     /// Cancelled when the platform ends.
@@ -51,6 +54,7 @@ impl Cluster {
             config,
             ca,
             events: broadcast::Sender::new(EVENTS_KEPT),
+            watched: Mutex::default(),
             control: OnceLock::new(),
             stop: CancellationToken::new(),
             locks: Mutex::default(),

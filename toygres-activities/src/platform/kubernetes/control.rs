@@ -1,6 +1,7 @@
 //! The database of the server itself, where the server keeps its records: an instance like any
 //! other, in the server's own namespace, under a name that no user can take.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -23,7 +24,7 @@ impl Cluster {
     }
 
     /// See [`KubernetesPlatform::start_control`](super::KubernetesPlatform::start_control).
-    pub(super) async fn control(&self, storage_size: StorageSize) -> Result<SecretString, Failure> {
+    pub(super) async fn control(self: &Arc<Self>, storage_size: StorageSize) -> Result<SecretString, Failure> {
         let key = self.control_key()?;
         let (password, is_new, spec) = {
             let _guard = self.lock(&key).await;

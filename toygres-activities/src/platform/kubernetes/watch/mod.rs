@@ -5,3 +5,4 @@ pub(in crate::platform::kubernetes) mod observe;
 pub(in crate::platform::kubernetes) mod pin;
 pub(in crate::platform::kubernetes) mod pod_events;
 pub(in crate::platform::kubernetes) mod readiness;
+pub(in crate::platform::kubernetes) mod shared;

@@ -1,21 +1,21 @@
 //! Looking at an instance, once or by watch until it is ready or there is no point in waiting.
 
-use std::fmt::Debug;
-use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::{ListParams, LogParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::readiness::{Objects, Readiness};
+use super::shared::Change;
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{MemberNames, is_of, spec_of};
 use crate::platform::{Observation, Phase};
@@ -29,18 +29,8 @@ const RECONNECT_INTERVAL: Duration = Duration::from_millis(300);
 const PAUSE: Duration = Duration::from_millis(500);
 /// How much of a crashing server's log is told.
 const LOG_LINES: i64 = 30;
-const WARNINGS: &str = "type=Warning";
-
-/// A change that a watch has objects.
-enum Change {
-    Pod(Option<Box<Pod>>),
-    Event(Box<Event>),
-    /// A watch began again from a new list.
-    Again,
-    Failed(watcher::Error),
-}
-
-type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
+/// However long its lines are.
+const LOG_BYTES: i64 = 1 << 20;
 
 impl Cluster {
     /// See [`Platform::observe`](crate::platform::Platform::observe).
@@ -62,13 +52,14 @@ impl Cluster {
 
     /// See [`Platform::wait_ready`](crate::platform::Platform::wait_ready).
     pub(in crate::platform::kubernetes) async fn watch_until_ready(
-        &self,
+        self: &Arc<Self>,
         key: &InstanceKey,
         timeout: Duration,
     ) -> Result<Observation, Failure> {
         let deadline = Instant::now() + timeout;
+        // First, so that nothing is missed that comes after the look.
+        let mut changes = self.subscribe(&key.namespace);
         let mut objects = self.fetch_objects(key).await?;
-        let mut changes: Option<Changes> = None;
         let mut in_doubt_since = None;
         // Why nothing is known any more, while a watch is down.
         let mut blind: Option<Failure> = None;
@@ -119,23 +110,24 @@ impl Cluster {
             if Instant::now() >= deadline {
                 return blind.map_or(Ok(Observation::new(phase, false, Some(reason))), Err);
             }
-            let changes = changes.get_or_insert_with(|| self.changes(key));
             tokio::select! {
                 () = tokio::time::sleep_until(wake) => {}
-                change = changes.next() => match change {
-                    Some(Change::Failed(error)) => {
-                        let failure = self.explain(key, &error);
+                change = changes.recv() => match change.as_deref() {
+                    Ok(Change::Failed(error)) => {
+                        let failure = self.explain(key, error);
                         if !failure.retryable {
                             return Err(failure);
                         }
                         blind = Some(failure);
                     }
-                    Some(change) => {
+                    Ok(change) => {
                         blind = None;
                         self.take_in(key, &mut objects, change).await?;
                     }
-                    // Watches go on for ever.
-                    None => return Ok(Observation::new(phase, false, Some(reason))),
+                    // More came than it could take in.
+                    Err(RecvError::Lagged(_)) => objects = self.fetch_objects(key).await?,
+                    // The platform ends.
+                    Err(RecvError::Closed) => return Ok(Observation::new(phase, false, Some(reason))),
                 },
             }
         }
@@ -167,8 +159,11 @@ impl Cluster {
             objects.claim = ours(claim, key);
         } else if !objects.is_ready() {
             let (claims, events) = (self.client.api::<PersistentVolumeClaim>(namespace), self.client.api::<Event>(namespace));
-            let warnings = ListParams::default().fields(WARNINGS);
-            let about_claim = ListParams::default().fields(&about_claim(&names));
+            // Why there is no pod its StatefulSet says.
+            let warner = if objects.pod.is_some() { &names.pod } else { &names.set };
+            let warnings = ListParams::default().fields(&format!("type=Warning,involvedObject.name={warner}"));
+            let about_claim = ListParams::default()
+                .fields(&format!("involvedObject.kind=PersistentVolumeClaim,involvedObject.name={}", names.data));
             let doing = format!("read the events of {key}");
             let (claim, warnings, about_claim) = tokio::try_join!(
                 self.client.call(format!("read the volume of {key}"), claims.get_opt(&names.data)),
@@ -176,7 +171,7 @@ impl Cluster {
                 self.client.call(doing.as_str(), events.list(&about_claim)),
             )?;
             objects.claim = ours(claim, key);
-            for event in warnings.items.into_iter().chain(about_claim.items) {
+            for event in warnings.items.iter().chain(&about_claim.items) {
                 note(&mut objects, event);
             }
             objects.events.sort_by_key(when);
@@ -184,56 +179,24 @@ impl Cluster {
         Ok(objects)
     }
 
-    /// Changes of the pod, warnings in its namespace, and what is said of its claim.
-    fn changes(&self, key: &InstanceKey) -> Changes {
-        let namespace = key.namespace.as_str();
-        let pod = watcher::Config::default().fields(&format!("metadata.name={}", MemberNames::first(key).pod));
-        let pods = self.changes_of::<Pod>(namespace, pod, |pod, there| Change::Pod(there.then(|| Box::new(pod))));
-        let events = [WARNINGS.to_owned(), about_claim(&MemberNames::first(key))].map(|fields| {
-            let which = watcher::Config::default().fields(&fields);
-            self.changes_of::<Event>(namespace, which, |event, _| Change::Event(Box::new(event)))
-        });
-        Box::pin(stream::select(pods, stream::select_all(events)))
-    }
-
-    fn changes_of<K>(&self, namespace: &str, which: watcher::Config, make: fn(K, bool) -> Change) -> Changes
-    where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + serde::de::DeserializeOwned
-            + Debug
-            + Send
-            + 'static,
-    {
-        // A list and a watch.
-        self.client.count();
-        self.client.count();
-        let changes = watcher::watcher(self.client.api::<K>(namespace), which).default_backoff();
-        Box::pin(changes.map(move |change| match change {
-            Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => make(object, true),
-            Ok(watcher::Event::Delete(object)) => make(object, false),
-            Ok(watcher::Event::Init | watcher::Event::InitDone) => Change::Again,
-            Err(error) => Change::Failed(error),
-        }))
-    }
-
-    async fn take_in(&self, key: &InstanceKey, objects: &mut Objects, change: Change) -> Result<(), Failure> {
+    async fn take_in(&self, key: &InstanceKey, objects: &mut Objects, change: &Change) -> Result<(), Failure> {
         match change {
+            Change::Pod(pod) | Change::Gone(pod) if !is_of(&pod.metadata, key) => {}
             // Of a server that was ready nothing else was looked at.
-            Change::Pod(Some(_)) if objects.claim.is_none() => *objects = self.fetch_objects(key).await?,
-            Change::Pod(Some(pod)) => objects.pod = ours(Some(*pod), key),
+            Change::Pod(_) if objects.claim.is_none() => *objects = self.fetch_objects(key).await?,
+            Change::Pod(pod) => objects.pod = Some((**pod).clone()),
             // What it went with is worth another look.
-            Change::Pod(None) => *objects = self.fetch_objects(key).await?,
+            Change::Gone(_) => *objects = self.fetch_objects(key).await?,
             Change::Event(event) => {
-                let about = event.involved_object.kind.clone();
-                if note(objects, *event) && about.as_deref() != Some("Pod") {
+                let about = event.involved_object.kind.as_deref();
+                if note(objects, event) && about != Some("Pod") {
                     let (claims, names) =
                         (self.client.api::<PersistentVolumeClaim>(key.namespace.as_str()), MemberNames::first(key));
                     let claim = self.client.call(format!("read the volume of {key}"), claims.get_opt(&names.data)).await?;
                     objects.claim = ours(claim, key);
                 }
             }
-            Change::Again | Change::Failed(_) => {}
+            Change::Failed(_) => {}
         }
         Ok(())
     }
@@ -276,7 +239,7 @@ impl Cluster {
         lines: i64,
         previous: bool,
     ) -> Result<Vec<String>, Failure> {
-        let params = LogParams { tail_lines: Some(lines), previous, ..LogParams::default() };
+        let params = LogParams { tail_lines: Some(lines), limit_bytes: Some(LOG_BYTES), previous, ..LogParams::default() };
         let pods = self.client.api::<Pod>(key.namespace.as_str());
         let pod = MemberNames::first(key).pod;
         let text = self.client.call(format!("read the log of {key}"), pods.logs(&pod, &params)).await?;
@@ -293,11 +256,6 @@ fn words_of_server(log: Vec<String>) -> Vec<String> {
     before.iter().filter(|line| !line.trim().is_empty()).chain(own_lines(of_server)).cloned().collect()
 }
 
-/// What is said of a claim is no warning while its volume is waited for.
-fn about_claim(names: &MemberNames) -> String {
-    format!("involvedObject.kind=PersistentVolumeClaim,involvedObject.name={}", names.data)
-}
-
 fn ours<K: Resource>(object: Option<K>, key: &InstanceKey) -> Option<K> {
     object.filter(|object| is_of(object.meta(), key))
 }
@@ -308,7 +266,7 @@ fn when(event: &Event) -> Option<String> {
 }
 
 /// Keeps an event if it is about this instance, and not an earlier one of its name.
-fn note(objects: &mut Objects, event: Event) -> bool {
+fn note(objects: &mut Objects, event: &Event) -> bool {
     let about = event.involved_object.uid.as_ref();
     let is = |meta: Option<&ObjectMeta>| about.is_some() && meta.and_then(|meta| meta.uid.as_ref()) == about;
     let ours = is(objects.set.as_ref().map(|set| &set.metadata))
@@ -316,7 +274,7 @@ fn note(objects: &mut Objects, event: Event) -> bool {
         || is(objects.claim.as_ref().map(|claim| &claim.metadata));
     if ours {
         objects.events.retain(|known| known.metadata.uid != event.metadata.uid);
-        objects.events.push(event);
+        objects.events.push(event.clone());
     }
     ours
 }
