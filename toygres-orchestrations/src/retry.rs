@@ -21,7 +21,7 @@ const WORTH_ENDING: Duration = Duration::from_secs(1);
 pub struct RetryPolicy {
     /// Wait before the second attempt; doubled before each further one.
     pub first_wait: Duration,
-    /// The longest wait.
+    /// The longest wait, but for an operation that another one holds up.
     pub longest_wait: Duration,
     /// Attempts in all.
     pub attempts: u32,
@@ -70,6 +70,15 @@ impl RetryPolicy {
         Self { attempts: self.log_in_attempts, ..self }
     }
 
+    /// At first as long as before any other attempt up to a second, and after some minutes a minute.
+    fn wait_before_busy(self, attempts: &mut u32) -> Duration {
+        *attempts += 1;
+        match *attempts {
+            0..=120 => self.wait_before(*attempts + 1).min(Duration::from_secs(1)),
+            _ => Duration::from_secs(60),
+        }
+    }
+
     fn wait_before(self, attempt: u32) -> Duration {
         let doubled = self.first_wait.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(2).min(16)));
         doubled.min(self.longest_wait)
@@ -93,7 +102,7 @@ pub async fn run<Input: Serialize, Output: DeserializeOwned>(
     let input = serde_json::to_string(input).map_err(|error| {
         Failure::permanent(FailureKind::Internal, format!("the input of {activity} can't be written: {error}"))
     })?;
-    let (mut attempt, mut waits) = (1, 0);
+    let (mut attempt, mut waits, mut busy_attempts) = (1, 0, 0);
     loop {
         let scheduled = ctx.schedule_activity(activity, input.clone()).with_tag(place);
         let failure = match scheduled.await {
@@ -113,8 +122,11 @@ pub async fn run<Input: Serialize, Output: DeserializeOwned>(
         if !failure.retryable || (attempt >= policy.attempts && !busy) {
             return Err(failure);
         }
-        attempt += u32::from(!busy || attempt < 5);
-        wait(ctx, policy.wait_before(attempt), policy.ends_on_cancel).await;
+        // What another operation holds up may be held up for days, as by a machine that is away: each attempt is kept in the
+        // workflow's history.
+        let pause = if busy { policy.wait_before_busy(&mut busy_attempts) } else { policy.wait_before(attempt + 1) };
+        attempt += u32::from(!busy);
+        wait(ctx, pause, policy.ends_on_cancel).await;
     }
 }
 

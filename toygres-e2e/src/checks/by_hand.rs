@@ -48,6 +48,12 @@ impl Programs {
         found
     }
 
+    /// The path of a program of it, whether it is there or not.
+    #[must_use]
+    pub fn path(&self, program: &str) -> PathBuf {
+        self.0.join(program)
+    }
+
     /// A program of it, run as whom toygres runs servers as.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.0.join(program));

@@ -1,8 +1,14 @@
 //! What only one of several servers may do at a time.
 
+use std::time::Duration;
+
 use sqlx::{Connection, PgConnection};
+use tokio::time::timeout;
 
 use super::{Store, StoreError};
+
+/// How long the database may take to answer a ping.
+const PING_LIMIT: Duration = Duration::from_secs(10);
 
 /// The right to do something that no other server does meanwhile. It ends when dropped, and with the
 /// connection to the database.
@@ -12,9 +18,9 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Whether it still holds.
+    /// Whether it still holds. A database that doesn't answer for long may have given the role to another server.
     pub async fn is_valid(&mut self) -> bool {
-        self.connection.ping().await.is_ok()
+        matches!(timeout(PING_LIMIT, self.connection.ping()).await, Ok(Ok(())))
     }
 }
 

@@ -29,6 +29,7 @@ use crate::workers::clock::ClockError;
 use auth::caller;
 use http::limits::{self, Limits};
 use http::problem::{ApiError, Problems};
+use http::store_probe;
 use http::{conventions, envelope, openapi, traffic};
 use state::{AppState, Shared};
 
@@ -72,7 +73,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), check_context))
         .layer(middleware::from_fn_with_state(room.clone(), limits::share))
         .layer(middleware::from_fn_with_state(state.clone(), caller::authorize))
-        .layer(middleware::from_fn_with_state(state.clone(), limits::fail_fast))
+        .layer(middleware::from_fn_with_state(state.clone(), store_probe::fail_fast))
         .layer(middleware::from_fn_with_state(room, limits::bound));
     let (routes, document) = described(v1).split_for_parts();
     routes

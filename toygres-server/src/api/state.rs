@@ -11,6 +11,7 @@ use toygres_activities::platform::local::LocalHost;
 use toygres_models::Store;
 use toygres_models::store::Changes;
 
+use crate::api::http::store_probe::StoreProbe;
 use crate::api::http::traffic::Traffic;
 use crate::api::observations::Observations;
 use crate::workers::clock::Clock;
@@ -31,6 +32,8 @@ pub struct AppState {
     pub kube_context: Option<String>,
     /// When instances were last looked at.
     pub observations: Observations,
+    /// Whether the metadata store is there.
+    pub store_probe: StoreProbe,
     /// The workflow engine.
     pub workflows: Arc<Workflows>,
     /// Wakes those who wait for a change.

@@ -25,6 +25,7 @@ use toygres_models::{PlatformName, StorageSize, Store};
 use toygres_orchestrations::registry::create_orchestration_registry;
 
 use super::{ControlPlane, state_files};
+use crate::api::http::store_probe::StoreProbe;
 use crate::api::http::traffic::Traffic;
 use crate::api::observations::Observations;
 use crate::api::state::AppState;
@@ -149,6 +150,7 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &ServerSettings, say: 
         platforms,
         host,
         observations: Observations::default(),
+        store_probe: StoreProbe::default(),
         workflows,
         changes,
         feed,

@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use sqlx::{Connection, Executor, PgConnection, Row};
+use toygres_e2e::by_hand::Programs;
+use toygres_e2e::place::required_or_skip;
 use toygres_e2e::wait::SOON;
 use toygres_e2e::{Api, Toygres, eventually, process};
 
@@ -80,6 +82,26 @@ async fn expect_work(api: &Api, session: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
+/// A copy of the whole server, by one of its superusers. (The owner has no right to that: all databases are in it.)
+async fn expect_base_backup(toygres: &Toygres) -> Result<()> {
+    let Some(program) = Programs::installed().map(|programs| programs.path("pg_basebackup")).filter(|path| path.exists()) else {
+        return required_or_skip("there is no pg_basebackup on this machine");
+    };
+    let target = toygres.folder().join("backup");
+    let back_up = async |flags: &[&str]| -> Result<std::process::Output> {
+        let uri = toygres.ok(&[&["connect", "demo"], flags].concat()).await?.stdout;
+        let mut command = tokio::process::Command::new(&program);
+        command.args(["--checkpoint=fast", "--no-sync", "-d", uri.trim_end(), "-D"]).arg(&target);
+        Ok(command.output().await?)
+    };
+    let refused = back_up(&[]).await?;
+    ensure!(!refused.status.success(), "an owner copies the whole server");
+    let made = back_up(&["--superuser"]).await?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    ensure!(target.join("PG_VERSION").exists() && !target.join("server.key").exists(), "it isn't the data directory");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_confined_server_does_all_that_postgresql_does() {
     let toygres = Toygres::new().unwrap();
@@ -91,6 +113,7 @@ async fn a_confined_server_does_all_that_postgresql_does() {
     let kind: String = sqlx::query_scalar("SHOW dynamic_shared_memory_type").fetch_one(&mut session).await.unwrap();
     assert_eq!(kind, "mmap");
     expect_work(&api, &mut session).await.unwrap();
+    expect_base_backup(&toygres).await.unwrap();
     // A backend that is killed, and the server itself: it recovers, with its shared memory's files gone.
     let backend: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut session).await.unwrap();
     process::kill(u32::try_from(backend).unwrap()).await.unwrap();

@@ -13,19 +13,15 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use toygres_models::store::StoreError;
-use toygres_models::{Role, Store};
+use toygres_models::Role;
 
 use super::problem::{ApiError, OUTCOME_UNKNOWN};
 use super::request::wants_stream;
 use crate::api::auth::caller::Caller;
-use crate::api::state::Shared;
 
 /// How long an answer may take, of a request that doesn't ask to wait. The program's own client gives up
 /// later.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(25);
-/// How soon it is asked whether the metadata store is there, how often, and how long that may take.
-const PROBE_INTERVAL: Duration = Duration::from_millis(700);
 /// Requests at once that want their answer now. Each may need one of the metadata store's connections.
 const MAX_REQUESTS: usize = 256;
 /// Requests at once that wait for news or are streams of it: they cost memory only.
@@ -177,42 +173,6 @@ pub async fn bound(State(limits): State<Limits>, request: Request, next: Next) -
         return ApiError::unavailable(format!("the answer took too long, and {OUTCOME_UNKNOWN}")).into_response();
     };
     hold_until_sent(response, slot)
-}
-
-/// Says soon that the metadata store is gone, of a request that changes nothing: whoever looks needn't wait for it. (A change
-/// is worth waiting for.)
-pub async fn fail_fast(State(state): Shared, request: Request, next: Next) -> Response {
-    if request.method() != Method::GET || asks_to_wait(&request) {
-        return next.run(request).await;
-    }
-    tokio::select! {
-        answer = next.run(request) => answer,
-        gone = until_gone(&state.store) => gone.into_response(),
-    }
-}
-
-/// Returns when the store has taken no connection for two seconds.
-async fn until_gone(store: &Store) -> ApiError {
-    let mut failures = 0;
-    loop {
-        tokio::time::sleep(PROBE_INTERVAL).await;
-        let words = match timeout(PROBE_INTERVAL, store.reach()).await {
-            Ok(Ok(())) => {
-                failures = 0;
-                continue;
-            }
-            Ok(Err(StoreError::Database(sqlx::Error::Io(error)))) => format!("can't be reached ({})", error.kind()),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the metadata store takes no connection");
-                "takes no connection".to_owned()
-            }
-            Err(_) => "does not answer".to_owned(),
-        };
-        failures += 1;
-        if failures == 2 {
-            return ApiError::unavailable(format!("the metadata store {words}; try again, and see the server's log"));
-        }
-    }
 }
 
 /// Whether it is answered when something happens, or for as long as things do. A change never waits, whatever it accepts,

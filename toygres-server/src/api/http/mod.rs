@@ -7,4 +7,5 @@ pub mod limits;
 pub mod openapi;
 pub mod problem;
 pub mod request;
+pub mod store_probe;
 pub mod traffic;

@@ -129,9 +129,9 @@ pub(in crate::platform::local) fn conf(role: Role, major: u16, label: &str, home
 pub(in crate::platform::local) fn hba(role: Role) -> String {
     let rules = match role {
         Role::Instance => format!(
-            "hostssl all {TOYGRES} all cert\n\
-             host    all {TOYGRES} all reject\n\
-             hostssl all all     all scram-sha-256\n"
+            "hostssl all,replication {TOYGRES} all cert\n\
+             host    all,replication {TOYGRES} all reject\n\
+             hostssl all,replication all     all scram-sha-256\n"
         ),
         Role::Control => "local   all all     scram-sha-256\n".to_owned(),
     };

@@ -1,0 +1,68 @@
+//! Says soon that the metadata store is gone, to whoever only looks. (A change is worth waiting for.)
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+use toygres_models::Store;
+use toygres_models::store::StoreError;
+
+use super::limits::asks_to_wait;
+use super::problem::ApiError;
+use crate::api::state::Shared;
+
+/// How soon it is asked whether the store is there, and how long an answer is good for.
+const INTERVAL: Duration = Duration::from_millis(400);
+/// How long the answer may take. On a busy machine a connection takes its time.
+const LIMIT: Duration = Duration::from_millis(1100);
+
+/// Asks whether the metadata store is there: once, however many requests wait.
+#[derive(Clone, Default)]
+pub struct StoreProbe(Arc<Mutex<Option<(Instant, Option<String>)>>>);
+
+impl StoreProbe {
+    /// What is wrong, if it isn't there. One that answers, if only that it is busy, is.
+    async fn ask(&self, store: &Store) -> Option<String> {
+        let mut last = self.0.lock().await;
+        if let Some((_, words)) = last.as_ref().filter(|(at, _)| at.elapsed() < INTERVAL) {
+            return words.clone();
+        }
+        let words = match timeout(LIMIT, store.reach()).await {
+            Ok(Err(StoreError::Database(sqlx::Error::Io(error)))) => Some(format!("can't be reached ({})", error.kind())),
+            Ok(_) => None,
+            Err(_) => Some("does not answer".to_owned()),
+        };
+        *last = Some((Instant::now(), words.clone()));
+        words
+    }
+
+    /// Returns when it wasn't there twice in a row.
+    async fn until_gone(&self, store: &Store) -> ApiError {
+        let mut failed_before = false;
+        loop {
+            sleep(INTERVAL).await;
+            match self.ask(store).await {
+                Some(words) if failed_before => {
+                    return ApiError::unavailable(format!("the metadata store {words}; try again, and see the server's log"));
+                }
+                words => failed_before = words.is_some(),
+            }
+        }
+    }
+}
+
+/// Answers a request that only looks as soon as the store is known to be gone.
+pub async fn fail_fast(State(state): Shared, request: Request, next: Next) -> Response {
+    if request.method() != Method::GET || asks_to_wait(&request) {
+        return next.run(request).await;
+    }
+    tokio::select! {
+        answer = next.run(request) => answer,
+        gone = state.store_probe.until_gone(&state.store) => gone.into_response(),
+    }
+}
