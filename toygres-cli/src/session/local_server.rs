@@ -76,9 +76,15 @@ pub async fn find_server(settings: &Settings) -> Result<Found, CliError> {
 pub async fn find(settings: &Settings) -> Result<Option<LocalServer>, CliError> {
     match find_server(settings).await? {
         Found::Answering(server) => Ok(Some(server)),
-        Found::Hanging(pid) => Err(CliError::failed(format!("the toygres server{} is there, but does not answer", process(pid)))
-            .hint(log_hint(settings))
-            .hint("`toygres server stop` ends it; instances keep running, and what it was doing is finished by the next one")),
+        Found::Hanging(pid) => {
+            // One that is frozen takes no request to stop.
+            let command = pid.map_or_else(|| "toygres server stop".to_owned(), |pid| format!("kill -9 {pid}"));
+            Err(CliError::failed(format!("the toygres server{} is there, but does not answer", process(pid)))
+                .hint(log_hint(settings))
+                .hint(format!(
+                    "`{command}` ends it; instances keep running, and what it was doing is finished by the next one"
+                )))
+        }
         Found::Nothing => Ok(None),
     }
 }

@@ -152,7 +152,7 @@ impl<'a> Manifests<'a> {
             "member": MemberNames::of(self.key, member),
             "labels": identity::member_labels(self.key, member),
             "storage_class": storage_class,
-            "storage": format!("{}Gi", size.gb()),
+            "storage": format!("{}G", size.gb()),
             "annotations": self.annotations(record)});
         self.object(template!("postgres-pvc.yaml"), values)
     }
