@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use duroxide::ActivityContext;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::OnceCell;
@@ -143,9 +143,11 @@ impl OperationContext {
         !operation.kind.is_verb && specs.iter().any(|spec| !spec.extensions.is_empty())
     }
 
-    /// When its step at work was first begun.
-    pub(crate) fn step_started_at(&self) -> Option<DateTime<Utc>> {
-        self.subject.operation.steps.last().map(|step| step.started_at)
+    /// How long its step at work has been at it, if each attempt took so long: the time in which no server worked doesn't count.
+    pub(crate) fn waited(&self, attempt: Duration) -> Option<Duration> {
+        let step = self.subject.operation.steps.last()?;
+        let since_start = (Utc::now() - step.started_at).to_std().ok()?;
+        Some(since_start.min(attempt * u32::try_from(step.attempts).ok()?))
     }
 
     /// The operation's id.

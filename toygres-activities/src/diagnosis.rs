@@ -200,7 +200,8 @@ pub fn diagnose(facts: &Facts<'_>) -> Verdict {
         let (cause, evidence) = found.unwrap_or((Cause::Unreachable, vec![failure.message.clone()]));
         return verdict(facts, cause, evidence);
     }
-    if facts.state == InstanceState::Failed && facts.seen == Seen::Ready && facts.log_in == LogIn::Works {
+    let late = facts.failure.is_some_and(passes_with_time);
+    if late && facts.state == InstanceState::Failed && facts.seen == Seen::Ready && facts.log_in == LogIn::Works {
         return verdict(facts, Cause::CameUpLate, facts.failure.iter().map(|failure| failure.message.clone()).collect());
     }
     let is_well = facts.state == InstanceState::Running && facts.seen == Seen::Ready;
@@ -229,6 +230,16 @@ pub fn diagnose(facts: &Facts<'_>) -> Verdict {
         }
         (Seen::NotReady(failure), _) if facts.failure.is_none() => verdict(facts, Cause::Unknown, vec![failure.message.clone()]),
         _ => verdict(facts, Cause::Unknown, facts.failure.iter().map(|failure| failure.message.clone()).collect()),
+    }
+}
+
+/// Whether a server may come up after its operation failed by that: it was waited for in vain.
+#[must_use]
+pub fn passes_with_time(failure: &Failure) -> bool {
+    match failure.kind {
+        FailureKind::StartFailed | FailureKind::Exhausted | FailureKind::ProgramsUnavailable => true,
+        FailureKind::TimedOut => failure.message.contains("was not ready"),
+        _ => false,
     }
 }
 

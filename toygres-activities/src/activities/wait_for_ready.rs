@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use duroxide::ActivityContext;
 use toygres_models::{Failure, FailureKind};
 
@@ -36,7 +35,7 @@ pub async fn wait_for_ready_activity(
     let reason = seen.reason.as_ref().map_or_else(|| format!("its phase is {}", seen.phase.as_str()), ToString::to_string);
     let evidence = seen.reason.map(|reason| reason.evidence).unwrap_or_default();
     // This may be one wait of many.
-    let waited = operation.and_then(|operation| (Utc::now() - operation.step_started_at()?).to_std().ok());
+    let waited = operation.and_then(|operation| operation.waited(Duration::from_secs(input.timeout_seconds)));
     let failure = match waited.filter(|waited| *waited >= context.ready_timeout) {
         Some(_) => {
             let message = format!("{key} was not ready within {} s: {reason}", context.ready_timeout.as_secs());

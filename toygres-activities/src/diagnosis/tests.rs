@@ -125,6 +125,21 @@ fn what_comes_up_has_no_trouble_yet() {
 }
 
 #[test]
+fn a_server_that_came_up_after_all_is_taken_up_unless_something_else_failed() {
+    let key = key();
+    for (failure, is_late) in [
+        (failed(FailureKind::Exhausted, "no node can take the pod of team/demo: 1 Insufficient cpu.", &[]), true),
+        (failed(FailureKind::TimedOut, "team/demo was not ready within 300 s: it starts", &[]), true),
+        (failed(FailureKind::InvalidInput, "this build of PostgreSQL has no extension x", &[]), false),
+        (failed(FailureKind::TimedOut, "the volume of team/demo is still there", &[]), false),
+    ] {
+        let facts = facts(&key, InstanceState::Failed, Some(&failure));
+        let verdict = diagnose(&Facts { seen: Seen::Ready, log_in: LogIn::Works, ..facts });
+        assert_eq!(verdict.likely_cause == Some(Cause::CameUpLate), is_late, "{failure}: {verdict:?}");
+    }
+}
+
+#[test]
 fn one_that_recovers_has_no_cause_and_may_be_waited_for() {
     let key = key();
     let reason = Failure::transient(FailureKind::StartFailed, "the server of team/demo is starting or recovering");

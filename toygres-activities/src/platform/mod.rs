@@ -193,6 +193,9 @@ pub trait Platform: Send + Sync + 'static {
     /// Permanent, and listing the known ones, if there is no such version.
     async fn resolve_version(&self, wanted: Option<PostgresVersion>) -> Result<PostgresVersion, Failure>;
 
+    /// Takes that version's major from now on where none is named, if none was taken before.
+    async fn keep_default_version(&self, _version: PostgresVersion) {}
+
     /// Makes the instance what its spec says: with its password set, and its server started or, of one that is to be
     /// stopped, ended. `true` if anything had to be made, `false` if all of it was there. Missing parts around intact
     /// data are made again; data never is. A caller that drops it gives it up: it ends at

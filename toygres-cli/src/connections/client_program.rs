@@ -51,6 +51,8 @@ pub async fn run(program: &PathBuf, arguments: &[OsString], connection: &Connect
     }
     let child = command.envs(libpq_variables(connection)).env("PGPASSFILE", password.path()).spawn();
     let child = child.map_err(|error| CliError::failed(format!("{} can't be started: {error}", program.display())))?;
+    // What this program starts from now on doesn't inherit it.
+    password.handed_over().map_err(no_file)?;
     let status = wait(child, &mut signals).await;
     let status = status.map_err(|error| CliError::failed(format!("{} can't be waited for: {error}", program.display())))?;
     // None if a signal ended it.
@@ -72,6 +74,11 @@ impl PasswordFile {
         Ok(Self(file))
     }
 
+    /// The program has it now.
+    fn handed_over(&self) -> std::io::Result<()> {
+        Ok(rustix::io::fcntl_setfd(&self.0, rustix::io::FdFlags::CLOEXEC)?)
+    }
+
     /// As the program sees it. Opened anew each time, it is read from its beginning.
     fn path(&self) -> PathBuf {
         use std::os::fd::AsRawFd;
@@ -89,6 +96,10 @@ impl PasswordFile {
         let mut file = tempfile::Builder::new().prefix(".toygres-").tempfile()?;
         file.write_all(line.as_bytes())?;
         Ok(Self(file))
+    }
+
+    fn handed_over(&self) -> std::io::Result<()> {
+        Ok(())
     }
 
     fn path(&self) -> PathBuf {

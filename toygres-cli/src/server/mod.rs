@@ -2,6 +2,8 @@
 
 pub mod doctor;
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -77,6 +79,10 @@ async fn start(settings: &Settings, ui: &Ui) -> Outcome {
 }
 
 async fn stop(settings: &Settings, ui: &Ui, with_instances: bool) -> Outcome {
+    if with_instances && local_server::find(settings).await?.is_none() {
+        // Instances run without it, and it is what stops them.
+        local_server::start(settings, ui).await?;
+    }
     let Some(process) = find_process(settings, ui).await? else {
         return Ok(ExitCode::SUCCESS);
     };
@@ -93,10 +99,29 @@ async fn stop(settings: &Settings, ui: &Ui, with_instances: bool) -> Outcome {
         .hint(format!("`kill -9 {}` loses nothing: the next server finishes what this one was doing", process.pid())));
     }
     match with_instances {
-        true => ui.print("the toygres server and the instances on this machine are stopped")?,
+        true => {
+            let running = running_instances(&settings.server.state_dir);
+            if !running.is_empty() {
+                return Err(CliError::failed(format!(
+                    "the toygres server is stopped, and these instances still run: {}",
+                    running.join(", ")
+                ))
+                .hint(format!("its log: {}", settings.server.state().log_path().display())));
+            }
+            ui.print("the toygres server and the instances on this machine are stopped")?;
+        }
         false => stopped(ui)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The instances that processes still work in, as far as the system tells.
+fn running_instances(state_dir: &Path) -> Vec<String> {
+    let instances = state_dir.join("instances");
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let folders = processes.filter_map(|process| std::fs::read_link(process.path().join("cwd")).ok());
+    let data = folders.filter_map(|folder| Some(folder.strip_prefix(&instances).ok()?.parent()?.display().to_string()));
+    data.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn stopped(ui: &Ui) -> Result<(), CliError> {

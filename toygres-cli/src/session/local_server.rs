@@ -81,9 +81,7 @@ pub async fn find(settings: &Settings) -> Result<Option<LocalServer>, CliError> 
             let command = pid.map_or_else(|| "toygres server stop".to_owned(), |pid| format!("kill -9 {pid}"));
             Err(CliError::failed(format!("the toygres server{} is there, but does not answer", process(pid)))
                 .hint(log_hint(settings))
-                .hint(format!(
-                    "`{command}` ends it; instances keep running, and what it was doing is finished by the next one"
-                )))
+                .hint(format!("`{command}` ends it; instances keep running, and what it was doing is finished by the next one")))
         }
         Found::Nothing => Ok(None),
     }

@@ -226,12 +226,11 @@ impl Store {
             Err(StoreError::InstanceNotFound(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        if !set_health(&mut tx, &instance, healthy, reason).await? {
-            return Ok(());
+        if set_health(&mut tx, &instance, healthy, reason).await? {
+            let (kind, message) = if healthy { (HEALTHY, "it answers SQL") } else { (UNHEALTHY, reason) };
+            insert_event(&mut tx, &NewEvent { cause: "seen when it was looked at", ..NewEvent::of(&instance, kind, message) })
+                .await?;
         }
-        let (kind, message) = if healthy { (HEALTHY, "it answers SQL") } else { (UNHEALTHY, reason) };
-        insert_event(&mut tx, &NewEvent { cause: "seen when it was looked at", ..NewEvent::of(&instance, kind, message) })
-            .await?;
         commit(tx).await
     }
 }
@@ -308,19 +307,22 @@ async fn set_health(
     reason: &str,
 ) -> Result<bool, StoreError> {
     let health = if healthy { "healthy" } else { "unhealthy" };
-    if instance.state != InstanceState::Running || instance.status.health_status.as_deref() == Some(health) {
+    let reason = (!healthy).then(|| reason.lines().next().unwrap_or_default().to_owned());
+    let known = &instance.status.0;
+    let is_new = known.health_status.as_deref() != Some(health);
+    if instance.state != InstanceState::Running || (!is_new && known.health_reason == reason) {
         return Ok(false);
     }
     let status = InstanceStatus {
         health_status: Some(health.to_owned()),
-        health_reason: (!healthy).then(|| reason.lines().next().unwrap_or_default().to_owned()),
-        health_since: Some(Utc::now()),
-        ..instance.status.0.clone()
+        health_reason: reason,
+        health_since: if is_new { Some(Utc::now()) } else { known.health_since },
+        ..known.clone()
     };
     sqlx::query("UPDATE instances SET status = $2 WHERE id = $1")
         .bind(instance.id)
         .bind(Json(status))
         .execute(connection)
         .await?;
-    Ok(true)
+    Ok(is_new)
 }

@@ -105,7 +105,7 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
     let (tls, (local, socket)) = match open() {
         Ok(opened) => opened,
         Err(error) => {
-            control_plane.parts.stop(&control_plane.state, false).await;
+            control_plane.parts.stop(&control_plane.state, settings.stop_instances).await;
             return Err(error);
         }
     };
@@ -126,7 +126,10 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
 
     let stop_instances = tokio::select! {
         with_instances = signals.stop() => with_instances || settings.stop_instances,
-        error = server.broke() => return Err(error),
+        error = server.broke() => {
+            control_plane.parts.stop(&control_plane.state, settings.stop_instances).await;
+            return Err(error);
+        }
     };
     info!(stop_instances, "stopping: requests are finished");
     // Commands on this machine wait for the next server from now on; those that are connected are answered.

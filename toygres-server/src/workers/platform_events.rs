@@ -188,7 +188,8 @@ impl Recorder {
             Ok(Some(seen)) if !phases.contains(&seen.phase) => Ok(()),
             Ok(seen) => {
                 let (healthy, reason) = health(seen);
-                if known == Some(if healthy { "healthy" } else { "unhealthy" }) {
+                // An unhealthy one may be so for another reason by now.
+                if healthy && known == Some("healthy") {
                     return Ok(());
                 }
                 self.store.record_health(&key, healthy, &reason).await

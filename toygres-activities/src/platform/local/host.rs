@@ -113,7 +113,7 @@ impl LocalHost {
         let host = self.clone();
         tokio::spawn(async move {
             let at_hand = host.versions.at_hand().await;
-            if let Some(programs) = host.versions.default_of(&at_hand) {
+            if let Some(programs) = host.versions.default_of(&at_hand).await {
                 host.pool.warm(programs);
             }
             let pool = host.pool.clone();

@@ -242,12 +242,21 @@ impl Inner {
             });
             return observed(Phase::Failed, false, Some(reason));
         };
-        let answers = server.wait_answer(&postmaster, record.port, Duration::ZERO).await == Ok(true);
+        let no_answer = || {
+            let message = format!("the server of {key} runs, and has not answered for {} s", ANSWER_LIMIT.as_secs());
+            observed(Phase::Running, false, Some(Failure::transient(FailureKind::ConnectionFailed, message)))
+        };
+        let asked = tokio::time::timeout(ANSWER_LIMIT, server.wait_answer(&postmaster, record.port, Duration::ZERO)).await;
+        let answers = asked == Ok(Ok(true));
         if !record.provisioned {
             return match server.last_failure() {
                 Some(failure) => observed(Phase::Failed, false, Some(failure)),
                 None => observed(Phase::Pending, false, None),
             };
+        }
+        // One that another toygres started may hang since.
+        if asked.is_err() && postmaster.is_ready() {
+            return no_answer();
         }
         // One that has answered since it started may be shutting down.
         if answers && postmaster.is_ready() {
@@ -257,10 +266,7 @@ impl Inner {
             // It may hang, or have no connection left.
             let options = server.options(record.port)?;
             return match tokio::time::timeout(ANSWER_LIMIT, session::has_room(&options)).await {
-                Err(_) => {
-                    let message = format!("the server of {key} runs, and has not answered for {} s", ANSWER_LIMIT.as_secs());
-                    observed(Phase::Running, false, Some(Failure::transient(FailureKind::ConnectionFailed, message)))
-                }
+                Err(_) => no_answer(),
                 Ok(Ok(true)) => observed(Phase::Running, true, None),
                 Ok(Ok(false)) => {
                     let message =
@@ -446,8 +452,16 @@ impl Platform for LocalPlatform {
         self.inner.common.host.pool.stop();
     }
 
+    async fn keep_default_version(&self, version: PostgresVersion) {
+        self.host().versions.keep_default(version).await;
+    }
+
     async fn stop_servers(&self) {
-        let stops = self.list().await.unwrap_or_default().into_iter().map(async |key| {
+        let keys = self.list().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the instances to stop could not be listed");
+            Vec::new()
+        });
+        let stops = keys.into_iter().map(async |key| {
             let instance = self.inner.instance(&key);
             let _guard = instance.server.lock().await;
             if let Err(error) = instance.stop().await {

@@ -166,7 +166,10 @@ impl Pool {
     fn share(&self, state: &State) -> usize {
         match self.size {
             0 => 0,
-            size => (size / state.shelves.len().max(1)).max(1),
+            size => {
+                let is_in_use = |shelf: &&Shelf| shelf.refill || shelf.building > 0 || !shelf.ready.is_empty();
+                (size / state.shelves.values().filter(is_in_use).count().max(1)).max(1)
+            }
         }
     }
 

@@ -112,6 +112,9 @@ async fn a_confined_server_does_all_that_postgresql_does() {
     let mut session = api.log_in_as_superuser("demo").await.unwrap();
     let kind: String = sqlx::query_scalar("SHOW dynamic_shared_memory_type").fetch_one(&mut session).await.unwrap();
     assert_eq!(kind, "mmap");
+    let complaints = "SELECT count(*) FROM pg_file_settings WHERE error IS NOT NULL";
+    let complaints: i64 = sqlx::query_scalar(complaints).fetch_one(&mut session).await.unwrap();
+    assert_eq!(complaints, 0, "a reload would complain");
     expect_work(&api, &mut session).await.unwrap();
     expect_base_backup(&toygres).await.unwrap();
     // A backend that is killed, and the server itself: it recovers, with its shared memory's files gone.

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use toygres_client::resources::InstanceManifest;
 use toygres_models::store::{Created, NewInstance, Operation, StoreError};
-use toygres_models::{InstanceKey, InstanceSpec, Password};
+use toygres_models::{InstanceKey, InstanceSpec, Password, PostgresVersion};
 
 use super::apply::{ATTEMPTS, existing, find, keeps_changing};
 use super::named;
@@ -96,6 +96,9 @@ pub(super) async fn create_instance(state: &AppState, new: &NewInstance, request
         error => error.into(),
     })?;
     if let Created::New(operation) = &created {
+        if request.parsed::<PostgresVersion>("postgres_version")?.is_none() {
+            place.platform.keep_default_version(new.spec.postgres_version).await;
+        }
         begin(state, operation).await;
     }
     Ok(created)

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use toygres_activities::diagnosis::passes_with_time;
 use toygres_activities::platform::health;
 use toygres_models::store::Instance;
 use toygres_models::{InstanceKey, InstanceState};
@@ -19,7 +20,8 @@ pub(super) async fn observed(state: &AppState, key: &InstanceKey) -> Result<Inst
     match instance.state {
         InstanceState::Running => {}
         InstanceState::Failed => {
-            if tokio::time::timeout(TIME_LIMIT, is_ready(state, key, &instance)).await == Ok(true) {
+            let may_be_up = instance.status.failure.as_ref().is_some_and(|failure| passes_with_time(&failure.failure));
+            if may_be_up && is_ready(state, key, &instance).await {
                 let status = &mut instance.status.0;
                 status.health_status = Some("healthy".into());
                 status.health_reason = Some("its server came up after its operation had failed; start it to take it up".into());
@@ -39,8 +41,12 @@ pub(super) async fn observed(state: &AppState, key: &InstanceKey) -> Result<Inst
 }
 
 async fn is_ready(state: &AppState, key: &InstanceKey, instance: &Instance) -> bool {
-    let Ok(place) = state.platforms.of(instance).await else { return false };
-    place.platform.observe(key).await.is_ok_and(|seen| seen.is_some_and(|seen| seen.ready))
+    let looking = async {
+        let Ok(place) = state.platforms.of(instance).await else { return false };
+        place.platform.observe(key).await.is_ok_and(|seen| seen.is_some_and(|seen| seen.ready))
+    };
+    let looking = state.observations.share(instance.id, looking);
+    tokio::time::timeout(TIME_LIMIT, looking).await.is_ok_and(|(is_ready, _)| is_ready)
 }
 
 /// Observes it, and records what is new. `false` if that can't be done now.

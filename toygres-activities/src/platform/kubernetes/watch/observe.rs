@@ -196,7 +196,7 @@ impl Cluster {
                     objects.claim = ours(claim, key);
                 }
             }
-            Change::Failed(_) => {}
+            Change::Again | Change::Failed(_) => {}
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::platform::kubernetes::identity;
 
 /// How many changes a waiter may be behind; then it looks at its objects anew.
 const KEPT: usize = 1024;
-/// How long a namespace is watched in which nobody waits any more.
+/// How often it is looked whether anybody waits in the namespace any more.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// What a watch saw.
@@ -30,6 +30,8 @@ pub(in crate::platform::kubernetes) enum Change {
     Gone(Box<Pod>),
     /// A warning, or what is said of a claim.
     Event(Box<Event>),
+    /// A watch has begun anew.
+    Again,
     /// The watch is down, and is tried again.
     Failed(watcher::Error),
 }
@@ -75,21 +77,23 @@ impl Cluster {
             std::future::ready(match change {
                 Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => make(object, true),
                 Ok(watcher::Event::Delete(object)) => make(object, false),
-                Ok(watcher::Event::Init | watcher::Event::InitDone) => None,
+                Ok(watcher::Event::InitDone) => Some(Change::Again),
+                Ok(watcher::Event::Init) => None,
                 Err(error) => Some(Change::Failed(error)),
             })
         }))
     }
 }
 
-/// Tells those who wait, until there have been none for a while or the platform ends.
+/// Tells those who wait, until there are none any more or the platform ends.
 async fn tell(cluster: Arc<Cluster>, namespace: Namespace, waiters: broadcast::Sender<Arc<Change>>) {
     let mut changes = cluster.changes(&namespace);
+    let mut looks = tokio::time::interval(IDLE);
     loop {
         tokio::select! {
-            () = cluster.stop.cancelled() => return,
+            () = cluster.stop.cancelled() => break,
             Some(change) = changes.next() => drop(waiters.send(Arc::new(change))),
-            () = tokio::time::sleep(IDLE) => {
+            _ = looks.tick() => {
                 let mut watched = cluster.watched.lock().unwrap_or_else(PoisonError::into_inner);
                 if waiters.receiver_count() == 0 {
                     watched.remove(&namespace);
@@ -98,4 +102,6 @@ async fn tell(cluster: Arc<Cluster>, namespace: Namespace, waiters: broadcast::S
             }
         }
     }
+    // Who waits yet is told so by the end of the channel.
+    cluster.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(&namespace);
 }

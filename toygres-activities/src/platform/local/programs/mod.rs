@@ -14,7 +14,6 @@ use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
-use rustix::fs::StatVfsMountFlags;
 use tokio::process::Command;
 use toygres_models::{Failure, FailureKind, PostgresVersion};
 
@@ -64,10 +63,20 @@ async fn ask(program: &Path, argument: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+#[cfg(target_os = "linux")]
+fn is_noexec(program: &Path) -> bool {
+    use rustix::fs::{StatVfsMountFlags, statvfs};
+    statvfs(program).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::NOEXEC))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_noexec(_program: &Path) -> bool {
+    false
+}
+
 /// The failure of a program of PostgreSQL's that the system doesn't begin.
 pub(in crate::platform::local) fn cannot_run(program: &Path, error: io::Error) -> Failure {
-    let is_noexec = || rustix::fs::statvfs(program).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::NOEXEC));
-    if error.kind() == io::ErrorKind::PermissionDenied && is_noexec() {
+    if error.kind() == io::ErrorKind::PermissionDenied && is_noexec(program) {
         let message = format!(
             "{} can't be run, as its file system is mounted noexec; mount it without that, or choose another --cache-dir",
             program.display()

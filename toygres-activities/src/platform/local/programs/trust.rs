@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use crate::platform::local::files::lock;
 
 /// What PostgreSQL's folder has that toygres runs.
-const PROGRAMS: [&str; 4] = ["postgres", "initdb", "psql", "pg_config"];
+const PROGRAMS: [&str; 5] = ["postgres", "initdb", "psql", "pg_config", "pg_dump"];
 /// Groups below are the system's own, such as Debian's staff, which /usr/local belongs to.
 const FIRST_GROUP_OF_PEOPLE: u32 = 100;
 

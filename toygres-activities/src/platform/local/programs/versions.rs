@@ -10,6 +10,7 @@ use toygres_models::{Failure, FailureKind, PostgresVersion};
 use super::Programs;
 use super::archives::{Archives, NotPublished};
 use crate::platform::OfferedVersion;
+use crate::platform::local::files::{blocking, failed};
 
 pub(in crate::platform::local) struct Versions {
     cache_dir: PathBuf,
@@ -37,8 +38,7 @@ impl Versions {
 
     /// See [`Platform::versions`](crate::platform::Platform::versions).
     pub(in crate::platform::local) async fn offered(&self) -> Vec<OfferedVersion> {
-        let (at_hand, published) = tokio::join!(self.at_hand(), self.archives.newest());
-        let default = self.default();
+        let (at_hand, published, default) = tokio::join!(self.at_hand(), self.archives.newest(), self.default());
         let mut offered: Vec<OfferedVersion> = Vec::new();
         for programs in at_hand {
             if offered.iter().all(|known| known.postgres_version != programs.postgres_version) {
@@ -70,32 +70,42 @@ impl Versions {
     }
 
     /// The version of a create that names none, where one was set or taken before.
-    fn default(&self) -> Option<PostgresVersion> {
-        self.default.or_else(|| std::fs::read_to_string(&self.default_file).ok()?.trim().parse().ok())
+    async fn default(&self) -> Option<PostgresVersion> {
+        if self.default.is_some() {
+            return self.default;
+        }
+        let file = self.default_file.clone();
+        blocking(move || Ok(std::fs::read_to_string(file).ok())).await.ok().flatten()?.trim().parse().ok()
     }
 
     /// Those of these programs that a create takes which names no version.
-    pub(in crate::platform::local) fn default_of<'a>(&self, at_hand: &'a [Programs]) -> Option<&'a Programs> {
-        let default = self.default();
+    pub(in crate::platform::local) async fn default_of<'a>(&self, at_hand: &'a [Programs]) -> Option<&'a Programs> {
+        let default = self.default().await;
         at_hand.iter().find(|programs| default.is_none_or(|default| default.accepts(programs.postgres_version)))
     }
 
-    /// Keeps the default from now on, whatever is fetched or installed later.
-    fn keep_default(&self, version: PostgresVersion) {
-        let major = format!("{}\n", version.major());
-        if let Err(error) = write_whole(&self.default_file, major.as_bytes(), 0o644, None, Durability::Synced) {
+    /// See [`Platform::keep_default_version`](crate::platform::Platform::keep_default_version): whatever is fetched or
+    /// installed later.
+    pub(in crate::platform::local) async fn keep_default(&self, version: PostgresVersion) {
+        if self.default().await.is_some() {
+            return;
+        }
+        let (file, major) = (self.default_file.clone(), format!("{}\n", version.major()));
+        let kept = blocking(move || {
+            write_whole(&file, major.as_bytes(), 0o644, None, Durability::Repairable).map_err(failed("write", &file))
+        });
+        if let Err(error) = kept.await {
             tracing::warn!(%error, "could not keep the default version");
         }
     }
 
     /// See [`Platform::resolve_version`](crate::platform::Platform::resolve_version).
     pub(in crate::platform::local) async fn resolve(&self, wanted: Option<PostgresVersion>) -> Result<PostgresVersion, Failure> {
-        let Some(wanted) = wanted.or_else(|| self.default()) else {
-            let version = self.newest().await?;
-            self.keep_default(version);
-            return Ok(version);
-        };
-        self.find(wanted).await
+        let default = if wanted.is_none() { self.default().await } else { None };
+        match wanted.or(default) {
+            Some(wanted) => self.find(wanted).await,
+            None => self.newest().await,
+        }
     }
 
     /// The newest at hand; if there is none, the newest that can be fetched.

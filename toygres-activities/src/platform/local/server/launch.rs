@@ -66,18 +66,20 @@ impl Server {
         let (label, home) = (&self.label, self.home.display());
         // F0001: the data directory's lock file exists.
         let is_locked = has_code("F0001");
+        use std::io::ErrorKind::{AddrInUse, AddrNotAvailable};
         let port_trouble = (self.role == Role::Instance && !is_locked).then(|| why_not_free(port)).flatten();
+        let port_trouble = port_trouble.map(|error| error.kind()).filter(|kind| matches!(kind, AddrInUse | AddrNotAvailable));
         let is_read_only = || rustix::fs::statvfs(&self.home).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY));
-        let (cause, failure) = if let Some(error) = port_trouble {
-            if error.kind() == std::io::ErrorKind::AddrInUse {
+        let (cause, failure) = if let Some(kind) = port_trouble {
+            if kind == AddrInUse {
                 let message = format!(
                     "the server of {label} did not start, as another program has its port: {headline}; stop that program"
                 );
                 (Cause::PortTaken, Failure::transient(FailureKind::StartFailed, message))
             } else {
                 let message = format!(
-                    "the server of {label} did not start, as this machine's address 127.0.0.1 can't be used ({error}); see \
-                     whether its loopback interface is up: `ip address show lo`"
+                    "the server of {label} did not start, as this machine has no address 127.0.0.1: {headline}; see whether its \
+                     loopback interface is up: `ip address show lo`"
                 );
                 (Cause::Other, Failure::transient(FailureKind::Platform, message))
             }

@@ -100,6 +100,8 @@ pub(in crate::platform::local) fn conf(role: Role, major: u16, label: &str, home
     }
     // The same wherever the server was started; by itself initdb takes the machine's.
     set("timezone", "'UTC'");
+    // As in the command line: a reload complains where the file that initdb wrote says otherwise.
+    set("dynamic_shared_memory_type", "'mmap'");
     // Who connects and says nothing has a place for no longer.
     set("authentication_timeout", "'15s'");
     match role {
