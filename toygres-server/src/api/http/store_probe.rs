@@ -1,6 +1,5 @@
 //! Says soon that the metadata store is gone, to whoever only looks. (A change is worth waiting for.)
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -22,22 +21,29 @@ const INTERVAL: Duration = Duration::from_millis(400);
 const LIMIT: Duration = Duration::from_millis(1100);
 
 /// Asks whether the metadata store is there: once, however many requests wait.
-#[derive(Clone, Default)]
-pub struct StoreProbe(Arc<Mutex<Option<(Instant, Option<String>)>>>);
+#[derive(Default)]
+pub struct StoreProbe(Mutex<Option<Answer>>);
+
+/// What came of the last question.
+struct Answer {
+    at: Instant,
+    /// What is wrong, if anything is.
+    words: Option<String>,
+}
 
 impl StoreProbe {
     /// What is wrong, if it isn't there. One that answers, if only that it is busy, is.
     async fn ask(&self, store: &Store) -> Option<String> {
         let mut last = self.0.lock().await;
-        if let Some((_, words)) = last.as_ref().filter(|(at, _)| at.elapsed() < INTERVAL) {
-            return words.clone();
+        if let Some(last) = last.as_ref().filter(|last| last.at.elapsed() < INTERVAL) {
+            return last.words.clone();
         }
         let words = match timeout(LIMIT, store.reach()).await {
             Ok(Err(StoreError::Database(sqlx::Error::Io(error)))) => Some(format!("can't be reached ({})", error.kind())),
             Ok(_) => None,
             Err(_) => Some("does not answer".to_owned()),
         };
-        *last = Some((Instant::now(), words.clone()));
+        *last = Some(Answer { at: Instant::now(), words: words.clone() });
         words
     }
 
