@@ -42,6 +42,14 @@ impl MemoryDisk {
         run(Command::new("mount").args(["-o", &format!("remount,size={megabytes}m")]).arg(&self.path))
     }
 
+    /// Lets no program on it run.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn forbid_programs(&self) -> Result<()> {
+        run(Command::new("mount").args(["-o", "remount,noexec"]).arg(&self.path))
+    }
+
     /// Allows no more writing.
     ///
     /// # Errors

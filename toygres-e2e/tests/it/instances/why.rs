@@ -4,7 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::io::Write;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -211,6 +212,65 @@ async fn a_password_that_somebody_changed() {
     assert_eq!(api.wait(&create).await.unwrap()["state"], "failed");
     let words = ("operation", "password authentication failed");
     expect_cause(&toygres, "fresh", "wrong_password", &[words]).await.unwrap();
+}
+
+/// A build of PostgreSQL in a cache, as if it had been fetched: the machine's own, under a version that nobody has. Its version and its
+/// programs' folder; `None` where there is none to copy.
+fn build_in(cache: &Path) -> Result<Option<(String, PathBuf)>> {
+    let Some((major, programs)) = Programs::all_installed().into_iter().rfind(|(major, _)| (14..=18).contains(major)) else {
+        required_or_skip("no PostgreSQL is installed on this machine")?;
+        return Ok(None);
+    };
+    let version = format!("{major}.99");
+    let bin = cache.join(format!("postgresql-{version}/bin"));
+    std::fs::create_dir_all(&bin)?;
+    for name in ["initdb", "postgres"] {
+        std::fs::copy(programs.path(name), bin.join(name))?;
+    }
+    std::os::unix::fs::symlink(programs.path("../lib"), bin.with_file_name("lib"))?;
+    Ok(Some((version, bin)))
+}
+
+#[tokio::test]
+async fn programs_that_were_damaged() {
+    let toygres = Toygres::new().unwrap();
+    let cache = toygres.folder().join("own-cache");
+    let Some((version, bin)) = build_in(&cache).unwrap() else { return };
+    let toygres = toygres.with("TOYGRES_CACHE_DIR", &cache);
+    toygres.ok(&["create", "demo", "--version", &version]).await.unwrap();
+    toygres.ok(&["stop", "demo"]).await.unwrap();
+    let (program, whole) = (bin.join("postgres"), bin.join("whole"));
+    std::fs::rename(&program, &whole).unwrap();
+    // As one whose libraries are gone ends.
+    std::fs::write(&program, "#!/bin/sh\nexit 127\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let start = toygres.fails(1, &["start", "demo"]).await.unwrap();
+    assert!(start.stderr.contains("programs are damaged") && start.stderr.contains("fetched again"), "{start}");
+    expect_cause(&toygres, "demo", "programs_unavailable", &[]).await.unwrap();
+    std::fs::rename(&whole, &program).unwrap();
+    toygres.ok(&["start", "demo"]).await.unwrap();
+    expect_well(&toygres, "demo").await.unwrap();
+}
+
+#[tokio::test]
+async fn programs_where_none_may_run() {
+    let disk = match MemoryDisk::mount(100) {
+        Ok(disk) => disk,
+        Err(error) => return required_or_skip(&format!("no memory disk can be mounted here: {error:#}")).unwrap(),
+    };
+    let Some((version, _)) = build_in(&disk.path().join("cache")).unwrap() else { return };
+    disk.forbid_programs().unwrap();
+    let Some(programs) = Programs::installed() else {
+        return required_or_skip("no PostgreSQL is installed on this machine").unwrap();
+    };
+    // Toygres's own database would be of the newest programs, too.
+    let database = Server::create(&programs, temporary_folder().unwrap()).await.unwrap();
+    let toygres = Toygres::new().unwrap().with("TOYGRES_DATABASE_URL", database.url());
+    let toygres = toygres.with("TOYGRES_CACHE_DIR", disk.path().join("cache"));
+    let create = toygres.fails(1, &["create", "demo", "--version", &version]).await.unwrap();
+    assert!(create.stderr.contains("noexec") && create.stderr.contains("--cache-dir"), "{create}");
+    expect_cause(&toygres, "demo", "programs_unavailable", &[]).await.unwrap();
+    toygres.ok(&["delete", "demo", "--yes"]).await.unwrap();
 }
 
 /// Waits until an instance's record says so, without anybody asking why.
