@@ -275,6 +275,14 @@ impl K8sClient {
         let terminating = words.contains("because it is being terminated");
         let plain = format!("could not {doing}: {words}");
         match status.code {
+            // A pod that was removed by force runs on for a moment, and its token ends with its record: another server does it.
+            401 if self.is_in_cluster() => Failure::transient(
+                FailureKind::Platform,
+                format!(
+                    "could not {doing}: the API server {} refuses the credentials of {}: {words}. Was the pod removed?",
+                    self.origin.url, self.origin.source
+                ),
+            ),
             401 => Failure::permanent(
                 FailureKind::Platform,
                 format!(
@@ -462,7 +470,7 @@ mod tests {
     #[tokio::test]
     async fn answers_are_told_apart() {
         let client = client("http://127.0.0.1:1").await;
-        let classify = |code: u16, message: &str, kind: &str| {
+        let classify_for = |client: &K8sClient, code: u16, message: &str, kind: &str| {
             let details = StatusDetails {
                 name: "n".into(),
                 group: String::new(),
@@ -475,7 +483,11 @@ mod tests {
             let failure = client.failure("do it", &kube::Error::Api(status.boxed()));
             (failure.kind, failure.retryable)
         };
+        let classify = |code: u16, message: &str, kind: &str| classify_for(&client, code, message, kind);
         assert_eq!(classify(401, "Unauthorized", ""), (FailureKind::Platform, false));
+        let origin = Origin { url: String::new(), source: String::new(), in_cluster: true, files: Vec::new() };
+        let pod = K8sClient { origin: origin.into(), ..client.clone() };
+        assert_eq!(classify_for(&pod, 401, "Unauthorized", ""), (FailureKind::Platform, true));
         assert_eq!(classify(403, "forbidden: exceeded quota: q", "pods"), (FailureKind::Exhausted, false));
         assert_eq!(classify(403, "User \"x\" cannot get resource", "pods"), (FailureKind::Platform, false));
         assert_eq!(classify(404, "namespaces \"n\" not found", "namespaces"), (FailureKind::NotFound, false));

@@ -104,10 +104,16 @@ impl From<crate::Invalid> for Failure {
 }
 
 impl From<sqlx::Error> for Failure {
-    /// Whatever the store's database says may pass: it is restarted, fails over, comes back. So does a unique violation, where
-    /// two servers note the same step at once.
+    /// Most of what the store's database says may pass: it is restarted, fails over, comes back. A value that it doesn't take
+    /// (classes 22 and 23) it won't take later either.
     fn from(error: sqlx::Error) -> Self {
-        Self::transient(FailureKind::Store, format!("the metadata store did not answer as it should: {error}"))
+        let code = error.as_database_error().and_then(|error| error.code());
+        let is_refused = code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"));
+        let message = format!("the metadata store did not answer as it should: {error}");
+        match is_refused {
+            true => Self::permanent(FailureKind::Store, message),
+            false => Self::transient(FailureKind::Store, message),
+        }
     }
 }
 

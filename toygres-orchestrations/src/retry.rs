@@ -70,11 +70,10 @@ impl RetryPolicy {
         Self { attempts: self.log_in_attempts, ..self }
     }
 
-    /// At first as long as before any other attempt up to a second, and after some minutes a minute.
-    fn wait_before_busy(self, attempts: &mut u32) -> Duration {
-        *attempts += 1;
-        match *attempts {
-            0..=120 => self.wait_before(*attempts + 1).min(Duration::from_secs(1)),
+    /// The wait after so many attempts that another operation held up: a second at most, and after two minutes a minute.
+    fn wait_after_busy(self, attempts: u32) -> Duration {
+        match attempts {
+            0..=120 => self.wait_before(attempts + 1).min(Duration::from_secs(1)),
             _ => Duration::from_secs(60),
         }
     }
@@ -124,8 +123,13 @@ pub async fn run<Input: Serialize, Output: DeserializeOwned>(
         }
         // What another operation holds up may be held up for days, as by a machine that is away: each attempt is kept in the
         // workflow's history.
-        let pause = if busy { policy.wait_before_busy(&mut busy_attempts) } else { policy.wait_before(attempt + 1) };
-        attempt += u32::from(!busy);
+        let pause = if busy {
+            busy_attempts += 1;
+            policy.wait_after_busy(busy_attempts)
+        } else {
+            attempt += 1;
+            policy.wait_before(attempt)
+        };
         wait(ctx, pause, policy.ends_on_cancel).await;
     }
 }
@@ -148,5 +152,7 @@ mod tests {
         let waits: Vec<_> = (2..=12).map(|attempt| RetryPolicy::STEP.wait_before(attempt).as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000, 10_000]);
         assert_eq!(RetryPolicy::RECORD.wait_before(3000), Duration::from_secs(30));
+        let busy = [1, 10, 120, 121].map(|attempts| RetryPolicy::STEP.wait_after_busy(attempts).as_millis());
+        assert_eq!(busy, [100, 1000, 1000, 60_000]);
     }
 }

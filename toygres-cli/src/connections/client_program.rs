@@ -1,8 +1,9 @@
 //! Runs PostgreSQL's client programs on an instance without showing the password to anyone.
 //!
 //! How to connect travels in libpq's environment variables, so that a program's own `-d`, `-U` and the
-//! like work as they always do. The password travels in a password file that only this user can read: others can read a
-//! command's arguments. On Linux the file has no name, so that nothing is left of it whoever is killed.
+//! like work as they always do. The password travels in a password file that only this user can read: other users can read a
+//! command's arguments. On Linux the file has no name: the system frees it when the last program that has it open ends, also by
+//! `kill -9`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;

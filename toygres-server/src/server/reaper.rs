@@ -1,7 +1,7 @@
-//! The duty of a container's first process: taking note of the ends of others' children.
+//! Reaping orphans, which a container's process 1 has to do.
 //!
-//! A server of PostgreSQL that is killed leaves children to process 1. The own ones are noted by tokio at once, so what has
-//! been dead for a whole interval is nobody's.
+//! The children of a PostgreSQL server that is killed become process 1's. tokio reaps the children that toygres started, and does
+//! so at once: a child that has been a zombie for a whole interval is an orphan.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use sysinfo::{ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Does that for as long as the server runs, if it is process 1.
+/// Reaps orphans for as long as the server runs, if it is process 1.
 pub async fn keep_reaping() {
     if std::process::id() != 1 {
         return;
@@ -19,10 +19,10 @@ pub async fn keep_reaping() {
     let mut dead_before = HashSet::new();
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let dead = tokio::task::spawn_blocking(dead_children).await.unwrap_or_default();
+        let dead = tokio::task::spawn_blocking(zombies).await.unwrap_or_default();
         for pid in dead.intersection(&dead_before) {
             if let Some(pid) = Pid::from_raw(*pid) {
-                // Another process noted it.
+                // tokio may have reaped it a moment ago.
                 let _ = waitpid(Some(pid), WaitOptions::NOHANG);
             }
         }
@@ -30,7 +30,7 @@ pub async fn keep_reaping() {
     }
 }
 
-fn dead_children() -> HashSet<i32> {
+fn zombies() -> HashSet<i32> {
     let mut system = System::new();
     system.refresh_processes_specifics(ProcessesToUpdate::All, true, ProcessRefreshKind::nothing());
     let own = sysinfo::Pid::from_u32(std::process::id());

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
 use rand::seq::SliceRandom;
-use toygres_activities::platform::local::PortRegistry;
+use toygres_activities::platform::local::{PortRegistry, exhausted};
 use toygres_models::{Failure, FailureKind, InstanceKey, Store};
 
 /// Ports from the table `ports`, whose primary key makes each one's owner unique.
@@ -27,13 +27,7 @@ impl PortRegistry for StorePorts {
                 return Ok(port);
             }
         }
-        let (first, last) = (range.start(), range.end());
-        Err(Failure::permanent(
-            FailureKind::Exhausted,
-            format!(
-                "all ports from {first} to {last} are taken; delete an instance, or start the server with a wider --port-range"
-            ),
-        ))
+        Err(exhausted(&range))
     }
 
     async fn keep(&self, key: &InstanceKey, port: u16) -> Result<(), Failure> {

@@ -48,7 +48,7 @@ async fn viewer(api: &Api, name: &str) -> Result<(Api, String)> {
     Ok((api.with_token(Some(&secret)), secret))
 }
 
-/// Opens streams of events; those that were let in, and how many were told to come again.
+/// Opens streams of events. Returns the streams that the server accepted, and how many requests it answered with 429.
 async fn open_streams(api: &Api, secret: &str, count: usize) -> Result<(Vec<Raw>, usize)> {
     let request =
         format!("GET /v1/events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nAuthorization: Bearer {secret}\r\n\r\n");

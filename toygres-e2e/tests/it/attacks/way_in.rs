@@ -109,7 +109,7 @@ async fn where_a_server_listens_and_whom_it_lets_in_is_not_its_superuser_s_to_sa
 }
 
 #[tokio::test]
-async fn whoever_takes_toygres_s_log_in_away_is_told_how_to_give_it_back() {
+async fn a_superuser_who_locks_toygres_out_is_told_the_statement_that_lets_it_in() {
     let toygres = Toygres::new().unwrap();
     let api = toygres.serve().await.unwrap();
     api.create("demo").await.unwrap();

@@ -65,7 +65,7 @@ async fn following_loses_and_doubles_no_line_whoever_is_killed() {
         say_more().await;
         process::kill(toygres.only_postmaster("demo").await.unwrap()).await.unwrap();
         say_more().await;
-        // The next one is started by whoever follows; the instance logs on meanwhile.
+        // `logs --follow` starts the next server. The instance goes on logging meanwhile.
         toygres.kill_server().await.unwrap();
         say_more().await;
         if round == 1 {

@@ -1,4 +1,4 @@
-//! The oldest and the newest PostgreSQL to be had, the newest fetched where it isn't installed.
+//! Instances of every installed version of PostgreSQL, and of the newest one, which is fetched if it isn't installed.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;

@@ -16,7 +16,7 @@ use toygres_e2e::{Api, Toygres, eventually, process, wait_until};
 /// Long enough for every lock on work to run out.
 const GONE: Duration = Duration::from_secs(30);
 
-/// A database server of the test's own, and a toygres that uses it. `None` where there is none to be had.
+/// A database server for this test, and a toygres that uses it. `None` if no PostgreSQL is installed.
 async fn set_up() -> Result<Option<(Server, Toygres)>> {
     let Some(programs) = Programs::installed() else {
         required_or_skip("no PostgreSQL is installed on this machine")?;

@@ -35,8 +35,8 @@ async fn instances_stop_with_the_server_where_that_is_wanted_and_come_back_with_
     assert_eq!(kept.stdout, "42\n", "{kept}");
 }
 
-/// Dead children of a process that it hasn't taken note of.
-fn dead_children_of(pid: u32) -> usize {
+/// Zombies among a process's children.
+fn zombies_of(pid: u32) -> usize {
     let mut system = System::new();
     system.refresh_processes(ProcessesToUpdate::All, true);
     let parent = sysinfo::Pid::from_u32(pid);
@@ -45,7 +45,7 @@ fn dead_children_of(pid: u32) -> usize {
 }
 
 #[tokio::test]
-async fn as_process_1_it_takes_note_of_orphans_and_stops_its_instances() {
+async fn as_process_1_it_reaps_orphans_and_stops_its_instances() {
     let toygres = Toygres::new().unwrap();
     let server = toygres.command(&["server", "run", "--stop-instances"]);
     let server = server.as_std();
@@ -62,7 +62,7 @@ async fn as_process_1_it_takes_note_of_orphans_and_stops_its_instances() {
     let first = answering(&toygres, None).await.unwrap();
     process::kill(first).await.unwrap();
     answering(&toygres, Some(first)).await.unwrap();
-    eventually("the orphans to be taken note of", SOON, async || Ok((dead_children_of(pid) == 0).then_some(()))).await.unwrap();
+    eventually("the orphans to be reaped", SOON, async || Ok((zombies_of(pid) == 0).then_some(()))).await.unwrap();
 
     process::send(pid, Signal::Term).unwrap();
     assert!(container.wait().await.unwrap().success());
