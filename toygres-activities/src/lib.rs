@@ -44,7 +44,7 @@
 pub mod context;
 pub mod diagnosis;
 pub mod k8s_client;
-mod kill_point;
+pub mod kill_point;
 pub mod names;
 pub mod platform;
 pub mod platforms;

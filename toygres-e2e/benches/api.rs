@@ -218,7 +218,7 @@ async fn by_hand() -> Result<Duration> {
     let began = calm().await?;
     let create = async |number: usize| -> Result<()> {
         let new = new_instance("default", &format!("demo-{number}"));
-        let Created::New(operation) = store.create_instance(&new, async || Ok(())).await? else {
+        let Created::New(operation) = store.create_instance(&new).await? else {
             anyhow::bail!("it is there already");
         };
         let deployment = Deployment {

@@ -25,5 +25,9 @@ pub async fn delete_postgres_activity(
     // Last, so that a repeated deployment cut off by this deletion never lacks it. (On Kubernetes it
     // went with the rest; a password alone may still be there.)
     place.secrets.remove(&key).await?;
+    if let Some(operation) = &operation {
+        // Its creation may not have begun.
+        place.secrets.discard(&key, operation.instance().id).await?;
+    }
     Ok(DeletePostgresOutput { deleted })
 }

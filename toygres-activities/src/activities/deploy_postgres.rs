@@ -31,6 +31,9 @@ pub async fn deploy_postgres_activity(
     let deploy = async {
         let place = context.place(operation.as_ref()).await?;
         let instance = operation.as_ref().map(OperationContext::instance);
+        if let Some(instance) = instance {
+            place.secrets.settle(&key, instance.id).await?;
+        }
         let data_exists = instance.is_some_and(|instance| !instance.status.members.is_empty());
         let (password, is_lost) = match secrets::resolve(&*place.secrets, password).await {
             Ok(password) => (password, false),

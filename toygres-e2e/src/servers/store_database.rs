@@ -99,6 +99,7 @@ pub fn key(namespace: &str, name: &str) -> InstanceKey {
 #[expect(clippy::unwrap_used, reason = "the version is right")]
 pub fn new_instance(namespace: &str, name: &str) -> NewInstance {
     NewInstance {
+        id: Uuid::now_v7(),
         key: key(namespace, name),
         cluster_id: None,
         spec: InstanceSpec::new(PlatformName::Local, "15.1".parse().unwrap()),

@@ -138,9 +138,6 @@ pub enum StoreError {
     /// The schema can't be brought up to date.
     #[error("the database's schema could not be brought up to date; it is as it was before the failed migration: {0}")]
     Migration(#[source] MigrateError),
-    /// What the caller had to do before the commit failed; nothing was written.
-    #[error("{0}")]
-    Refused(crate::Failure),
     /// The database's answer to a commit was lost.
     #[error("the metadata store's answer was lost, and it isn't known whether anything was changed: {0}")]
     InDoubt(#[source] sqlx::Error),
@@ -187,7 +184,6 @@ impl From<StoreError> for crate::Failure {
             | StoreError::Protected(_) => Self::permanent(FailureKind::Conflict, message),
             StoreError::QuotaExceeded(_) => Self::permanent(FailureKind::Exhausted, message),
             StoreError::NewerSchema(_) | StoreError::Migration(_) => Self::permanent(FailureKind::Store, message),
-            StoreError::Refused(failure) => failure,
             StoreError::Database(error) | StoreError::InDoubt(error) => error.into(),
         }
     }

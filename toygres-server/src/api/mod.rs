@@ -29,7 +29,7 @@ use crate::workers::clock::ClockError;
 use auth::caller;
 use http::limits::{self, Limits};
 use http::problem::{ApiError, Problems};
-use http::store_probe;
+use http::store_probe::{self, StoreProbe};
 use http::{conventions, envelope, openapi, traffic};
 use state::{AppState, Shared};
 
@@ -66,6 +66,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
 /// The whole server.
 pub fn router(state: Arc<AppState>) -> Router {
     let room = Limits::default();
+    let probe = Arc::new(StoreProbe::new(state.store.clone()));
     let v1 = v1()
         // From the last to the first: whether there is room for it, who it is, whether he has his share, then whether
         // it was asked before.
@@ -73,7 +74,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), check_context))
         .layer(middleware::from_fn_with_state(room.clone(), limits::share))
         .layer(middleware::from_fn_with_state(state.clone(), caller::authorize))
-        .layer(middleware::from_fn_with_state(state.clone(), store_probe::fail_fast))
+        .layer(middleware::from_fn_with_state(probe, store_probe::fail_fast))
         .layer(middleware::from_fn_with_state(room, limits::bound));
     let (routes, document) = described(v1).split_for_parts();
     routes

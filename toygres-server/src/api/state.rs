@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use secrecy::SecretString;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use toygres_activities::Platforms;
 use toygres_activities::platform::local::LocalHost;
 use toygres_models::Store;
 use toygres_models::store::Changes;
 
-use crate::api::http::store_probe::StoreProbe;
 use crate::api::http::traffic::Traffic;
 use crate::api::observations::Observations;
 use crate::workers::clock::Clock;
@@ -32,17 +30,12 @@ pub struct AppState {
     pub kube_context: Option<String>,
     /// When instances were last looked at.
     pub observations: Observations,
-    /// Whether the metadata store is there.
-    pub store_probe: StoreProbe,
     /// The workflow engine.
     pub workflows: Arc<Workflows>,
     /// Wakes those who wait for a change.
     pub changes: Changes,
     /// Tells the streams what happens.
     pub feed: Arc<EventFeed>,
-    /// One for each instance that may be being written down: meanwhile it has one of the store's connections, and its
-    /// platform is asked to keep a password, which may take seconds.
-    pub creating: Semaphore,
     /// The server's own token: its holder may do everything.
     pub token: SecretString,
     /// Whether admins may log in to instances as superuser.

@@ -10,7 +10,6 @@ use duroxide_pg::{PostgresProvider, ProviderConfig};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use toygres_activities::platform::Platform;
@@ -25,7 +24,6 @@ use toygres_models::{PlatformName, StorageSize, Store};
 use toygres_orchestrations::registry::create_orchestration_registry;
 
 use super::{ControlPlane, state_files};
-use crate::api::http::store_probe::StoreProbe;
 use crate::api::http::traffic::Traffic;
 use crate::api::observations::Observations;
 use crate::api::state::AppState;
@@ -150,11 +148,9 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &ServerSettings, say: 
         platforms,
         host,
         observations: Observations::default(),
-        store_probe: StoreProbe::default(),
         workflows,
         changes,
         feed,
-        creating: Semaphore::new(STORE_CONNECTIONS as usize / 2),
         token,
         hands_out_superuser: settings.hands_out_superuser,
         traffic: Arc::new(Traffic::new(stopping.clone())),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use toygres_activities::Place;
+use toygres_activities::secrets::Kept;
 use toygres_models::store::StoreError;
 use toygres_models::{Failure, Store};
 
@@ -13,11 +14,20 @@ const PERIOD: Duration = Duration::from_secs(60 * 60);
 /// Forgets the passwords that were kept `kept_for` ago or longer, and that neither an instance on
 /// record nor anything on the platform belongs to.
 pub async fn forget(place: &Place, store: &Store, kept_for: Duration) -> Result<(), Failure> {
-    for key in place.secrets.keys(kept_for).await? {
-        match store.instance(&key).await {
-            Ok(_) => continue,
-            Err(StoreError::InstanceNotFound(_)) => {}
+    for Kept { key, instance_id } in place.secrets.list(kept_for).await? {
+        let on_record = match store.instance(&key).await {
+            Ok(instance) => Some(instance.id),
+            Err(StoreError::InstanceNotFound(_)) => None,
             Err(error) => return Err(error.into()),
+        };
+        if let Some(id) = instance_id {
+            if on_record != Some(id) {
+                place.secrets.discard(&key, id).await?;
+            }
+            continue;
+        }
+        if on_record.is_some() {
+            continue;
         }
         // Another toygres's, or made without a server.
         if place.platform.observe(&key).await?.is_some() {

@@ -11,8 +11,7 @@ use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, InstanceKey, Invalid, Namespace};
 
 use super::config::KubernetesConfig;
-use super::passwords::KubernetesSecretStore;
-use super::watch::shared::Change;
+use super::watch::change::Change;
 use crate::k8s_client::K8sClient;
 use crate::platform::PlatformEvent;
 use crate::platform::certificates::CertificateAuthority;
@@ -99,11 +98,6 @@ impl Cluster {
             [] => vec![Api::all(self.client.raw())],
             served => served.iter().map(|namespace| self.client.api(namespace.as_str())).collect(),
         }
-    }
-
-    /// Where the passwords of the instances are kept.
-    pub(super) fn passwords(&self) -> KubernetesSecretStore {
-        KubernetesSecretStore::new(self.client.clone(), self.config.namespaces.clone())
     }
 
     pub(super) fn not_found(&self, key: &InstanceKey) -> Failure {

@@ -9,14 +9,12 @@ use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, ServerAddr
 
 use super::cluster::Cluster;
 use super::forward::Forward;
-use super::identity::{MemberNames, is_of, spec_of};
+use super::identity::{MemberNames, PORT, is_of, spec_of};
 use super::objects::tls::{external_address, internal_name};
 use super::watch::readiness::describe;
 use crate::platform::session::{extensions, owner};
 use crate::platform::{Endpoint, Reach};
 use crate::secrets::SecretStore;
-
-pub(super) const PORT: u16 = 5432;
 
 impl Cluster {
     /// See [`Platform::endpoint`](crate::platform::Platform::endpoint).

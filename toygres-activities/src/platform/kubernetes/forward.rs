@@ -9,10 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
-use super::identity::MemberNames;
+use super::identity::{MemberNames, PORT};
 use crate::k8s_client::K8sClient;
-
-const PORT: u16 = 5432;
 
 /// A port on 127.0.0.1 that leads to an instance as long as this value lives.
 pub struct Forward {

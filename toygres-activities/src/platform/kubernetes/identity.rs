@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, PlatformName, PostgresVersion};
+use uuid::Uuid;
 
 use crate::platform::{Deployment, InstanceRecord};
+
+/// Where every server listens.
+pub(super) const PORT: u16 = 5432;
 
 pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub(super) const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
@@ -81,6 +85,14 @@ impl MemberNames {
     pub(super) fn first(key: &InstanceKey) -> Self {
         Self::of(key, FIRST)
     }
+}
+
+/// What the names of the Secrets begin with that hold a password which isn't settled. No instance's name begins with it.
+pub(super) const NEW_PASSWORD: &str = "toygres-new-";
+
+/// The name of the Secret with the password of an instance that isn't on record yet.
+pub(super) fn new_password(instance_id: Uuid) -> String {
+    format!("{NEW_PASSWORD}{instance_id}")
 }
 
 type Map = BTreeMap<&'static str, String>;

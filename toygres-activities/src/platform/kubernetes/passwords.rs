@@ -1,6 +1,5 @@
 //! Passwords in Secrets of the instances' own namespaces, with all that an application needs to log in.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,18 +7,28 @@ use chrono::Utc;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, ListParams, Preconditions};
-use secrecy::{ExposeSecret, SecretString};
-use toygres_models::{Failure, FailureKind, InstanceKey, Namespace, Password, ServerAddress};
+use secrecy::SecretString;
+use toygres_models::{Failure, FailureKind, InstanceKey, Namespace, Password};
+use uuid::Uuid;
 
-use super::endpoint::PORT;
+use super::cluster::Cluster;
 use super::identity::{self, Names, is_of};
 use super::objects::Creation;
+use super::objects::login::Login;
 use super::objects::manifests::Manifests;
 use crate::k8s_client::K8sClient;
-use crate::secrets::SecretStore;
+use crate::kill_point::kill_point;
+use crate::secrets::{Kept, SecretStore};
 
 /// The type of the Secrets that applications mount.
 const SECRET_TYPE: &str = "servicebinding.io/postgresql";
+
+impl Cluster {
+    /// Where the passwords of the instances are kept.
+    pub(super) fn passwords(&self) -> KubernetesSecretStore {
+        KubernetesSecretStore::new(self.client.clone(), self.config.namespaces.clone())
+    }
+}
 
 /// Each password in the Secret `<name>-connection`, which applications may mount and the instance's own pod doesn't.
 #[derive(Clone)]
@@ -48,7 +57,7 @@ impl KubernetesSecretStore {
 
     /// Has the Secret say how the owner logs in, with the password that it holds. `found` is its metadata.
     pub(super) async fn complete(&self, key: &InstanceKey, found: &ObjectMeta, login: &Login) -> Result<(), Failure> {
-        let secret = self.find(key).await?;
+        let secret = self.find(key, &Names::of(key).connection).await?;
         if secret.as_ref().and_then(Login::in_secret).as_ref() == Some(login) {
             return Ok(());
         }
@@ -57,10 +66,25 @@ impl KubernetesSecretStore {
         self.client.put_ours(key, secret, Some(found)).await.map(drop)
     }
 
-    async fn find(&self, key: &InstanceKey) -> Result<Option<Secret>, Failure> {
+    /// The Secret of that name, if it is the instance's.
+    async fn find(&self, key: &InstanceKey, name: &str) -> Result<Option<Secret>, Failure> {
         let secrets = self.client.api::<Secret>(key.namespace.as_str());
-        let name = Names::of(key).connection;
-        self.client.call(format!("read the Secret {}/{name}", key.namespace), secrets.get_opt(&name)).await
+        let found = self.client.call(format!("read the Secret {}/{name}", key.namespace), secrets.get_opt(name)).await?;
+        Ok(found.filter(|found| is_of(&found.metadata, key)))
+    }
+
+    async fn delete(&self, key: &InstanceKey, name: &str) -> Result<(), Failure> {
+        let Some(found) = self.find(key, name).await? else { return Ok(()) };
+        let secrets = self.client.api::<Secret>(key.namespace.as_str());
+        let preconditions = Preconditions { uid: found.metadata.uid, resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let call = async {
+            match secrets.delete(name, &params).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                other => other.map(drop),
+            }
+        };
+        self.client.call(format!("delete the Secret {}/{name}", key.namespace), call).await
     }
 }
 
@@ -68,47 +92,12 @@ fn password_in(mut secret: Secret) -> Option<SecretString> {
     Some(String::from_utf8(secret.data.as_mut()?.remove("password")?.0).ok()?.into())
 }
 
-/// How an application in the cluster logs in as an instance's owner, but for the password.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Login {
-    pub(super) host: String,
-    pub(super) owner: String,
-    pub(super) database: String,
-    /// What signs the server's certificate, in PEM.
-    pub(super) ca_certificate: String,
-}
-
-impl Login {
-    fn in_secret(secret: &Secret) -> Option<Self> {
-        let data = secret.data.as_ref()?;
-        let text = |name: &str| String::from_utf8(data.get(name)?.0.clone()).ok();
-        Some(Self { host: text("host")?, owner: text("username")?, database: text("database")?, ca_certificate: text("ca.crt")? })
-    }
-
-    /// The Secret's entries besides the password. The URI names no file, since nobody knows where the Secret is mounted: it
-    /// takes only a server that knows the password (`channel_binding`). Who wants `verify-full` as well has `ca.crt`.
-    pub(super) fn entries(&self, password: &SecretString) -> BTreeMap<&'static str, String> {
-        let address = ServerAddress { host: self.host.clone(), port: PORT, ca_certificate_path: None };
-        let uri = address.uri(&self.owner, &self.database).with_secret(password);
-        BTreeMap::from([
-            ("type", "postgresql".to_owned()),
-            ("provider", "toygres".to_owned()),
-            ("host", self.host.clone()),
-            ("port", PORT.to_string()),
-            ("username", self.owner.clone()),
-            ("database", self.database.clone()),
-            ("uri", uri.expose_secret().to_owned()),
-            ("ca.crt", self.ca_certificate.clone()),
-        ])
-    }
-}
-
 #[async_trait]
 impl SecretStore for KubernetesSecretStore {
     async fn put(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
         let found = self.client.ours::<Secret>(key, &Names::of(key).connection).await?;
         let login = match &found {
-            Some(_) => self.find(key).await?.as_ref().and_then(Login::in_secret),
+            Some(_) => self.find(key, &Names::of(key).connection).await?.as_ref().and_then(Login::in_secret),
             None => None,
         };
         let secret = Manifests::new(key).connection(password, login.as_ref())?;
@@ -116,8 +105,7 @@ impl SecretStore for KubernetesSecretStore {
     }
 
     async fn get(&self, key: &InstanceKey) -> Result<SecretString, Failure> {
-        let found = self.find(key).await?.filter(|found| is_of(&found.metadata, key));
-        match found.and_then(password_in) {
+        match self.find(key, &Names::of(key).connection).await?.and_then(password_in) {
             Some(password) => Ok(password),
             None => Err(Failure::permanent(
                 FailureKind::NotFound,
@@ -127,39 +115,49 @@ impl SecretStore for KubernetesSecretStore {
     }
 
     async fn remove(&self, key: &InstanceKey) -> Result<(), Failure> {
-        let Some(found) = self.find(key).await?.filter(|found| is_of(&found.metadata, key)) else { return Ok(()) };
-        let secrets = self.client.api::<Secret>(key.namespace.as_str());
-        let name = Names::of(key).connection;
-        let preconditions = Preconditions { uid: found.metadata.uid, resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        let call = async {
-            match secrets.delete(&name, &params).await {
-                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-                other => other.map(drop),
-            }
-        };
-        self.client.call(format!("delete the Secret {}/{name}", key.namespace), call).await
+        self.delete(key, &Names::of(key).connection).await
     }
 
-    async fn keys(&self, kept_for: Duration) -> Result<Vec<InstanceKey>, Failure> {
+    async fn put_new(&self, key: &InstanceKey, instance_id: Uuid, password: &SecretString) -> Result<(), Failure> {
+        self.client.create_ours(key, Manifests::new(key).new_password(instance_id, password)?).await.map(drop)
+    }
+
+    async fn settle(&self, key: &InstanceKey, instance_id: Uuid) -> Result<(), Failure> {
+        let Some(password) = self.find(key, &identity::new_password(instance_id)).await?.and_then(password_in) else {
+            return Ok(());
+        };
+        self.put(key, &password).await?;
+        kill_point("password-settled");
+        self.discard(key, instance_id).await
+    }
+
+    async fn discard(&self, key: &InstanceKey, instance_id: Uuid) -> Result<(), Failure> {
+        self.delete(key, &identity::new_password(instance_id)).await
+    }
+
+    async fn list(&self, kept_for: Duration) -> Result<Vec<Kept>, Failure> {
         let before = Utc::now().timestamp() - i64::try_from(kept_for.as_secs()).unwrap_or(i64::MAX);
         let params = ListParams::default().labels(identity::ALL).fields(&format!("type={SECRET_TYPE}"));
         let places: Vec<Api<Secret>> = match self.namespaces.as_slice() {
             [] => vec![Api::all(self.client.raw())],
             served => served.iter().map(|namespace| self.client.api(namespace.as_str())).collect(),
         };
-        let mut keys = Vec::new();
+        let mut all = Vec::new();
         for secrets in places {
             let list = self.client.call("list the passwords of toygres", secrets.list_metadata(&params)).await?;
             for meta in list.items.into_iter().map(|secret| secret.metadata) {
-                let Some(key) = identity::owner(&meta) else { continue };
-                let is_password = meta.name.as_ref() == Some(&Names::of(&key).connection);
-                let made = meta.creation_timestamp.map_or(i64::MAX, |time| time.0.as_second());
-                if is_password && made <= before {
-                    keys.push(key);
-                }
+                let made = meta.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second());
+                all.extend(kept(&meta).filter(|_| made <= before));
             }
         }
-        Ok(keys)
+        Ok(all)
     }
+}
+
+/// What a Secret is kept for, if it holds a password.
+fn kept(meta: &ObjectMeta) -> Option<Kept> {
+    let key = identity::owner(meta)?;
+    let name = meta.name.as_deref()?;
+    let instance_id = name.strip_prefix(identity::NEW_PASSWORD).and_then(|id| id.parse().ok());
+    (instance_id.is_some() || name == Names::of(&key).connection).then_some(Kept { key, instance_id })
 }

@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion, Power};
 
 use super::files::{blocking, failed, make_folder, remove_tree, sync_directory};
-use super::instance::{Instance, data_gone};
+use super::instance::{Instance, STOP_TIMEOUT, data_gone};
 use super::owners::{give, is_instances, is_somebodys};
-use super::platform::{Inner, STOP_TIMEOUT, not_found};
+use super::platform::{Inner, not_found};
 use super::pool::Directory;
 use super::programs::Programs;
 use super::record::{Record, RestartMark};

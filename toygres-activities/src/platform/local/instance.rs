@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, broadcast};
@@ -10,12 +11,14 @@ use toygres_models::{Failure, InstanceKey};
 
 use super::files::{blocking, lock};
 use super::host::LocalHost;
-use super::platform::STOP_TIMEOUT;
 use super::record::Record;
 use super::server::process::Postmaster;
 use super::server::supervisor::{Charge, keep_running};
 use super::server::{Server, StartFailure};
 use crate::platform::PlatformEvent;
+
+/// How long a clean stop may take before the next sharper one.
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the instances of one platform share.
 pub(super) struct Common {

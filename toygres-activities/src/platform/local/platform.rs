@@ -17,7 +17,7 @@ use toygres_models::{
 use super::confinement::{Confinement, confinement};
 use super::files::{blocking, lock, remove_file, remove_tree};
 use super::host::LocalHost;
-use super::instance::{Common, Instance, data_gone};
+use super::instance::{Common, Instance, STOP_TIMEOUT, data_gone};
 use super::logs::reader::LogReader;
 use super::owners;
 use super::ports::PortRegistry;
@@ -32,8 +32,6 @@ use crate::platform::{
     detached,
 };
 
-/// How long a clean stop may take before the next sharper one.
-pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 /// How long a server may take to answer one that looks.
 const ANSWER_LIMIT: Duration = Duration::from_secs(6);

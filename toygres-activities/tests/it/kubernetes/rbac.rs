@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
+use secrecy::ExposeSecret;
 use serde_json::{Value as Json, json};
 use toygres_activities::k8s_client::ClusterChoice;
 use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform, Resources};
 use toygres_activities::platform::{Phase, Platform};
-use toygres_activities::secrets::SecretStore;
+use toygres_activities::secrets::{Kept, SecretStore};
 use toygres_models::{Failure, FailureKind, InstanceKey, StorageSize};
+use uuid::Uuid;
 
 use crate::support;
 use crate::support::kubernetes::{Kubernetes, kubectl, kubectl_apply};
@@ -182,9 +184,17 @@ async fn live(subject: &Kubernetes, rights: &[Right]) -> Result<Arc<KubernetesPl
     let passwords = platform.secrets();
     passwords.put(&real("given-up"), &secret("x")).await?;
     passwords.remove(&real("given-up")).await?;
-    passwords.put(&private.key, &private.password).await?;
-    passwords.get(&private.key).await?;
-    expect("it is kept", passwords.keys(Duration::ZERO).await?, vec![private.key.clone()])?;
+    let (winner, loser) = (Uuid::now_v7(), Uuid::now_v7());
+    passwords.put_new(&private.key, winner, &private.password).await?;
+    passwords.put_new(&private.key, loser, &secret("x")).await?;
+    for _ in 0..2 {
+        passwords.settle(&private.key, winner).await?;
+        passwords.discard(&private.key, loser).await?;
+    }
+    let kept = passwords.get(&private.key).await?;
+    expect("it is the winner's", kept.expose_secret(), private.password.expose_secret())?;
+    let only = Kept { key: private.key.clone(), instance_id: None };
+    expect("it is kept", passwords.list(Duration::ZERO).await?, vec![only])?;
 
     for instance in [&private, &public, &unable] {
         expect("it is made", platform.ensure(instance).await?, true)?;

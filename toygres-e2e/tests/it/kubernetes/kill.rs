@@ -10,8 +10,8 @@ use serde_json::Value;
 use sqlx::PgPool;
 use toygres_e2e::by_hand::{Programs, Server};
 use toygres_e2e::control::{Moment, hold_up, let_go, wait_held_up};
-use toygres_e2e::wait::SOON;
-use toygres_e2e::{Cluster, Toygres, eventually, place, required_or_skip};
+use toygres_e2e::wait::{SOON, wait_until};
+use toygres_e2e::{Cluster, Toygres, eventually, place, process, required_or_skip};
 
 /// The names of an instance's objects that hold what it is; all others come and go with them.
 fn set_of(name: &str) -> [String; 5] {
@@ -126,6 +126,25 @@ async fn a_kill_in_the_middle_of_the_objects_themselves_leaves_no_half() {
         cluster.toygres.kill_server().await.unwrap();
         cluster.ok(&["operations", "watch", &delete]).await.unwrap();
     }
+    cluster.namespace.expect_empty().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_kill_while_the_password_is_settled_leaves_one_secret_with_it() {
+    let point = |toygres: Toygres| toygres.with("TOYGRES_KILL_AT", "password-settled");
+    let Some(mut cluster) = Cluster::with("kill-password", point).await.unwrap() else { return };
+    let create = cluster.serve().await.unwrap().begin_create("demo").await.unwrap();
+    let killed = cluster.toygres.server_pid().unwrap();
+    wait_until("the server to be killed", SOON, || !process::is_alive(killed)).await.unwrap();
+    let passwords = async || cluster.namespace.kubectl(&["get", "secrets", "-o", "name"]).await.unwrap();
+    let secrets = passwords().await;
+    assert!(secrets.contains("secret/toygres-new-") && secrets.contains("secret/demo-connection"), "{secrets}");
+    cluster.toygres = cluster.toygres.without("TOYGRES_KILL_AT");
+    cluster.ok(&["operations", "watch", &create]).await.unwrap();
+    assert_eq!(cluster.sql("demo", "select 7").await.unwrap(), "7");
+    let secrets = cluster.namespace.kubectl(&["get", "secrets", "-o", "name"]).await.unwrap();
+    assert!(!secrets.contains("secret/toygres-new-"), "{secrets}");
+    cluster.delete("demo").await.unwrap();
     cluster.namespace.expect_empty().await.unwrap();
 }
 

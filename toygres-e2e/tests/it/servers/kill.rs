@@ -121,6 +121,21 @@ async fn a_create_is_finished_wherever_in_its_deployment_the_server_was_killed()
 }
 
 #[tokio::test]
+async fn a_create_that_was_killed_before_it_was_on_record_leaves_no_password() {
+    let toygres = Toygres::new().unwrap().with("TOYGRES_KILL_AT", "create-password-kept");
+    let api = toygres.serve().await.unwrap();
+    api.post_instance(&json!({ "name": "demo", "password": "given" })).await.unwrap_err();
+    let folder = toygres.state_dir().join("secrets/default");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "it was killed elsewhere");
+    let toygres = toygres.without("TOYGRES_KILL_AT");
+    let api = toygres.serve().await.unwrap();
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    api.create("demo").await.unwrap();
+    api.log_in("demo").await.unwrap();
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+}
+
+#[tokio::test]
 async fn whatever_is_under_way_when_the_server_is_killed_is_finished() {
     let toygres = Toygres::new().unwrap();
     let mut api = toygres.serve().await.unwrap();

@@ -11,7 +11,7 @@ use toygres_models::store::{ChangeRequested, Created, MetadataUpdate, Operation,
 use toygres_models::{Failure, FailureKind, InstanceState, OperationKind, OperationState, PlatformName, Store};
 
 async fn begin_create(store: &Store, name: &str) -> Operation {
-    match store.create_instance(&new_instance("default", name), async || Ok(())).await.unwrap() {
+    match store.create_instance(&new_instance("default", name)).await.unwrap() {
         Created::New(operation) => operation,
         Created::Existing(..) => panic!("not new"),
     }

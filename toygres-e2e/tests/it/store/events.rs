@@ -13,14 +13,10 @@ use toygres_e2e::event_stream::{ids_after, write_events};
 use toygres_e2e::store_database::{StoreDatabase, database, key, new_instance, request_delete, to_state};
 use toygres_e2e::wait::SOON;
 use toygres_models::store::{Created, EventFilter, EventStart, Requested, StoreError};
-use toygres_models::{Failure, InstanceState, OperationKind, Store};
+use toygres_models::{InstanceState, OperationKind, Store};
 
 const WRITERS: usize = 200;
 const HOUR: Duration = Duration::from_secs(60 * 60);
-
-async fn nothing_to_do() -> Result<(), Failure> {
-    Ok(())
-}
 
 /// Writes events in transactions that take their time, of which some come to nothing.
 async fn write_slowly(store: Store, number: usize) -> Result<()> {
@@ -36,7 +32,7 @@ async fn write_slowly(store: Store, number: usize) -> Result<()> {
         } else {
             tx.commit().await?
         }
-        store.create_instance(&new_instance("default", &format!("demo-{number}-{round}")), nothing_to_do).await?;
+        store.create_instance(&new_instance("default", &format!("demo-{number}-{round}"))).await?;
     }
     Ok(())
 }
@@ -51,7 +47,7 @@ async fn a_server_that_pauses_after_its_event_holds_up_nobody_for_long() {
         .await
         .unwrap();
     let new = new_instance("default", "demo");
-    let created = tokio::time::timeout(SOON, store.create_instance(&new, nothing_to_do)).await.expect("it waits on");
+    let created = tokio::time::timeout(SOON, store.create_instance(&new)).await.expect("it waits on");
     assert!(matches!(created, Ok(Created::New(_))), "{created:?}");
     assert!(paused.commit().await.is_err(), "its event has a number that others went past");
 }
@@ -217,7 +213,7 @@ async fn age(store: &Store) {
 async fn what_is_gone_is_forgotten_and_what_lives_keeps_how_it_was_made() {
     let Some(StoreDatabase { store, .. }) = &database().await.unwrap() else { return };
     for name in ["alive", "gone", "at-work"] {
-        let Created::New(create) = store.create_instance(&new_instance("default", name), nothing_to_do).await.unwrap() else {
+        let Created::New(create) = store.create_instance(&new_instance("default", name)).await.unwrap() else {
             panic!("not new")
         };
         if name != "at-work" {
@@ -273,9 +269,7 @@ async fn what_is_gone_is_forgotten_and_what_lives_keeps_how_it_was_made() {
 #[tokio::test]
 async fn a_change_of_health_is_an_event_with_its_reason() {
     let Some(StoreDatabase { store, .. }) = &database().await.unwrap() else { return };
-    let Created::New(create) = store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap() else {
-        panic!("not new")
-    };
+    let Created::New(create) = store.create_instance(&new_instance("default", "demo")).await.unwrap() else { panic!("not new") };
     store.record_health(&key("default", "demo"), false, "not yet").await.unwrap();
     store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
     for (healthy, reason) in [(true, ""), (false, "its disk is full"), (false, "its disk is full"), (true, "")] {

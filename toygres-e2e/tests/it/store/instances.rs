@@ -12,10 +12,6 @@ use toygres_models::store::{
 };
 use toygres_models::{Failure, FailureKind, InstanceSpec, InstanceState, OperationKind, OperationState, Power, StepFailure};
 
-async fn nothing_to_do() -> Result<(), Failure> {
-    Ok(())
-}
-
 #[tokio::test]
 async fn the_table_of_legal_transitions_is_the_one_of_the_program() {
     let Some(database) = database().await.unwrap() else { return };
@@ -60,12 +56,9 @@ async fn sql_itself_refuses_every_illegal_transition_and_no_legal_one() {
 async fn a_live_name_is_unique_in_its_namespace_and_free_after_its_deletion() {
     let Some(database) = database().await.unwrap() else { return };
     let store = &database.store;
-    let Created::New(first) = store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap() else {
-        panic!("not new")
-    };
-    assert!(matches!(store.create_instance(&new_instance("team", "demo"), nothing_to_do).await.unwrap(), Created::New(_)));
-    let Created::Existing(instance, Some(operation)) =
-        store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap()
+    let Created::New(first) = store.create_instance(&new_instance("default", "demo")).await.unwrap() else { panic!("not new") };
+    assert!(matches!(store.create_instance(&new_instance("team", "demo")).await.unwrap(), Created::New(_)));
+    let Created::Existing(instance, Some(operation)) = store.create_instance(&new_instance("default", "demo")).await.unwrap()
     else {
         panic!("made twice")
     };
@@ -75,42 +68,28 @@ async fn a_live_name_is_unique_in_its_namespace_and_free_after_its_deletion() {
         panic!("not new")
     };
     assert!(
-        matches!(store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap(), Created::Existing(..)),
+        matches!(store.create_instance(&new_instance("default", "demo")).await.unwrap(), Created::Existing(..)),
         "free too early"
     );
     store.update_metadata(&to_state(&delete, InstanceState::Deleted)).await.unwrap();
     assert!(matches!(store.instance(&key("default", "demo")).await, Err(StoreError::InstanceNotFound(_))));
     assert_eq!(store.instance_or_last_deleted(&key("default", "demo")).await.unwrap().id, first.instance_id);
-    let Created::New(second) = store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap() else {
-        panic!("not free")
-    };
+    let Created::New(second) = store.create_instance(&new_instance("default", "demo")).await.unwrap() else { panic!("not free") };
     assert_ne!(second.instance_id, first.instance_id);
     assert_eq!(store.instance_or_last_deleted(&key("default", "demo")).await.unwrap().id, second.instance_id);
 }
 
 #[tokio::test]
-async fn of_creates_at_once_one_is_new_and_its_secret_is_never_overwritten() {
+async fn of_creates_at_once_one_is_new() {
     let Some(database) = database().await.unwrap() else { return };
     let mut creates = JoinSet::new();
-    for number in 0..8 {
+    for _ in 0..8 {
         let store = database.store.clone();
-        creates.spawn(async move {
-            let mut stored = None;
-            let created = store
-                .create_instance(&new_instance("default", "demo"), async || {
-                    stored = Some(number);
-                    nothing_to_do().await
-                })
-                .await?;
-            Ok::<_, StoreError>((created, stored))
-        });
+        creates.spawn(async move { store.create_instance(&new_instance("default", "demo")).await });
     }
-    let mut operations = BTreeSet::new();
-    let (mut new, mut secrets) = (0, 0);
+    let (mut operations, mut new) = (BTreeSet::new(), 0);
     while let Some(created) = creates.join_next().await {
-        let (created, stored) = created.unwrap().unwrap();
-        secrets += i32::from(stored.is_some());
-        let operation = match created {
+        let operation = match created.unwrap().unwrap() {
             Created::New(operation) => {
                 new += 1;
                 operation
@@ -119,51 +98,14 @@ async fn of_creates_at_once_one_is_new_and_its_secret_is_never_overwritten() {
         };
         operations.insert(operation.id);
     }
-    assert_eq!((new, secrets, operations.len()), (1, 1, 1));
-}
-
-#[tokio::test]
-async fn a_create_whose_secret_could_not_be_kept_leaves_nothing() {
-    let Some(database) = database().await.unwrap() else { return };
-    let full = Failure::permanent(FailureKind::Exhausted, "the disk is full");
-    let refused = database.store.create_instance(&new_instance("default", "demo"), async || Err(full.clone())).await;
-    assert!(matches!(refused, Err(StoreError::Refused(failure)) if failure == full));
-    let (rows,): (i64,) = sqlx::query_as(
-        "SELECT (SELECT count(*) FROM instances) + (SELECT count(*) FROM operations) + (SELECT count(*) FROM events)",
-    )
-    .fetch_one(database.store.pool())
-    .await
-    .unwrap();
-    assert_eq!(rows, 0);
-}
-
-#[tokio::test]
-async fn a_create_whose_secret_takes_its_time_holds_the_name_for_as_long() {
-    let Some(database) = database().await.unwrap() else { return };
-    let (begun, first_begun) = tokio::sync::oneshot::channel();
-    let slowly = async move || {
-        begun.send(()).unwrap();
-        // Longer than other transactions may pause.
-        tokio::time::sleep(std::time::Duration::from_secs(6)).await;
-        Ok(())
-    };
-    let new = new_instance("default", "demo");
-    let second = async {
-        first_begun.await.unwrap();
-        database.store.create_instance(&new, async || panic!("its secret would overwrite the first one's")).await
-    };
-    let (first, second) = tokio::join!(database.store.create_instance(&new, slowly), second);
-    assert!(matches!(first, Ok(Created::New(_))), "{first:?}");
-    assert!(matches!(second, Ok(Created::Existing(..))), "{second:?}");
+    assert_eq!((new, operations.len()), (1, 1));
 }
 
 #[tokio::test]
 async fn an_operation_ends_with_the_state_it_was_for_and_repeating_that_changes_nothing() {
     let Some(database) = database().await.unwrap() else { return };
     let store = &database.store;
-    let Created::New(create) = store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap() else {
-        panic!("not new")
-    };
+    let Created::New(create) = store.create_instance(&new_instance("default", "demo")).await.unwrap() else { panic!("not new") };
     store.begin_step(create.id, "deploy-postgres").await.unwrap();
     store.end_step(create.id, "deploy-postgres", None).await.unwrap();
     let running = MetadataUpdate {
@@ -207,7 +149,7 @@ async fn a_create_that_a_delete_overtook_ends_failed_and_leaves_the_instance_to_
     let Some(database) = database().await.unwrap() else { return };
     let store = &database.store;
     for (name, state) in [("one", InstanceState::Running), ("two", InstanceState::Failed)] {
-        let Created::New(create) = store.create_instance(&new_instance("default", name), nothing_to_do).await.unwrap() else {
+        let Created::New(create) = store.create_instance(&new_instance("default", name)).await.unwrap() else {
             panic!("not new")
         };
         store.begin_step(create.id, "deploy-postgres").await.unwrap();
@@ -238,9 +180,7 @@ async fn a_create_that_a_delete_overtook_ends_failed_and_leaves_the_instance_to_
 async fn a_failed_delete_can_be_asked_for_again() {
     let Some(database) = database().await.unwrap() else { return };
     let store = &database.store;
-    let Created::New(create) = store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap() else {
-        panic!("not new")
-    };
+    let Created::New(create) = store.create_instance(&new_instance("default", "demo")).await.unwrap() else { panic!("not new") };
     store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
     let OperationRequested::New(first) = request_delete(store, &key("default", "demo"), &Requested::by("test")).await.unwrap()
     else {

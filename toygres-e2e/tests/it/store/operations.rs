@@ -10,17 +10,11 @@ use toygres_models::store::{
 };
 use toygres_models::{Failure, FailureKind, InstanceState, OperationKind, OperationState, StepState, Store};
 
-async fn nothing_to_do() -> Result<(), Failure> {
-    Ok(())
-}
-
 #[tokio::test]
 async fn a_failed_operation_keeps_the_step_the_reason_and_the_evidence() {
     let Some(database) = database().await.unwrap() else { return };
     let store = &database.store;
-    let Created::New(create) = store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap() else {
-        panic!("not new")
-    };
+    let Created::New(create) = store.create_instance(&new_instance("default", "demo")).await.unwrap() else { panic!("not new") };
     let failure = Failure::permanent(FailureKind::StartFailed, "it ended").with_evidence(vec!["FATAL:  no".into()]);
     store.begin_step(create.id, "deploy-postgres").await.unwrap();
     store.end_step(create.id, "deploy-postgres", Some(&failure)).await.unwrap();
@@ -45,9 +39,7 @@ async fn a_failed_operation_keeps_the_step_the_reason_and_the_evidence() {
 async fn steps_count_their_attempts_and_keep_their_order() {
     let Some(database) = database().await.unwrap() else { return };
     let store = &database.store;
-    let Created::New(create) = store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap() else {
-        panic!("not new")
-    };
+    let Created::New(create) = store.create_instance(&new_instance("default", "demo")).await.unwrap() else { panic!("not new") };
     assert_eq!(store.operation(create.id).await.unwrap().unwrap().state, OperationState::Pending);
     let mut revision = create.revision;
     let failure = Failure::transient(FailureKind::Platform, "not yet");
@@ -77,9 +69,7 @@ async fn steps_count_their_attempts_and_keep_their_order() {
 async fn a_workflow_that_broke_ends_its_operation_once() {
     let Some(database) = database().await.unwrap() else { return };
     let store = &database.store;
-    let Created::New(create) = store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap() else {
-        panic!("not new")
-    };
+    let Created::New(create) = store.create_instance(&new_instance("default", "demo")).await.unwrap() else { panic!("not new") };
     assert_eq!(store.unfinished_operations().await.unwrap().len(), 1);
     store.begin_step(create.id, "deploy-postgres").await.unwrap();
     store.end_step(create.id, "deploy-postgres", None).await.unwrap();
@@ -125,9 +115,7 @@ async fn a_port_has_one_owner_however_many_ask_at_once() {
 async fn events_are_in_order_and_those_of_a_deleted_instance_are_no_error() {
     let Some(database) = database().await.unwrap() else { return };
     let store = &database.store;
-    let Created::New(create) = store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap() else {
-        panic!("not new")
-    };
+    let Created::New(create) = store.create_instance(&new_instance("default", "demo")).await.unwrap() else { panic!("not new") };
     store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
     for (kind, healthy) in [("server_exited", false), ("server_restarted", true)] {
         store.record_platform_event(&key("default", "demo"), None, kind, "words", "a test", healthy).await.unwrap();
@@ -156,7 +144,7 @@ async fn operations_are_listed_newest_first_and_by_instance() {
     let Some(database) = database().await.unwrap() else { return };
     let store = &database.store;
     for name in ["one", "two", "three"] {
-        store.create_instance(&new_instance("default", name), nothing_to_do).await.unwrap();
+        store.create_instance(&new_instance("default", name)).await.unwrap();
     }
     request_delete(store, &key("default", "two"), &Requested::by("test")).await.unwrap();
     let names = async |filter: OperationFilter, limit| -> Vec<_> {
@@ -178,8 +166,7 @@ async fn whoever_waits_for_an_operation_is_woken_by_its_changes() {
     let Some(database) = database().await.unwrap() else { return };
     let changes = database.store.listen().await.unwrap();
     let mut woken = changes.subscribe(Subject::Operations);
-    let Created::New(create) = database.store.create_instance(&new_instance("default", "demo"), nothing_to_do).await.unwrap()
-    else {
+    let Created::New(create) = database.store.create_instance(&new_instance("default", "demo")).await.unwrap() else {
         panic!("not new")
     };
     let next = async |woken: &mut tokio::sync::broadcast::Receiver<Option<Uuid>>| {
@@ -244,7 +231,7 @@ async fn a_request_is_found_again_by_its_key_whatever_became_of_its_operation() 
     };
     assert!(store.operation_by_idempotency_key("one").await.unwrap().is_none());
     let new = NewInstance { requested: requested("one", 1), ..new_instance("default", "demo") };
-    let Created::New(create) = store.create_instance(&new, nothing_to_do).await.unwrap() else { panic!("not new") };
+    let Created::New(create) = store.create_instance(&new).await.unwrap() else { panic!("not new") };
     store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
     let (found, digest) = store.operation_by_idempotency_key("one").await.unwrap().unwrap();
     assert_eq!((found.id, found.state, digest.as_slice()), (create.id, OperationState::Succeeded, &[1; 32][..]));

@@ -23,10 +23,6 @@ fn team() -> Namespace {
     "team".parse().unwrap()
 }
 
-async fn nothing_to_do() -> std::result::Result<(), toygres_models::Failure> {
-    Ok(())
-}
-
 /// What becomes of a token that is sent now.
 async fn checked(store: &Store, sent: &BearerToken) -> Result<&'static str> {
     Ok(match store.check_token(sent).await? {
@@ -114,7 +110,7 @@ fn numbered(number: usize) -> NewInstance {
 async fn creates_at_once(stores: &[Store], count: usize) -> Result<(usize, Vec<String>)> {
     let mut creates = JoinSet::new();
     for (number, store) in (0..count).zip(stores.iter().cycle().cloned()) {
-        creates.spawn(async move { store.create_instance(&numbered(number), nothing_to_do).await });
+        creates.spawn(async move { store.create_instance(&numbered(number)).await });
     }
     let (mut taken, mut refused) = (0, Vec::new());
     for created in creates.join_all().await {
@@ -151,45 +147,42 @@ async fn quotas_hold_whoever_asks_at_once_through_whichever_server() {
         println!("{} stores, {quota}: {taken} of 30 taken", stores.len());
     }
     // Other namespaces have room.
-    assert!(matches!(other.create_instance(&new_instance("default", "demo"), nothing_to_do).await, Ok(Created::New(_))));
+    assert!(matches!(other.create_instance(&new_instance("default", "demo")).await, Ok(Created::New(_))));
 }
 
 #[tokio::test]
 async fn no_create_misses_the_first_quota_that_was_set_before_it_ended() {
     let Some(database) = database().await.unwrap() else { return };
     let store = database.store.clone();
-    let (begun, let_go) = (tokio::sync::oneshot::channel::<()>(), tokio::sync::oneshot::channel::<()>());
+    // Holds the create in the middle of its transaction.
+    let mut held = store.pool().begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE operations IN EXCLUSIVE MODE").execute(&mut *held).await.unwrap();
+    let waiting_for = async |what: &str, locktype: &str| {
+        eventually(what, SOON, async || {
+            let (waiting,): (bool,) = sqlx::query_as("SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = $1 AND NOT granted)")
+                .bind(locktype)
+                .fetch_one(database.store.pool())
+                .await?;
+            Ok(waiting.then_some(()))
+        })
+        .await
+        .unwrap();
+    };
     let early = tokio::spawn({
         let store = store.clone();
-        async move {
-            store
-                .create_instance(&numbered(0), async || {
-                    begun.0.send(()).unwrap();
-                    let_go.1.await.unwrap();
-                    Ok(())
-                })
-                .await
-        }
+        async move { store.create_instance(&numbered(0)).await }
     });
-    begun.1.await.unwrap();
+    waiting_for("the create to be held", "relation").await;
     let quota = Quota { max_instances: Some(1), max_storage_gb: None };
     let set = tokio::spawn({
         let store = store.clone();
         async move { store.set_quota(&team(), quota, None, &by("root")).await }
     });
-    eventually("the quota to wait for the create", SOON, async || {
-        let (waiting,): (bool,) =
-            sqlx::query_as("SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)")
-                .fetch_one(database.store.pool())
-                .await?;
-        Ok(waiting.then_some(()))
-    })
-    .await
-    .unwrap();
-    let_go.0.send(()).unwrap();
+    waiting_for("the quota to wait for the create", "advisory").await;
+    held.rollback().await.unwrap();
     assert!(matches!(early.await.unwrap(), Ok(Created::New(_))));
     assert_eq!(set.await.unwrap().unwrap().instances, 1, "the quota was set beside the create");
-    assert!(matches!(store.create_instance(&numbered(1), nothing_to_do).await, Err(StoreError::QuotaExceeded(_))));
+    assert!(matches!(store.create_instance(&numbered(1)).await, Err(StoreError::QuotaExceeded(_))));
 }
 
 #[tokio::test]
@@ -207,19 +200,16 @@ async fn a_quota_below_the_use_stops_only_what_is_new() {
     assert_eq!(same.revision, 1, "nothing changed, and it was counted");
     let stale = store.set_quota(&team(), Quota::default(), Some(0), &by("root")).await;
     assert!(matches!(&stale, Err(StoreError::RevisionMismatch { current: 1, .. })), "{stale:?}");
-    assert!(matches!(store.create_instance(&numbered(3), nothing_to_do).await, Err(StoreError::QuotaExceeded(_))));
+    assert!(matches!(store.create_instance(&numbered(3)).await, Err(StoreError::QuotaExceeded(_))));
     // The same create again is still the same instance.
-    assert!(matches!(store.create_instance(&numbered(0), nothing_to_do).await, Ok(Created::Existing(..))));
+    assert!(matches!(store.create_instance(&numbered(0)).await, Ok(Created::Existing(..))));
     for number in 0..2 {
         let key = key("team", &format!("i{number}"));
         let OperationRequested::New(delete) = request_delete(store, &key, &by("test")).await.unwrap() else { panic!("not new") };
-        assert!(
-            matches!(store.create_instance(&numbered(3), nothing_to_do).await, Err(StoreError::QuotaExceeded(_))),
-            "too early"
-        );
+        assert!(matches!(store.create_instance(&numbered(3)).await, Err(StoreError::QuotaExceeded(_))), "too early");
         store.update_metadata(&to_state(&delete, InstanceState::Deleted)).await.unwrap();
     }
-    assert!(matches!(store.create_instance(&numbered(3), nothing_to_do).await, Ok(Created::New(_))));
+    assert!(matches!(store.create_instance(&numbered(3)).await, Ok(Created::New(_))));
     assert_eq!(store.set_quota(&team(), Quota::default(), Some(1), &by("ann")).await.unwrap().max_instances, None);
     let events: Vec<(String, Option<String>, String)> =
         sqlx::query_as("SELECT actor, namespace, message FROM events WHERE kind = 'quota_changed' ORDER BY id")
@@ -242,7 +232,7 @@ async fn lists_of_namespaces_and_tokens_go_on_after_a_name() {
     let store = &database.store;
     for name in ["c", "a", "b"] {
         store.create_token(&new_token(name), &by("root")).await.unwrap();
-        store.create_instance(&new_instance(name, "demo"), nothing_to_do).await.unwrap();
+        store.create_instance(&new_instance(name, "demo")).await.unwrap();
     }
     store.set_quota(&"d".parse().unwrap(), Quota::default(), None, &by("root")).await.unwrap();
     let names = |tokens: Vec<toygres_models::store::Token>| tokens.into_iter().map(|token| token.name).collect::<Vec<_>>();

@@ -15,8 +15,8 @@ use subtle::ConstantTimeEq;
 use toygres_models::store::{IdempotencyKey, Requested, TokenCheck};
 use toygres_models::{BearerToken, Namespace, Role, Store};
 
-use crate::api::http::limits::asks_to_wait;
 use crate::api::http::problem::ApiError;
+use crate::api::http::waits::asks_to_wait;
 use crate::api::state::Shared;
 
 /// How often the token of an answer that goes on, or is waited for, is checked again.

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::Method;
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -16,7 +15,7 @@ use tokio::time::timeout;
 use toygres_models::Role;
 
 use super::problem::{ApiError, OUTCOME_UNKNOWN};
-use super::request::wants_stream;
+use super::waits::asks_to_wait;
 use crate::api::auth::caller::Caller;
 
 /// How long an answer may take, of a request that doesn't ask to wait. The program's own client gives up
@@ -33,8 +32,6 @@ const REQUESTS_PART: usize = 4;
 const RESERVE_PART: usize = 8;
 /// A request's line and headers together.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// What can be waited for.
-const CAN_WAIT: [&str; 3] = ["/v1/events", "/v1/instances/{name}/logs", "/v1/operations/{id}"];
 
 /// Room for requests.
 #[derive(Debug, Clone)]
@@ -175,30 +172,8 @@ pub async fn bound(State(limits): State<Limits>, request: Request, next: Next) -
     hold_until_sent(response, slot)
 }
 
-/// Whether it is answered when something happens, or for as long as things do. A change never waits, whatever it accepts,
-/// nor does a look at anything else than these.
-pub fn asks_to_wait(request: &Request) -> bool {
-    request.extensions().get::<MatchedPath>().is_some_and(|route| waits(route.as_str(), request))
-}
-
-fn waits(route: &str, request: &Request) -> bool {
-    let mut query = url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
-    CAN_WAIT.contains(&route)
-        && request.method() == Method::GET
-        && (wants_stream(request.headers()) || query.any(|(name, value)| asks(&name, &value)))
-}
-
-fn asks(name: &str, value: &str) -> bool {
-    match name {
-        "follow" => value != "false",
-        "wait" => value.trim_end_matches('s').bytes().any(|digit| digit != b'0'),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use axum::http::header::ACCEPT;
 
     use super::*;
 
@@ -213,24 +188,5 @@ mod tests {
         shares.take("c").unwrap();
         held.clear();
         assert!(shares.lock().is_empty());
-    }
-
-    #[test]
-    fn who_asks_to_wait_is_counted_apart() {
-        let request = |uri: &str, accept: &str| {
-            Request::builder().uri(uri).header(ACCEPT, "application/json").header(ACCEPT, accept).body(Body::empty()).unwrap()
-        };
-        let (events, operation, logs) = ("/v1/events", "/v1/operations/{id}", "/v1/instances/{name}/logs");
-        assert!(waits(operation, &request("/operations/x?wait=20s", "*/*")));
-        assert!(waits(logs, &request("/instances/x/logs?namespace=a&follow=true", "*/*")));
-        assert!(waits(events, &request("/events", "text/event-stream")));
-        assert!(!waits(events, &request("/events?kind=wait%3Dtrue", "application/json")));
-        assert!(!waits("/v1/instances/{name}/why", &request("/instances/x/why?wait=20s", "text/event-stream")));
-        for not in ["/x?follow=false", "/x?wait=0s", "/x?wait=00s", "/x?wait=0"] {
-            assert!(!waits(operation, &request(not, "*/*")) && !waits(logs, &request(not, "*/*")), "{not}");
-        }
-        let mut change = request("/operations/x?wait=20s", "text/event-stream");
-        *change.method_mut() = Method::POST;
-        assert!(!waits(operation, &change));
     }
 }

@@ -9,3 +9,4 @@ pub mod problem;
 pub mod request;
 pub mod store_probe;
 pub mod traffic;
+pub mod waits;

@@ -239,7 +239,6 @@ impl From<StoreError> for ApiError {
             StoreError::NoSuchEvent { .. } => {
                 Self::invalid(format!("{error}. It may come from another database; begin anew without it")).field("after")
             }
-            StoreError::Refused(failure) => failure.into(),
             StoreError::InDoubt(_) => {
                 tracing::error!(%error, "the metadata store failed at a commit");
                 Self::unavailable(format!("the metadata store's answer was lost, and {OUTCOME_UNKNOWN}"))

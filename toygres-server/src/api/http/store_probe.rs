@@ -1,5 +1,6 @@
 //! Says soon that the metadata store is gone, to whoever only looks. (A change is worth waiting for.)
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -11,9 +12,8 @@ use tokio::time::{Instant, sleep, timeout};
 use toygres_models::Store;
 use toygres_models::store::StoreError;
 
-use super::limits::asks_to_wait;
 use super::problem::ApiError;
-use crate::api::state::Shared;
+use super::waits::asks_to_wait;
 
 /// How soon it is asked whether the store is there, and how long an answer is good for.
 const INTERVAL: Duration = Duration::from_millis(400);
@@ -21,8 +21,10 @@ const INTERVAL: Duration = Duration::from_millis(400);
 const LIMIT: Duration = Duration::from_millis(1100);
 
 /// Asks whether the metadata store is there: once, however many requests wait.
-#[derive(Default)]
-pub struct StoreProbe(Mutex<Option<Answer>>);
+pub struct StoreProbe {
+    store: Store,
+    last: Mutex<Option<Answer>>,
+}
 
 /// What came of the last question.
 struct Answer {
@@ -32,13 +34,19 @@ struct Answer {
 }
 
 impl StoreProbe {
+    /// Of that store.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self { store, last: Mutex::default() }
+    }
+
     /// What is wrong, if it isn't there. One that answers, if only that it is busy, is.
-    async fn ask(&self, store: &Store) -> Option<String> {
-        let mut last = self.0.lock().await;
+    async fn ask(&self) -> Option<String> {
+        let mut last = self.last.lock().await;
         if let Some(last) = last.as_ref().filter(|last| last.at.elapsed() < INTERVAL) {
             return last.words.clone();
         }
-        let words = match timeout(LIMIT, store.reach()).await {
+        let words = match timeout(LIMIT, self.store.reach()).await {
             Ok(Err(StoreError::Database(sqlx::Error::Io(error)))) => Some(format!("can't be reached ({})", error.kind())),
             Ok(_) => None,
             Err(_) => Some("does not answer".to_owned()),
@@ -48,11 +56,11 @@ impl StoreProbe {
     }
 
     /// Returns when it wasn't there twice in a row.
-    async fn until_gone(&self, store: &Store) -> ApiError {
+    async fn until_gone(&self) -> ApiError {
         let mut failed_before = false;
         loop {
             sleep(INTERVAL).await;
-            match self.ask(store).await {
+            match self.ask().await {
                 Some(words) if failed_before => {
                     return ApiError::unavailable(format!("the metadata store {words}; try again, and see the server's log"));
                 }
@@ -63,12 +71,12 @@ impl StoreProbe {
 }
 
 /// Answers a request that only looks as soon as the store is known to be gone.
-pub async fn fail_fast(State(state): Shared, request: Request, next: Next) -> Response {
+pub async fn fail_fast(State(probe): State<Arc<StoreProbe>>, request: Request, next: Next) -> Response {
     if request.method() != Method::GET || asks_to_wait(&request) {
         return next.run(request).await;
     }
     tokio::select! {
         answer = next.run(request) => answer,
-        gone = state.store_probe.until_gone(&state.store) => gone.into_response(),
+        gone = probe.until_gone() => gone.into_response(),
     }
 }

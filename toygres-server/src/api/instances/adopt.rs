@@ -9,7 +9,7 @@ use toygres_client::resources::{AdoptableInstance, Page};
 use toygres_models::store::AdoptedInstance;
 use toygres_models::{Failure, FailureKind};
 
-use super::apply::find;
+use super::comparison::find;
 use crate::api::auth::caller::Caller;
 use crate::api::http::problem::{ApiError, Problems};
 use crate::api::http::request::{InNamespace, Parameters, Segment, instance_key};

@@ -2,11 +2,13 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use toygres_activities::kill_point::kill_point;
 use toygres_client::resources::InstanceManifest;
 use toygres_models::store::{Created, NewInstance, Operation, StoreError};
 use toygres_models::{InstanceKey, InstanceSpec, Password, PostgresVersion};
+use uuid::Uuid;
 
-use super::apply::{ATTEMPTS, existing, find, keeps_changing};
+use super::comparison::{ATTEMPTS, existing, find, keeps_changing};
 use super::named;
 use super::plan::Request;
 use crate::api::auth::caller::Caller;
@@ -75,26 +77,33 @@ pub(super) async fn prepare(
     let version = place.platform.resolve_version(named).await?;
     Ok(Some(NewInstance {
         cluster_id: place.platform.cluster_id().await?,
+        id: Uuid::now_v7(),
         spec: InstanceSpec::new(platform, version).with(&request.fields)?,
         requested: caller.requested(),
         key,
     }))
 }
 
-/// Writes it with its password, and begins its creation, unless the name is taken.
+/// Keeps its password, writes it down and begins its creation, unless the name is taken.
 pub(super) async fn create_instance(state: &AppState, new: &NewInstance, request: &Request) -> Result<Created, ApiError> {
-    // The semaphore is never closed. Dropped with its request, a wait gives its place up.
-    let _turn = state.creating.acquire().await;
+    let NewInstance { id, key, .. } = new;
     let place = state.platforms.get(new.spec.platform).await?;
     let password = request.password.clone().unwrap_or_else(Password::generate);
-    let created = state.store.create_instance(new, async || place.secrets.put(&new.key, &password).await).await;
-    let created = created.map_err(|error| match error {
+    // Before the instance is on record, so that no instance ever lacks its password.
+    place.secrets.put_new(key, *id, &password).await.map_err(|failure| match failure.field.as_deref() {
         // On Kubernetes the namespace has to be there before, and to stay.
-        StoreError::Refused(failure) if failure.field.as_deref() == Some("namespace") => {
-            ApiError::conflict(format!("{}. Nothing was changed", failure.message)).field("namespace")
-        }
-        error => error.into(),
+        Some("namespace") => ApiError::conflict(format!("{}. Nothing was changed", failure.message)).field("namespace"),
+        _ => failure.into(),
     })?;
+    kill_point("create-password-kept");
+    let created = state.store.create_instance(new).await;
+    // Where nobody knows whether it is on record, whoever forgets old passwords looks again.
+    if !matches!(created, Ok(Created::New(_)) | Err(StoreError::InDoubt(_)))
+        && let Err(failure) = place.secrets.discard(key, *id).await
+    {
+        tracing::warn!(instance.name = %key, error = %failure, "a password that nobody needs is kept for up to an hour");
+    }
+    let created = created?;
     if let Created::New(operation) = &created {
         if request.parsed::<PostgresVersion>("postgres_version")?.is_none() {
             place.platform.keep_default_version(new.spec.postgres_version).await;

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod apply;
+mod comparison;
 mod connection;
 mod create;
 mod explanation;

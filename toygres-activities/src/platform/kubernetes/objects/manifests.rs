@@ -18,11 +18,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 use toygres_models::{Failure, FailureKind, InstanceKey, PostgresVersion, StorageSize};
+use uuid::Uuid;
 
+use super::login::Login;
 use crate::platform::certificates::Issued;
 use crate::platform::kubernetes::config::Resources;
 use crate::platform::kubernetes::identity::{self, MemberNames, Names};
-use crate::platform::kubernetes::passwords::Login;
 use crate::platform::sizing::Sizing;
 
 macro_rules! template {
@@ -107,6 +108,17 @@ impl<'a> Manifests<'a> {
         entries.insert("password", password.expose_secret().to_owned());
         let entries: BTreeMap<_, _> = entries.into_iter().map(|(name, value)| (name, base64(value.as_bytes()))).collect();
         self.object(template!("postgres-connection.yaml"), json!({ "entries": entries }))
+    }
+
+    pub(in crate::platform::kubernetes) fn new_password(
+        &self,
+        instance_id: Uuid,
+        password: &SecretString,
+    ) -> Result<Secret, Failure> {
+        let values = json!({
+            "name": identity::new_password(instance_id),
+            "password_base64": base64(password.expose_secret().as_bytes())});
+        self.object(template!("postgres-new-password.yaml"), values)
     }
 
     pub(in crate::platform::kubernetes) fn tls(

@@ -14,8 +14,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
+use super::change::Change;
 use super::readiness::{Objects, Readiness};
-use super::shared::Change;
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{MemberNames, is_of, spec_of};
 use crate::platform::{Observation, Phase};

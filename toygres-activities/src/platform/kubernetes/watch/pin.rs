@@ -5,23 +5,16 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use toygres_models::{Failure, InstanceKey};
 
-use super::readiness::container;
+use super::readiness::{container, reference};
 use crate::platform::PlatformEvent;
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{self, MemberNames};
-
-/// What a container runs: the image by its digest where the node knows one, or else as it was named.
-pub(in crate::platform::kubernetes) fn reference(status: &ContainerStatus) -> &str {
-    let id = status.image_id.strip_prefix("docker-pullable://").unwrap_or(&status.image_id);
-    // Of an image that came from no registry there is an id alone, by which it can't be named.
-    if id.contains('@') { id } else { &status.image }
-}
 
 impl Cluster {
     /// Notes beside the data what the pod of an instance runs, if that is its first one, and pins its StatefulSet to it;

@@ -6,7 +6,6 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, PersistentVolumeClaim, Pod, PodCondition};
 use toygres_models::{Failure, FailureKind, InstanceKey, Memory};
 
-use super::pin::reference;
 use crate::platform::Phase;
 use crate::platform::kubernetes::identity::MemberNames;
 use crate::platform::sizing::Sizing;
@@ -308,6 +307,13 @@ pub(in crate::platform::kubernetes) fn condition<'a>(pod: &'a Pod, kind: &str) -
 
 pub(in crate::platform::kubernetes) fn container(pod: &Pod) -> Option<&ContainerStatus> {
     pod.status.as_ref()?.container_statuses.as_ref()?.first()
+}
+
+/// What a container runs: the image by its digest where the node knows one, or else as it was named.
+pub(in crate::platform::kubernetes) fn reference(status: &ContainerStatus) -> &str {
+    let id = status.image_id.strip_prefix("docker-pullable://").unwrap_or(&status.image_id);
+    // Of an image that came from no registry there is an id alone, by which it can't be named.
+    if id.contains('@') { id } else { &status.image }
 }
 
 pub(in crate::platform::kubernetes) fn ended_how(exit_code: i32, reason: Option<&str>) -> String {

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::broadcast::{self, Receiver};
 use toygres_models::Namespace;
 
+use super::change::Change;
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity;
 
@@ -21,20 +22,6 @@ use crate::platform::kubernetes::identity;
 const KEPT: usize = 1024;
 /// How often it is looked whether anybody waits in the namespace any more.
 const IDLE: Duration = Duration::from_secs(60);
-
-/// What a watch saw.
-pub(in crate::platform::kubernetes) enum Change {
-    /// A pod of toygres's as it is now.
-    Pod(Box<Pod>),
-    /// A pod that is gone.
-    Gone(Box<Pod>),
-    /// A warning, or what is said of a claim.
-    Event(Box<Event>),
-    /// A watch has begun anew.
-    Again,
-    /// The watch is down, and is tried again.
-    Failed(watcher::Error),
-}
 
 type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
 
