@@ -18,6 +18,7 @@ mod local {
 /// The Kubernetes platform.
 mod kubernetes {
     mod access;
+    mod authorities;
     mod bad_days;
     mod conformance;
     mod logs;

@@ -74,9 +74,16 @@ fn tcp() -> HttpConnector {
 fn tls_connector(ca_certificate: Option<&str>) -> Result<native_tls::TlsConnector, ClientError> {
     let mut builder = native_tls::TlsConnector::builder();
     if let Some(pem) = ca_certificate {
-        let certificate = native_tls::Certificate::from_pem(pem.as_bytes())
-            .map_err(|error| ClientError::Unsendable(format!("the CA's certificate is none in PEM: {error}")))?;
-        builder.disable_built_in_roots(true).add_root_certificate(certificate);
+        let none = |words: &str| ClientError::Unsendable(format!("the CA's certificate is none in PEM: {words}"));
+        let certificates = native_tls::Certificate::stack_from_pem(pem.as_bytes()).map_err(|error| none(&error.to_string()))?;
+        if certificates.is_empty() {
+            return Err(none("there is no certificate"));
+        }
+        builder.disable_built_in_roots(true);
+        // A CA and its successor.
+        for certificate in certificates {
+            builder.add_root_certificate(certificate);
+        }
     }
     builder.build().map_err(|error| ClientError::Unsendable(format!("TLS can't be set up: {error}")))
 }

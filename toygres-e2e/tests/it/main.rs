@@ -35,6 +35,7 @@ mod cli {
 mod instances {
     mod adopt;
     mod apply;
+    mod authorities;
     mod bad_days;
     mod bad_places;
     mod first_use;

@@ -100,19 +100,15 @@ impl OwnSecret {
     }
 
     fn read(data: &Data, folder: &Path) -> Result<Self, String> {
-        let text = |key: &str| {
-            let value = data.get(key).map(|value| value.0.clone()).unwrap_or_default();
-            String::from_utf8(value).map_err(|_| format!("{key} is not text"))
-        };
-        let token = text(TOKEN)?;
+        let token = text(data, TOKEN)?;
         // A person's editor may have ended it with a line break.
         let token = token.trim();
         if !token.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(format!("{TOKEN} has a character that no HTTP header can hold"));
         }
         let ca = |signs: Signs| {
-            let (certificate, key) = (text(signs.certificate_file())?, text(signs.key_file())?);
-            CertificateAuthority::from_pem(signs, certificate, &key, folder.join(signs.certificate_file()))
+            let (certificate, key) = (text(data, signs.certificate_file())?, text(data, signs.key_file())?);
+            CertificateAuthority::from_pem(signs, &certificate, &key, folder.join(signs.certificate_file()))
         };
         let [ca, client_ca, api_ca] = [ca(Signs::Instances)?, ca(Signs::Clients)?, ca(Signs::Api)?];
         Ok(Self { token: token.into(), ca, client_ca, api_ca })
@@ -129,7 +125,12 @@ fn unusable(place: &str, problem: &str) -> Failure {
     )
 }
 
-/// New values for what is missing or empty.
+fn text(data: &Data, key: &str) -> Result<String, String> {
+    let value = data.get(key).map(|value| value.0.clone()).unwrap_or_default();
+    String::from_utf8(value).map_err(|_| format!("{key} is not text"))
+}
+
+/// New values for what is missing or empty, and a successor for each CA that ends within two years.
 fn missing(data: &Data) -> Result<Data, String> {
     let lacks = |key: &str| data.get(key).is_none_or(|value| value.0.trim_ascii().is_empty());
     let mut missing = Data::new();
@@ -140,7 +141,13 @@ fn missing(data: &Data) -> Result<Data, String> {
     for signs in CAS {
         let (certificate_file, key_file) = (signs.certificate_file(), signs.key_file());
         match (lacks(certificate_file), lacks(key_file)) {
-            (false, false) => {}
+            (false, false) => {
+                let (certificates, keys) = (text(data, certificate_file)?, text(data, key_file)?);
+                if let Some((certificates, keys)) = CertificateAuthority::succeed(signs, &certificates, &keys)? {
+                    add(certificate_file, &certificates);
+                    add(key_file, &keys);
+                }
+            }
             (true, true) => {
                 let (certificate, key) = CertificateAuthority::generate(signs).map_err(|failure| failure.message)?;
                 add(certificate_file, &certificate);

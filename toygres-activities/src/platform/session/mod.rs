@@ -35,7 +35,7 @@ pub(crate) struct WayIn {
 
 impl WayIn {
     pub(crate) fn new(servers: &CertificateAuthority, clients: CertificateAuthority) -> Self {
-        Self { servers_ca_pem: servers.certificate_pem().to_owned(), clients, certificate: Mutex::default() }
+        Self { servers_ca_pem: servers.trusted_pem().to_owned(), clients, certificate: Mutex::default() }
     }
 
     /// What signs the certificates that toygres shows.

@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 use toygres_models::{DnsLabel, Failure, FailureKind, InstanceKey, PostgresVersion, Power, StorageClass};
 
 use super::Creation;
+use super::login::Login;
 use super::manifests::Manifests;
 use super::tls::{external_address, internal_name};
 use crate::platform::Deployment;
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{self, FIRST, MemberNames, Names};
-use crate::platform::kubernetes::passwords::Login;
 use crate::platform::sizing::Sizing;
 
 /// How long a load balancer's address is waited for, so that the first certificate has it. Where it
@@ -116,7 +116,7 @@ impl Cluster {
             host: internal_name(key, &config.cluster_domain),
             owner: spec.owner.to_string(),
             database: spec.database.to_string(),
-            ca_certificate: self.ca.certificate_pem().to_owned(),
+            ca_certificate: self.ca.trusted_pem().to_owned(),
         };
         let connection = async {
             match &found.connection {
@@ -140,7 +140,7 @@ impl Cluster {
             futures::future::join_all([
                 made(client.put_ours(
                     key,
-                    manifests.config_map(self.way_in.clients().certificate_pem(), &Sizing::of(resources.memory_mib()))?,
+                    manifests.config_map(self.way_in.clients().trusted_pem(), &Sizing::of(resources.memory_mib()))?,
                     found.config_map.as_ref()
                 )),
                 made(client.put_ours(key, manifests.service_account()?, found.service_account.as_ref())),

@@ -1,6 +1,7 @@
 //! Making and changing an instance's objects, and never anybody else's.
 
 pub(in crate::platform::kubernetes) mod create;
+pub(in crate::platform::kubernetes) mod login;
 pub(in crate::platform::kubernetes) mod manifests;
 pub(in crate::platform::kubernetes) mod remove;
 pub(in crate::platform::kubernetes) mod renewal;
@@ -18,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
-use crate::k8s_client::K8sClient;
+use crate::k8s_client::{FIELD_MANAGER, K8sClient};
 use crate::platform::kubernetes::identity;
 
 /// The field manager of annotations that an apply of the object doesn't name, and so doesn't remove.
@@ -116,6 +117,29 @@ impl K8sClient {
         // A precondition: another object under the name, or none any more, is a conflict.
         object.meta_mut().uid = found.uid;
         self.apply(key.namespace.as_str(), &object, false).await
+    }
+
+    /// Changes entries of an object's data, if it is there and the instance's. What else it has stays.
+    ///
+    /// # Errors
+    /// As [`ours`](Self::ours).
+    pub(in crate::platform::kubernetes) async fn put_entries<K>(
+        &self,
+        key: &InstanceKey,
+        name: &str,
+        entries: serde_json::Value,
+    ) -> Result<(), Failure>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K::DynamicType: Default,
+    {
+        let Some(found) = self.ours::<K>(key, name).await? else { return Ok(()) };
+        // The uid is a precondition.
+        let patch = json!({ "metadata": { "uid": found.uid }, "data": entries });
+        let api = self.api::<K>(key.namespace.as_str());
+        let doing = format!("change the {} {}/{name}", K::kind(&K::DynamicType::default()), key.namespace);
+        self.call(doing, api.patch_metadata(name, &PatchParams::apply(FIELD_MANAGER), &Patch::Merge(patch))).await?;
+        Ok(())
     }
 
     /// Adds annotations to an object of the instance. What it has already is not written again.

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::ListParams;
+use serde_json::json;
 use tokio::time::MissedTickBehavior;
 use toygres_models::{Failure, InstanceKey};
 
@@ -46,7 +49,7 @@ impl Cluster {
             let list = self.client.call("list the certificates of toygres", secrets.list_metadata(&params)).await?;
             // Another toygres's are its own business: its clients trust another CA.
             let ours = list.items.iter().map(|object| &object.metadata).filter(|meta| self.has_signed(meta));
-            due.extend(ours.filter(|meta| is_due(renew_at(meta), now)).filter_map(identity::owner));
+            due.extend(ours.filter(|meta| self.is_due(meta, now)).filter_map(identity::owner));
         }
         // It is no user's, and may be in a namespace that isn't served.
         due.extend(self.control.get().cloned());
@@ -66,16 +69,28 @@ impl Cluster {
         let _guard = self.lock(key).await;
         // Looked at again under the lock: an instance that was removed meanwhile gets none.
         let found = self.client.ours::<Secret>(key, &Names::of(key).tls).await?;
-        let Some(found) = found.filter(|found| is_due(renew_at(found), now)) else { return Ok(false) };
+        let Some(found) = found.filter(|found| self.is_due(found, now)) else { return Ok(false) };
         let services = self.client.api::<Service>(key.namespace.as_str());
         let service = self.client.call(format!("read the Service of {key}"), services.get_opt(key.name.as_str())).await?;
         let Some(service) = service.filter(|service| identity::is_of(&service.metadata, key)) else { return Ok(false) };
         self.certify(key, &service, Some(&found)).await?;
+        self.publish_authorities(key).await?;
         tracing::info!(instance.key = %key, "renewed the certificate");
         Ok(true)
     }
-}
 
-fn is_due(renew_at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {
-    renew_at.is_none_or(|renew_at| renew_at <= now)
+    /// Whether a certificate has come to half of its life, or is of an older generation of the CA.
+    fn is_due(&self, certificate: &ObjectMeta, now: DateTime<Utc>) -> bool {
+        renew_at(certificate).is_none_or(|renew_at| renew_at <= now) || !self.has_signed_last(certificate)
+    }
+
+    /// Puts what is to be trusted by now where the server and applications read it. A CA and its successor are trusted together
+    /// for two years, and each certificate is renewed sixteen times in that time.
+    async fn publish_authorities(&self, key: &InstanceKey) -> Result<(), Failure> {
+        let names = Names::of(key);
+        let clients = json!({ "client-ca.crt": self.way_in.clients().trusted_pem() });
+        self.client.put_entries::<ConfigMap>(key, &names.config, clients).await?;
+        let servers = json!({ "ca.crt": ByteString(self.ca.trusted_pem().into()) });
+        self.client.put_entries::<Secret>(key, &names.connection, servers).await
+    }
 }

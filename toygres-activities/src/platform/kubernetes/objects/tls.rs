@@ -87,11 +87,19 @@ impl Cluster {
         self.certify(key, service, found.as_ref()).await.map(drop)
     }
 
+    /// Whether a certificate is of the CA's generation that signs now.
+    pub(in crate::platform::kubernetes) fn has_signed_last(&self, meta: &ObjectMeta) -> bool {
+        signer_of(meta) == Some(self.ca.fingerprint())
+    }
+
     /// Whether a certificate is this CA's.
     pub(in crate::platform::kubernetes) fn has_signed(&self, meta: &ObjectMeta) -> bool {
-        let signer = meta.annotations.as_ref().and_then(|annotations| annotations.get(SIGNED_BY));
-        signer.is_some_and(|signer| signer == self.ca.fingerprint())
+        signer_of(meta).is_some_and(|signer| self.ca.has_generation(signer))
     }
+}
+
+fn signer_of(meta: &ObjectMeta) -> Option<&str> {
+    meta.annotations.as_ref()?.get(SIGNED_BY).map(String::as_str)
 }
 
 /// When a certificate is to be made anew.

@@ -1,20 +1,20 @@
 //! TLS: the CAs of toygres's own. One signs the certificates of instances on every platform, one those with which toygres
 //! logs in to them, one the API's: a key of one kind is good for nothing of another.
 
+mod generations;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-};
-use sha2::{Digest, Sha256};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
 use toygres_models::whole_file::{Durability, write_whole};
 use toygres_models::{Failure, FailureKind};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::pem::parse_x509_pem;
 
+use generations::Generations;
+
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const CA_DAYS: u32 = 3650;
 const LEAF_DAYS: u32 = 90;
 const CLIENT_DAYS: u32 = 2;
 /// A certificate is made anew when half of its life is over.
@@ -61,19 +61,15 @@ impl Signs {
     }
 }
 
-/// A certificate authority of one toygres.
+/// A certificate authority of one toygres, in all its generations: see [`generations`].
 pub struct CertificateAuthority {
     certificate_path: PathBuf,
-    certificate_pem: String,
-    /// Its name, which no other CA has, as it stands in what it signs.
-    subject: Vec<u8>,
-    fingerprint: String,
-    issuer: Issuer<'static, KeyPair>,
+    generations: Generations,
 }
 
 /// A certificate and its key.
 pub struct Issued {
-    /// The certificate, with the CA's behind it, in PEM.
+    /// The certificate, with what leads from it to a CA that clients trust behind it, in PEM.
     pub chain_pem: String,
     /// Its private key, in PEM.
     pub key_pem: String,
@@ -83,9 +79,8 @@ fn broken(error: rcgen::Error) -> Failure {
     Failure::permanent(FailureKind::Internal, format!("could not make a TLS certificate: {error}"))
 }
 
-fn params(common_name: &str, days: u32) -> CertificateParams {
+fn params(common_name: &str, days: u32, now: SystemTime) -> CertificateParams {
     let mut params = CertificateParams::default();
-    let now = SystemTime::now();
     // A day back, for clients whose clock is behind.
     params.not_before = (now - DAY).into();
     params.not_after = (now + DAY * days).into();
@@ -101,30 +96,38 @@ fn with_certificate<T>(pem: &str, read: impl FnOnce(&X509Certificate<'_>) -> T) 
     Ok(read(&certificate))
 }
 
+/// Since 1970.
+fn seconds(time: SystemTime) -> i64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()).cast_signed()
+}
+
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
     write_whole(path, content, mode, None, Durability::Synced)
         .map_err(|error| Failure::transient(FailureKind::Platform, format!("could not write {}: {error}", path.display())))
 }
 
 impl CertificateAuthority {
-    /// Reads its certificate and its key in `folder`, or makes them.
+    /// Reads its certificates and its keys in `folder`, or makes them. One that ends in two years gets a successor.
     ///
     /// # Errors
     /// If what is there can't be used, which is then left as it is, or the folder can't be written to.
     pub fn open(folder: &Path, signs: Signs) -> Result<Self, Failure> {
         let (certificate_path, key_path) = (folder.join(signs.certificate_file()), folder.join(signs.key_file()));
         // The key is written last, so a pair with a key is whole; without one, what is there is half-made.
+        let write_both = |certificates: &str, keys: &str| {
+            write(&certificate_path, certificates.as_bytes(), 0o644)?;
+            write(&key_path, keys.as_bytes(), 0o600)
+        };
         if !key_path.exists() {
-            let (certificate_pem, key_pem) = Self::generate(signs)?;
-            write(&certificate_path, certificate_pem.as_bytes(), 0o644)?;
-            write(&key_path, key_pem.as_bytes(), 0o600)?;
+            let (certificate_pem, key_pem) = generations::found(signs, SystemTime::now()).map_err(broken)?;
+            write_both(&certificate_pem, &key_pem)?;
         }
         let read = |path: &Path| {
             std::fs::read_to_string(path)
                 .map_err(|error| Failure::transient(FailureKind::Platform, format!("could not read {}: {error}", path.display())))
         };
-        let (certificate_pem, key_pem) = (read(&certificate_path)?, read(&key_path)?);
-        Self::from_pem(signs, certificate_pem, &key_pem, certificate_path).map_err(|problem| {
+        let (mut certificates, mut keys) = (read(&certificate_path)?, read(&key_path)?);
+        let unusable = |problem: String| {
             Failure::permanent(
                 FailureKind::Platform,
                 format!(
@@ -135,76 +138,81 @@ impl CertificateAuthority {
                     signs.key_file()
                 ),
             )
-        })
+        };
+        if let Some(succeeded) = Self::succeed(signs, &certificates, &keys).map_err(unusable)? {
+            (certificates, keys) = succeeded;
+            write_both(&certificates, &keys)?;
+        }
+        let authority = Self::from_pem(signs, &certificates, &keys, certificate_path.clone()).map_err(unusable)?;
+        // Without what has ended meanwhile.
+        authority.publish()?;
+        Ok(authority)
     }
 
     /// A new one: its certificate and its key, as PEM.
     pub(crate) fn generate(signs: Signs) -> Result<(String, String), Failure> {
-        let key = KeyPair::generate().map_err(broken)?;
-        let mut params = params(signs.common_name(), CA_DAYS);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        // A name of its own for each CA, so that clients with several never confuse them.
-        params.distinguished_name.push(DnType::OrganizationalUnitName, uuid::Uuid::new_v4().to_string());
-        let certificate = params.self_signed(&key).map_err(broken)?;
-        Ok((certificate.pem(), key.serialize_pem()))
+        generations::found(signs, SystemTime::now()).map_err(broken)
     }
 
-    /// From its certificate and its key; clients find the certificate at `certificate_path`.
+    /// Its certificates and its keys with a successor, where it ends in two years.
+    ///
+    /// # Errors
+    /// As [`from_pem`](Self::from_pem).
+    pub(crate) fn succeed(signs: Signs, certificates: &str, keys: &str) -> Result<Option<(String, String)>, String> {
+        let succeeded = generations::succeed(signs, certificates, keys, SystemTime::now())?;
+        if succeeded.is_some() {
+            let file = signs.certificate_file();
+            tracing::warn!(
+                file,
+                "this CA ends within two years: it has a successor, and {file} holds both. Give it to clients that have a copy"
+            );
+        }
+        Ok(succeeded)
+    }
+
+    /// From its certificates and its keys; clients find the certificates at `certificate_path`.
     ///
     /// # Errors
     /// What is wrong with them, in words that repeat neither.
-    pub(crate) fn from_pem(
-        signs: Signs,
-        certificate_pem: String,
-        key_pem: &str,
-        certificate_path: PathBuf,
-    ) -> Result<Self, String> {
-        let (certificate_file, key_file) = (signs.certificate_file(), signs.key_file());
-        let key = KeyPair::from_pem(key_pem).map_err(|error| format!("{key_file} is no private key: {error}"))?;
-        let no_certificate = |error: &dyn std::fmt::Display| format!("{certificate_file} is no certificate: {error}");
-        let read = |certificate: &X509Certificate<'_>| {
-            let fingerprint: String = Sha256::digest(certificate.as_raw()).iter().map(|byte| format!("{byte:02x}")).collect();
-            let is_keys = *certificate.public_key().subject_public_key.data == *key.public_key_raw();
-            (certificate.subject().as_raw().to_vec(), fingerprint, is_keys)
-        };
-        let (subject, fingerprint, is_keys) = with_certificate(&certificate_pem, read).map_err(|error| no_certificate(&error))?;
-        if !is_keys {
-            return Err(format!("{key_file} is not the key of {certificate_file}"));
-        }
-        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(|error| no_certificate(&error))?;
-        Ok(Self { certificate_path, certificate_pem, subject, fingerprint, issuer })
+    pub(crate) fn from_pem(signs: Signs, certificates: &str, keys: &str, certificate_path: PathBuf) -> Result<Self, String> {
+        let generations = Generations::read(signs, certificates, keys, SystemTime::now())?;
+        Ok(Self { certificate_path, generations })
     }
 
-    /// Writes the certificate to its path, where clients find it. The key stays where it is.
+    /// Writes the certificates to their path, where clients find them. The keys stay where they are.
     pub(crate) fn publish(&self) -> Result<(), Failure> {
-        if std::fs::read_to_string(&self.certificate_path).is_ok_and(|there| there == self.certificate_pem) {
+        if std::fs::read_to_string(&self.certificate_path).is_ok_and(|there| there == self.trusted_pem()) {
             return Ok(());
         }
-        write(&self.certificate_path, self.certificate_pem.as_bytes(), 0o644)
+        write(&self.certificate_path, self.trusted_pem().as_bytes(), 0o644)
     }
 
-    pub(crate) fn certificate_pem(&self) -> &str {
-        &self.certificate_pem
+    /// What clients are to trust, in PEM: one certificate, or two while the older one comes to its end.
+    pub(crate) fn trusted_pem(&self) -> &str {
+        &self.generations.trusted_pem
     }
 
     pub(crate) fn certificate_path(&self) -> &Path {
         &self.certificate_path
     }
 
-    /// Of its certificate, by SHA-256 in hexadecimal.
+    /// Of the certificate that signs now, by SHA-256 in hexadecimal.
     pub(crate) fn fingerprint(&self) -> &str {
-        &self.fingerprint
+        &self.generations.fingerprint
     }
 
-    /// Whether a chain's first certificate is of this CA, and not to be made anew yet. One that isn't valid yet is: the clock
-    /// was set back.
+    /// Whether a fingerprint is that of one of its certificates.
+    pub(crate) fn has_generation(&self, fingerprint: &str) -> bool {
+        self.generations.fingerprints.iter().any(|known| known == fingerprint)
+    }
+
+    /// Whether a chain's first certificate is of the generation that signs now, and not to be made anew yet. One that isn't
+    /// valid yet is: the clock was set back.
     pub(crate) fn is_current(&self, chain_pem: &str, now: SystemTime) -> bool {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs()).cast_signed();
         let is_current = with_certificate(chain_pem, |certificate| {
             let begin = certificate.validity().not_before.timestamp();
-            let is_young = (begin..begin + RENEW_AFTER.as_secs().cast_signed()).contains(&now);
-            is_young && !certificate.is_ca() && certificate.issuer().as_raw() == self.subject
+            let is_young = (begin..begin + RENEW_AFTER.as_secs().cast_signed()).contains(&seconds(now));
+            is_young && !certificate.is_ca() && certificate.issuer().as_raw() == self.generations.subject
         });
         is_current == Ok(true)
     }
@@ -216,7 +224,7 @@ impl CertificateAuthority {
     /// If a name can't be in a certificate.
     pub fn issue<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Issued, Failure> {
         let key = KeyPair::generate().map_err(broken)?;
-        let mut params = params("toygres", LEAF_DAYS);
+        let mut params = params("toygres", LEAF_DAYS, SystemTime::now());
         for name in names {
             params.subject_alt_names.push(match name.parse() {
                 Ok(address) => SanType::IpAddress(address),
@@ -234,7 +242,7 @@ impl CertificateAuthority {
     /// If it can't be made.
     pub fn issue_client(&self, role: &str) -> Result<Issued, Failure> {
         let key = KeyPair::generate().map_err(broken)?;
-        let mut params = params(role, CLIENT_DAYS);
+        let mut params = params(role, CLIENT_DAYS, SystemTime::now());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(params, &key)
@@ -242,8 +250,8 @@ impl CertificateAuthority {
 
     fn sign(&self, mut params: CertificateParams, key: &KeyPair) -> Result<Issued, Failure> {
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(key, &self.issuer).map_err(broken)?;
-        Ok(Issued { chain_pem: certificate.pem() + &self.certificate_pem, key_pem: key.serialize_pem() })
+        let certificate = params.signed_by(key, &self.generations.issuer).map_err(broken)?;
+        Ok(Issued { chain_pem: certificate.pem() + &self.generations.chain_pem, key_pem: key.serialize_pem() })
     }
 }
 
@@ -258,7 +266,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = CertificateAuthority::open(folder.path(), Signs::Instances).unwrap();
         let second = CertificateAuthority::open(folder.path(), Signs::Instances).unwrap();
-        assert_eq!(first.certificate_pem, second.certificate_pem);
+        assert_eq!(first.trusted_pem(), second.trusted_pem());
         let mode = std::fs::metadata(folder.path().join("ca.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -277,7 +285,7 @@ mod tests {
     fn a_key_of_another_ca_is_reported() {
         let (certificate, _) = CertificateAuthority::generate(Signs::Instances).unwrap();
         let (_, other_key) = CertificateAuthority::generate(Signs::Instances).unwrap();
-        let problem = CertificateAuthority::from_pem(Signs::Instances, certificate, &other_key, PathBuf::new()).err().unwrap();
+        let problem = CertificateAuthority::from_pem(Signs::Instances, &certificate, &other_key, PathBuf::new()).err().unwrap();
         assert!(problem.contains("not the key of ca.crt"), "{problem}");
     }
 
@@ -286,14 +294,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ca = CertificateAuthority::open(folder.path(), Signs::Instances).unwrap();
         let issued = ca.issue(["demo.default.svc", "10.0.0.1", "::1"]).unwrap();
-        assert!(issued.chain_pem.ends_with(&ca.certificate_pem) && issued.key_pem.contains("PRIVATE KEY"));
+        assert!(issued.chain_pem.ends_with(ca.trusted_pem()) && issued.key_pem.contains("PRIVATE KEY"));
         let now = SystemTime::now();
         assert!(ca.is_current(&issued.chain_pem, now));
         for (text, when, why) in [
             (issued.chain_pem.as_str(), now + RENEW_AFTER + DAY, "it is old"),
             (issued.chain_pem.as_str(), now - DAY * 2, "it is not valid yet"),
             (&issued.chain_pem[30..], now, "it is broken"),
-            (&ca.certificate_pem, now, "it is the CA's own"),
+            (ca.trusted_pem(), now, "it is the CA's own"),
             ("", now, "there is none"),
         ] {
             assert!(!ca.is_current(text, when), "{why}");
