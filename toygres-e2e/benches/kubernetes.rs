@@ -7,6 +7,7 @@
 //! from the Service's address, or when everything is gone; rounds of both alternate and medians are
 //! compared. `TOYGRES_BENCH_ROUNDS` is the number of rounds (5).
 
+use std::collections::BTreeMap;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use toygres_e2e::wait::SOON;
 use toygres_e2e::{Api, Cluster};
 
 const MANY: usize = 10;
+const CROWD: usize = 100;
 /// Nobody who works by hand is faster.
 const POLL: Duration = Duration::from_millis(5);
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -47,6 +49,7 @@ async fn run() -> Result<Vec<Measure>> {
     let mut measures = bench.one_by_one(rounds).await?;
     measures.push(bench.many_at_once(rounds.min(3)).await?);
     measures.extend(bench.count_calls().await?);
+    measures.extend(bench.crowd().await?);
     Ok(measures)
 }
 
@@ -177,7 +180,10 @@ impl Bench {
         note("counting calls");
         self.cluster.toygres.ok(&["server", "stop"]).await?;
         let mut start = self.cluster.command(&["server", "start"]);
-        let started = start.env("TOYGRES_LOG", "info,kube_client=debug").stderr(Stdio::null()).output().await?;
+        start.env("TOYGRES_LOG", "info,kube_client=debug").stderr(Stdio::null());
+        // For the crowd.
+        start.env("TOYGRES_SCHEDULING_TIMEOUT_SECONDS", "1800").env("TOYGRES_READY_TIMEOUT_SECONDS", "1800");
+        let started = start.output().await?;
         ensure!(started.status.success(), "the server doesn't start");
         let api = self.cluster.api()?;
         let manifest = self.manifest_of("counted");
@@ -202,6 +208,53 @@ impl Bench {
             Measure { name, ours: ours.to_string(), by_hand: by_hand.to_string(), reached, limit: "-", is_met: true }
         };
         Ok(vec![line("API calls of a create", create, applied), line("API calls of a delete", delete, deleted)])
+    }
+
+    /// As many creates at once as don't fit onto the node: each instance goes as soon as it is there, which gives room to another.
+    async fn crowd(&self) -> Result<Vec<Measure>> {
+        note(&format!("{CROWD} creates at once, of which most wait"));
+        let before = (self.calls_so_far()?, watches().await?);
+        let most = std::sync::Mutex::new(BTreeMap::<String, usize>::new());
+        let began = Instant::now();
+        let names: Vec<String> = (0..CROWD).map(|number| format!("crowd-{number}")).collect();
+        let api = self.cluster.api()?;
+        let lives = try_join_all(names.iter().map(async |name| {
+            create(&api, name).await?;
+            api.delete(name).await
+        }));
+        let sample = async {
+            loop {
+                for (kind, open) in watches().await? {
+                    let more = open.saturating_sub(before.1.get(&kind).copied().unwrap_or_default());
+                    let mut most = most.lock().map_err(|_| anyhow::anyhow!("a sample panicked"))?;
+                    let known = most.entry(kind).or_default();
+                    *known = more.max(*known);
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        let sampled: Result<()> = tokio::select! {
+            lives = lives => lives.map(drop),
+            sampled = sample => sampled,
+        };
+        sampled?;
+        let (took, calls) = (began.elapsed(), self.calls_so_far()? - before.0);
+        let most = most.into_inner().map_err(|_| anyhow::anyhow!("a sample panicked"))?;
+        println!("watches that were open at most, by kind: {most:?}");
+        let (kind, open) = most.into_iter().max_by_key(|(_, open)| *open).context("no watch was seen")?;
+        let line = |name, reached: String, limit, is_met| Measure {
+            name,
+            ours: reached.clone(),
+            by_hand: "-".into(),
+            reached,
+            limit,
+            is_met,
+        };
+        Ok(vec![
+            line("100 creates at once, each deleted when it is ready", format!("{:.0} s", took.as_secs_f64()), "-", true),
+            line("  API calls of each life", (calls / CROWD).to_string(), "-", true),
+            line("  watches that were open, of one kind", format!("{open} ({kind})"), "at most 5", open <= 5),
+        ])
     }
 
     fn calls_so_far(&self) -> Result<usize> {
@@ -250,6 +303,22 @@ impl Bench {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// The watches that are open on kinds of objects in one namespace, by the API server's word. Its own controllers' are on all
+/// namespaces, the kubelet's on single objects.
+async fn watches() -> Result<BTreeMap<String, usize>> {
+    let metrics = toygres_e2e::kubernetes::kubectl(&["get", "--raw", "/metrics"]).await?;
+    let mut open = BTreeMap::new();
+    for line in metrics.lines().filter(|line| line.starts_with("apiserver_longrunning_requests{")) {
+        if !line.contains("scope=\"namespace\"") || !line.contains("verb=\"WATCH\"") {
+            continue;
+        }
+        let kind = line.split("resource=\"").nth(1).and_then(|rest| rest.split('"').next()).context("a watch of no kind")?;
+        let count: f64 = line.rsplit(' ').next().context("no number")?.parse()?;
+        *open.entry(kind.to_owned()).or_default() += count as usize;
+    }
+    Ok(open)
 }
 
 /// The address of a Service that isn't there yet, watched for while it is made: looking it up
