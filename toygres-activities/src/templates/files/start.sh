@@ -26,6 +26,15 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     sync -f "$PGDATA"
 fi
 
+# What owners may ask for and has to be loaded at the start, where the image has it.
+: >/tmp/preload.conf
+libraries=$(dirname "$(command -v postgres)")/../lib
+for folder in "$libraries" "$libraries/postgresql"; do
+    if [ -e "$folder/pg_stat_statements.so" ]; then
+        echo "shared_preload_libraries = 'pg_stat_statements'" >/tmp/preload.conf
+    fi
+done
+
 readlink /etc/toygres/config/..data /etc/toygres/tls/..data >/tmp/loaded
 # Who reaches the server, and how toygres reads its log: both hold from the first line on, and over ALTER SYSTEM.
 exec postgres -c hba_file=/etc/toygres/config/pg_hba.conf -c password_encryption=scram-sha-256 \

@@ -181,6 +181,13 @@ async fn extensions_that_need_a_superuser_are_made_and_removed_by_toygres() {
     assert_eq!(installed().await, "cube earthdistance pg_trgm plpgsql postgres_fdw");
     toygres.ok(&["extension", "remove", "demo", "earthdistance"]).await.unwrap();
     assert_eq!(installed().await, "pg_trgm plpgsql postgres_fdw");
+    // Its library is loaded at the start. The owner sees what runs, and not what toygres set a password with.
+    toygres.ok(&["extension", "add", "demo", "pg_stat_statements"]).await.unwrap();
+    toygres.ok(&["rotate-password", "demo"]).await.unwrap();
+    let mut owner = api.log_in("demo").await.unwrap();
+    let seen: Vec<String> = sqlx::query_scalar("SELECT query FROM pg_stat_statements").fetch_all(&mut owner).await.unwrap();
+    assert!(seen.iter().any(|query| query.contains("pg_extension")), "{seen:?}");
+    assert!(!seen.iter().any(|query| query.contains("SCRAM") || query.contains("PASSWORD")), "{seen:?}");
     for (extension, why) in [("file_fdw", "reads the server's files"), ("plpython3u", "run as the server's user")] {
         let refused = toygres.fails(2, &["extension", "add", "demo", extension]).await.unwrap();
         assert!(refused.stderr.contains(why), "{refused}");

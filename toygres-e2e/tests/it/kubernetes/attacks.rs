@@ -80,6 +80,8 @@ async fn an_owner_in_a_pod_is_no_superuser_and_may_make_roles() {
     }
     cluster.run(&["extension", "add", "demo", "postgres_fdw"]).await.unwrap().expect_code(0).unwrap();
     assert_eq!(psql("CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw").await.code, Some(0));
+    cluster.run(&["extension", "add", "demo", "pg_stat_statements"]).await.unwrap().expect_code(0).unwrap();
+    assert_eq!(psql("SELECT count(*) > 0 FROM pg_stat_statements").await.stdout.trim(), "t");
     // An admin's superuser, and what it does not change.
     let id = cluster.run(&["psql", "--superuser", "demo", "-XAtqc", "SELECT current_user"]).await.unwrap();
     assert_eq!(id.stdout.trim(), "postgres", "{id}");

@@ -262,9 +262,18 @@ impl Server {
         Ok(is_new)
     }
 
-    /// Removes what [`configure`](Self::configure) wrote.
+    /// Names the libraries that an instance's server loads when it starts, as far as its build has them.
+    fn preload(&self, bin_dir: &Path) -> Result<(), Failure> {
+        if self.role == Role::Control {
+            return Ok(());
+        }
+        let (mode, owner) = self.surroundings.account.readable_by(self.owner());
+        converge(&self.home.join(settings::PRELOAD_FILE), settings::preload(bin_dir).as_bytes(), mode, owner).map(drop)
+    }
+
+    /// Removes what [`configure`](Self::configure) and [`preload`](Self::preload) wrote.
     pub(in crate::platform::local) fn remove_configuration(&self) -> Result<(), Failure> {
-        for name in [settings::CONF_FILE, settings::HBA_FILE, tls::CERTIFICATE_FILE, tls::KEY_FILE] {
+        for name in [settings::CONF_FILE, settings::PRELOAD_FILE, settings::HBA_FILE, tls::CERTIFICATE_FILE, tls::KEY_FILE] {
             remove_file(&self.home.join(name))?;
         }
         Ok(())
@@ -281,12 +290,13 @@ impl Server {
             return Ok(running);
         }
         self.surroundings.account.check_reaches(&programs.bin_dir, "the PostgreSQL programs in")?;
-        let (server, major) = (self.clone(), programs.postgres_version.major());
+        let (server, major, bin_dir) = (self.clone(), programs.postgres_version.major(), programs.bin_dir.clone());
         blocking(move || {
             server.check_data(major)?;
             // First, so that the configuration names the file that there is.
             server.log().open_to_append()?;
             server.configure(major)?;
+            server.preload(&bin_dir)?;
             server.clear_stale_locks(port)
         })
         .await?;

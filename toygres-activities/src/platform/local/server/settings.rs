@@ -17,6 +17,10 @@ use crate::server_log::PREFIX;
 /// Read in place of the data directory's `postgresql.conf`, which it includes.
 pub(in crate::platform::local) const CONF_FILE: &str = "toygres.conf";
 pub(in crate::platform::local) const HBA_FILE: &str = "pg_hba.conf";
+/// Included by it: the libraries that are loaded at the start. Only whoever starts a server knows its build.
+pub(in crate::platform::local) const PRELOAD_FILE: &str = "preload.conf";
+/// What owners may ask for and has to be loaded at the start.
+const PRELOADED: &str = "pg_stat_statements";
 
 /// What a server is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +111,7 @@ pub(in crate::platform::local) fn conf(role: Role, major: u16, label: &str, home
     match role {
         Role::Instance => {
             set("max_wal_size", "'256MB'");
+            let _ = writeln!(text, "include_if_exists {}", quoted(&home.join(PRELOAD_FILE).display().to_string()));
             text.push_str(&Sizing::shared_machine().to_conf());
         }
         Role::Control => {
@@ -124,6 +129,16 @@ pub(in crate::platform::local) fn conf(role: Role, major: u16, label: &str, home
         }
     }
     text
+}
+
+/// `preload.conf` of a server whose programs are in `bin_dir`.
+pub(in crate::platform::local) fn preload(bin_dir: &Path) -> String {
+    // Debian's builds have one folder, others have the other.
+    let folders = [bin_dir.join("../lib"), bin_dir.join("../lib/postgresql")];
+    let suffix = std::env::consts::DLL_SUFFIX;
+    let has = |folder: &std::path::PathBuf| folder.join(format!("{PRELOADED}{suffix}")).exists();
+    let line = if folders.iter().any(has) { format!("shared_preload_libraries = '{PRELOADED}'\n") } else { String::new() };
+    format!("# Written by toygres at every start; ALTER SYSTEM wins over it.\n{line}")
 }
 
 /// `pg_hba.conf`: toygres by its certificate and by nothing else, everybody else by password over TLS. To the control
@@ -160,6 +175,18 @@ mod tests {
     fn the_control_database_has_no_network_and_trusts_nobody() {
         assert_eq!(hba(Role::Control).lines().nth(1), Some("local   all all     scram-sha-256"));
         assert!(!conf(Role::Control, 17, "control", Path::new("/state/control"), 1).contains("io_method"));
+    }
+
+    #[test]
+    fn a_library_is_loaded_only_where_the_build_has_it() {
+        let build = tempfile::tempdir().unwrap();
+        let bin_dir = build.path().join("bin");
+        std::fs::create_dir_all(&bin_dir).unwrap();
+        assert!(!preload(&bin_dir).contains("shared_preload_libraries"));
+        std::fs::create_dir_all(build.path().join("lib/postgresql")).unwrap();
+        let library = format!("lib/postgresql/pg_stat_statements{}", std::env::consts::DLL_SUFFIX);
+        std::fs::write(build.path().join(library), "").unwrap();
+        assert!(preload(&bin_dir).contains("shared_preload_libraries = 'pg_stat_statements'\n"));
     }
 
     #[test]
