@@ -33,7 +33,7 @@ const INSTANCES: i32 = 10_000;
 /// As many as a server has.
 const STORE_CONNECTIONS: u32 = 16;
 const OPERATIONS: usize = 100;
-/// As many activities as a server runs at once.
+/// Enough to keep the cores busy.
 const AT_ONCE: usize = 16;
 const STREAMS: usize = 1_000;
 const EVENTS: usize = 20;

@@ -18,8 +18,9 @@ use uuid::Uuid;
 /// A killed server's work is resumed this long after its last sign of life. It gives one every 3 s (duroxide: half of it,
 /// in whole seconds), so that 3 s are left by its own clock, and 1 s by the one furthest ahead of it (`clock::LIMIT`, twice).
 const LOCK_TIMEOUT: Duration = Duration::from_secs(6);
-/// Activities mostly wait for processes and sockets, so there may be many more than cores.
-const ACTIVITIES_AT_ONCE: usize = 16;
+/// Most wait for something: with too few places, instances that are ready would wait for those that aren't. What takes the
+/// processor's time is bounded where it is done.
+const ACTIVITIES_AT_ONCE: usize = 256;
 /// How often operations without a workflow are looked for. The table is empty when idle.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
