@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, InstanceKey, Invalid, Namespace};
 
 use super::config::KubernetesConfig;
-use super::watch::change::Change;
+use super::watch::change::{Change, Gone};
 use crate::k8s_client::K8sClient;
 use crate::platform::PlatformEvent;
 use crate::platform::certificates::CertificateAuthority;
@@ -31,6 +31,8 @@ pub(super) struct Cluster {
     pub(super) events: broadcast::Sender<PlatformEvent>,
     /// Of each namespace in which somebody waits, what tells them of changes.
     pub(super) watched: Mutex<HashMap<Namespace, broadcast::Sender<Arc<Change>>>>,
+    /// Of each namespace and kind of which somebody waits for objects to be gone, what tells them.
+    pub(super) watched_gone: Mutex<HashMap<(Namespace, String), broadcast::Sender<Arc<Gone>>>>,
     /// The server's own database, once it was started here.
     pub(super) control: OnceLock<InstanceKey>,
     /// Cancelled when the platform ends.
@@ -54,6 +56,7 @@ impl Cluster {
             ca,
             events: broadcast::Sender::new(EVENTS_KEPT),
             watched: Mutex::default(),
+            watched_gone: Mutex::default(),
             control: OnceLock::new(),
             stop: CancellationToken::new(),
             locks: Mutex::default(),

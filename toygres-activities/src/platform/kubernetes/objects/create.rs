@@ -1,6 +1,7 @@
 //! Making an instance: every object is applied each time, so that a cut anywhere is mended by
 //! doing it again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -73,7 +74,7 @@ impl Cluster {
     /// See [`Platform::ensure`](crate::platform::Platform::ensure). The caller holds the lock. It ends before the
     /// StatefulSet if it is `given_up` by then: another server may be removing the instance already.
     pub(in crate::platform::kubernetes) async fn create(
-        &self,
+        self: &Arc<Self>,
         deployment: &Deployment,
         given_up: &CancellationToken,
     ) -> Result<bool, Failure> {

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, pin_mut};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
@@ -13,32 +13,30 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use kube::api::{DeleteParams, ListParams, Preconditions, PropagationPolicy, WatchEvent, WatchParams};
-use kube::core::PartialObjectMeta;
+use kube::api::{DeleteParams, ListParams, Preconditions, PropagationPolicy};
 use serde::de::DeserializeOwned;
+use tokio::sync::broadcast::error::RecvError;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{self, MemberNames, is_of};
+use crate::platform::kubernetes::watch::change::Gone;
 use crate::platform::kubernetes::watch::readiness::Readiness;
 
 /// How long the last clean stop of a server may take.
 const STOP_SECONDS: u32 = 30;
 /// How long one removal waits; the next one goes on where it ended.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(45);
-/// How long one watch lasts at most, in seconds.
-const WATCH_SECONDS: u32 = 60;
 
 /// The objects of one kind that are an instance's, and what remains to be waited for.
 struct Left<K> {
     found: Vec<ObjectMeta>,
-    version: Option<String>,
     kind: std::marker::PhantomData<K>,
 }
 
 impl Cluster {
     /// See [`Platform::remove`](crate::platform::Platform::remove). The caller holds the lock.
-    pub(in crate::platform::kubernetes) async fn unmake(&self, key: &InstanceKey) -> Result<bool, Failure> {
+    pub(in crate::platform::kubernetes) async fn unmake(self: &Arc<Self>, key: &InstanceKey) -> Result<bool, Failure> {
         let (services, sets, pods, claims, budgets, policies, configs, accounts, secrets) = tokio::try_join!(
             self.left::<Service>(key),
             self.left::<StatefulSet>(key),
@@ -98,7 +96,10 @@ impl Cluster {
     /// Removes the server of an instance, and not its data, if it can't come up as it is: its pod stays
     /// what it was, whatever has been mended since, and what its controller says of it is old. `true` if
     /// it was. The caller holds the lock.
-    pub(in crate::platform::kubernetes) async fn clear_stuck_server(&self, key: &InstanceKey) -> Result<bool, Failure> {
+    pub(in crate::platform::kubernetes) async fn clear_stuck_server(
+        self: &Arc<Self>,
+        key: &InstanceKey,
+    ) -> Result<bool, Failure> {
         match self.fetch_objects(key).await?.readiness(key) {
             Readiness::Absent | Readiness::Ready | Readiness::Stopped | Readiness::Waiting(..) => return Ok(false),
             Readiness::Stalled(_) | Readiness::Delayed(..) | Readiness::Failed(_) | Readiness::Crashing(_) => {}
@@ -117,7 +118,7 @@ impl Cluster {
 
     /// Ends the server of an instance that is stopped, and returns when it is gone. The StatefulSet makes no other
     /// one. The caller holds the lock.
-    pub(in crate::platform::kubernetes) async fn end_pod(&self, key: &InstanceKey) -> Result<(), Failure> {
+    pub(in crate::platform::kubernetes) async fn end_pod(self: &Arc<Self>, key: &InstanceKey) -> Result<(), Failure> {
         let pods = self.left::<Pod>(key).await?;
         let stop = DeleteParams { grace_period_seconds: Some(STOP_SECONDS), ..DeleteParams::default() };
         let pods = self.delete(key, pods, &stop).await?;
@@ -129,7 +130,7 @@ impl Cluster {
 
     /// See [`Platform::restart`](crate::platform::Platform::restart). The caller holds the lock.
     pub(in crate::platform::kubernetes) async fn restart_pod(
-        &self,
+        self: &Arc<Self>,
         key: &InstanceKey,
         request_id: &str,
     ) -> Result<bool, Failure> {
@@ -169,7 +170,7 @@ impl Cluster {
         let api = self.client.api::<K>(key.namespace.as_str());
         let list = self.client.call(doing.as_str(), api.list_metadata(&params)).await?;
         let found = list.items.into_iter().map(|object| object.metadata).filter(|meta| is_of(meta, key)).collect();
-        Ok(Left { found, version: list.metadata.resource_version, kind: std::marker::PhantomData })
+        Ok(Left { found, kind: std::marker::PhantomData })
     }
 
     /// Has them deleted; what is left are those that take their time: by a finalizer, or since they
@@ -204,35 +205,43 @@ impl Cluster {
         Ok(Left { found: remaining, ..left })
     }
 
-    /// Watches from the moment of the list on until each of them is gone.
-    async fn wait_gone<K>(&self, key: &InstanceKey, mut left: Left<K>) -> Result<(), Failure>
+    /// Waits until each of them is gone.
+    async fn wait_gone<K>(self: &Arc<Self>, key: &InstanceKey, left: Left<K>) -> Result<(), Failure>
     where
-        K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
-        K::DynamicType: Default,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
-        let api = self.client.api::<K>(key.namespace.as_str());
+        if left.found.is_empty() {
+            return Ok(());
+        }
+        let uids_of = |left: Left<K>| left.found.into_iter().filter_map(|meta| meta.uid).collect::<BTreeSet<_>>();
+        let mut uids = uids_of(left);
+        let mut gone = self.subscribe_gone::<K>(&key.namespace);
+        // Looked at from then on, so that nothing is missed.
+        let mut is_known = false;
         loop {
-            let mut uids: BTreeSet<_> = left.found.iter().filter_map(|meta| meta.uid.clone()).collect();
+            if !is_known {
+                let now = uids_of(self.left::<K>(key).await?);
+                uids.retain(|uid| now.contains(uid));
+                is_known = true;
+            }
             if uids.is_empty() {
                 return Ok(());
             }
-            let params = WatchParams::default().labels(&identity::selects(key)).timeout(WATCH_SECONDS);
-            let version = left.version.clone().unwrap_or_default();
-            let doing = format!("watch the {} of {key}", K::plural(&K::DynamicType::default()));
-            let changes = self.client.call(doing.as_str(), api.watch_metadata(&params, &version)).await?;
-            pin_mut!(changes);
-            while let Some(Ok(change)) = changes.next().await {
-                if let WatchEvent::Deleted(PartialObjectMeta { metadata, .. }) = change {
-                    uids.retain(|uid| metadata.uid.as_ref() != Some(uid));
-                    if uids.is_empty() {
-                        return Ok(());
+            match gone.recv().await.as_deref() {
+                Ok(Gone::Object(uid)) => drop(uids.remove(uid)),
+                Ok(Gone::AllBut(there)) => uids.retain(|uid| there.contains(uid)),
+                Ok(Gone::Failed(error)) => {
+                    let failure = self.explain(&format!("watch the {} of {key}", K::plural(&())), error);
+                    if !failure.retryable {
+                        return Err(failure);
                     }
                 }
+                // More came than it could take in.
+                Err(RecvError::Lagged(_)) => is_known = false,
+                Err(RecvError::Closed) => {
+                    return Err(Failure::transient(FailureKind::Platform, format!("the removal of {key} was cut off")));
+                }
             }
-            // The watch dropped or was too old: what is left is listed anew.
-            let known = uids;
-            left = self.left::<K>(key).await?;
-            left.found.retain(|meta| meta.uid.as_ref().is_some_and(|uid| known.contains(uid)));
         }
     }
 

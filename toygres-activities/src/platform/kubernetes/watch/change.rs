@@ -1,4 +1,6 @@
-//! What those learn who wait for instances of a namespace.
+//! What those learn who wait for instances of a namespace, or for objects to be gone.
+
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::runtime::watcher;
@@ -13,6 +15,16 @@ pub(in crate::platform::kubernetes) enum Change {
     Event(Box<Event>),
     /// A watch has begun anew.
     Again,
+    /// The watch is down, and is tried again.
+    Failed(watcher::Error),
+}
+
+/// What a watch saw of objects that may be gone.
+pub(in crate::platform::kubernetes) enum Gone {
+    /// The object with this uid is gone.
+    Object(String),
+    /// The watch has begun anew with these: what else there was is gone.
+    AllBut(BTreeSet<String>),
     /// The watch is down, and is tried again.
     Failed(watcher::Error),
 }

@@ -378,7 +378,7 @@ impl LogReader {
                 // Watches go on for ever.
                 Ok(None) => return Ok(false),
                 Ok(Some(Change::Failed(error))) => {
-                    let failure = self.cluster.explain(&self.key, &error);
+                    let failure = self.cluster.explain(&format!("watch the pod of {}", self.key), &error);
                     if !failure.retryable {
                         return Err(failure);
                     }

@@ -114,7 +114,7 @@ impl Cluster {
                 () = tokio::time::sleep_until(wake) => {}
                 change = changes.recv() => match change.as_deref() {
                     Ok(Change::Failed(error)) => {
-                        let failure = self.explain(key, error);
+                        let failure = self.explain(&format!("watch the pod of {key}"), error);
                         if !failure.retryable {
                             return Err(failure);
                         }
@@ -201,13 +201,12 @@ impl Cluster {
         Ok(())
     }
 
-    pub(in crate::platform::kubernetes) fn explain(&self, key: &InstanceKey, error: &watcher::Error) -> Failure {
-        let doing = format!("watch the pod of {key}");
+    pub(in crate::platform::kubernetes) fn explain(&self, doing: &str, error: &watcher::Error) -> Failure {
         match error {
             watcher::Error::InitialListFailed(error)
             | watcher::Error::WatchStartFailed(error)
-            | watcher::Error::WatchFailed(error) => self.client.failure(&doing, error),
-            watcher::Error::WatchError(status) => self.client.failure(&doing, &kube::Error::Api(status.clone())),
+            | watcher::Error::WatchFailed(error) => self.client.failure(doing, error),
+            watcher::Error::WatchError(status) => self.client.failure(doing, &kube::Error::Api(status.clone())),
             _ => Failure::transient(FailureKind::Platform, format!("could not {doing}: {error}")),
         }
     }

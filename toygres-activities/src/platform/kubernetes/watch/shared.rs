@@ -19,9 +19,9 @@ use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity;
 
 /// How many changes a waiter may be behind; then it looks at its objects anew.
-const KEPT: usize = 1024;
+pub(super) const KEPT: usize = 1024;
 /// How often it is looked whether anybody waits in the namespace any more.
-const IDLE: Duration = Duration::from_secs(60);
+pub(super) const IDLE: Duration = Duration::from_secs(60);
 
 type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
 
