@@ -29,8 +29,9 @@ pub trait SecretStore: Send + Sync + 'static {
     /// that has the name by now, and those of other creates, are untouched.
     async fn put_new(&self, key: &InstanceKey, instance_id: Uuid, password: &SecretString) -> Result<(), Failure>;
 
-    /// Makes the password that is kept by that id the instance's, in place of any earlier one. If none is, it is already.
-    async fn settle(&self, key: &InstanceKey, instance_id: Uuid) -> Result<(), Failure>;
+    /// Makes the password that is kept by that id the instance's, in place of any earlier one. It is still to be
+    /// [discarded](Self::discard). `false` if none is kept: it is the instance's already.
+    async fn settle(&self, key: &InstanceKey, instance_id: Uuid) -> Result<bool, Failure>;
 
     /// Forgets the password that is kept by that id. None being kept is no error.
     async fn discard(&self, key: &InstanceKey, instance_id: Uuid) -> Result<(), Failure>;
@@ -152,11 +153,11 @@ impl SecretStore for FileSecretStore {
         self.write(self.new_path(key, instance_id), password).await
     }
 
-    async fn settle(&self, key: &InstanceKey, instance_id: Uuid) -> Result<(), Failure> {
+    async fn settle(&self, key: &InstanceKey, instance_id: Uuid) -> Result<bool, Failure> {
         let (new, path) = (self.new_path(key, instance_id), self.path(key));
         blocking(move || match rename_durably(&new, &path) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(failed("rename", &new, &error)),
         })
         .await
@@ -237,8 +238,8 @@ mod tests {
         secrets.put_new(&key, mine, &"mine".into()).await.unwrap();
         secrets.put_new(&key, theirs, &"theirs".into()).await.unwrap();
         assert_eq!(secrets.get(&key).await.unwrap().expose_secret(), "old");
-        for _ in 0..2 {
-            secrets.settle(&key, mine).await.unwrap();
+        for is_first in [true, false] {
+            assert_eq!(secrets.settle(&key, mine).await.unwrap(), is_first);
             assert_eq!(secrets.get(&key).await.unwrap().expose_secret(), "mine");
         }
         let mut kept = secrets.list(Duration::ZERO).await.unwrap();
@@ -246,7 +247,7 @@ mod tests {
         assert_eq!(kept.iter().map(|kept| kept.instance_id).collect::<Vec<_>>(), [None, Some(theirs)]);
         secrets.discard(&key, theirs).await.unwrap();
         secrets.discard(&key, theirs).await.unwrap();
-        secrets.settle(&key, theirs).await.unwrap();
+        assert!(!secrets.settle(&key, theirs).await.unwrap());
         assert_eq!(secrets.get(&key).await.unwrap().expose_secret(), "mine");
     }
 }

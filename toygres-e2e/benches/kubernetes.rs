@@ -26,6 +26,7 @@ use toygres_e2e::{Api, Cluster};
 
 const MANY: usize = 10;
 const CROWD: usize = 100;
+const CROWD_LIMIT: Duration = Duration::from_secs(1800);
 /// Nobody who works by hand is faster.
 const POLL: Duration = Duration::from_millis(5);
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -219,8 +220,11 @@ impl Bench {
         let names: Vec<String> = (0..CROWD).map(|number| format!("crowd-{number}")).collect();
         let api = self.cluster.api()?;
         let lives = try_join_all(names.iter().map(async |name| {
-            create(&api, name).await?;
-            api.delete(name).await
+            let created = api.wait_within(&begin_create(&api, name).await?, CROWD_LIMIT).await?;
+            ensure!(created["state"] == "succeeded", "{created:#}");
+            let deleted = api.wait_within(&api.begin_delete(name).await?, CROWD_LIMIT).await?;
+            ensure!(deleted["state"] == "succeeded", "{deleted:#}");
+            Ok::<_, anyhow::Error>(())
         }));
         let sample = async {
             loop {
@@ -258,7 +262,14 @@ impl Bench {
     }
 
     fn calls_so_far(&self) -> Result<usize> {
-        let log = std::fs::read_to_string(self.cluster.toygres.state_dir().join("server.log"))?;
+        let mut log = String::new();
+        for entry in std::fs::read_dir(self.cluster.toygres.state_dir())? {
+            let path = entry?.path();
+            // It is rotated.
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("server.log")) {
+                log.push_str(&std::fs::read_to_string(&path)?);
+            }
+        }
         let place = format!("/namespaces/{}/", self.cluster.namespace.name);
         let is_call = |line: &&str| line.contains("HTTP{http.method=") && line.ends_with(": requesting") && line.contains(&place);
         Ok(log.lines().filter(is_call).count())
@@ -346,7 +357,11 @@ impl Service {
 
 /// From the request until toygres says that it is done.
 async fn create(api: &Api, name: &str) -> Result<()> {
+    api.wait_success(&begin_create(api, name).await?).await.map(drop)
+}
+
+async fn begin_create(api: &Api, name: &str) -> Result<String> {
     let body = json!({ "name": name, "platform": "kubernetes", "password": PASSWORD });
     let operation = api.post_instance(&body).await?.expect(202)?;
-    api.wait_success(operation["id"].as_str().context("an operation without an id")?).await.map(drop)
+    Ok(operation["id"].as_str().context("an operation without an id")?.to_owned())
 }

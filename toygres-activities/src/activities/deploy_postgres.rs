@@ -31,9 +31,10 @@ pub async fn deploy_postgres_activity(
     let deploy = async {
         let place = context.place(operation.as_ref()).await?;
         let instance = operation.as_ref().map(OperationContext::instance);
-        if let Some(instance) = instance {
-            place.secrets.settle(&key, instance.id).await?;
-        }
+        let settled = match instance {
+            Some(instance) if place.secrets.settle(&key, instance.id).await? => Some(instance.id),
+            _ => None,
+        };
         let data_exists = instance.is_some_and(|instance| !instance.status.members.is_empty());
         let (password, is_lost) = match secrets::resolve(&*place.secrets, password).await {
             Ok(password) => (password, false),
@@ -45,6 +46,10 @@ pub async fn deploy_postgres_activity(
         let instance_id = instance.map(|instance| instance.id);
         let deployment = Deployment { key, instance_id, spec, password, data_exists };
         let created = place.platform.ensure(&deployment).await?;
+        if let Some(instance_id) = settled {
+            // Only now: the server starts meanwhile.
+            place.secrets.discard(&deployment.key, instance_id).await?;
+        }
         if is_lost && is_to_run {
             let Deployment { key, password, .. } = &deployment;
             place.platform.wait_ready(key, NEW_PASSWORD_TIMEOUT).await?;

@@ -278,13 +278,21 @@ impl Api {
     /// # Errors
     /// If it doesn't end.
     pub async fn wait(&self, id: &str) -> Result<Value> {
+        self.wait_within(id, OPERATION_LIMIT).await
+    }
+
+    /// The same with another limit.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub async fn wait_within(&self, id: &str, limit: Duration) -> Result<Value> {
         let began = Instant::now();
         loop {
             let operation = self.get(&format!("/v1/operations/{id}?wait=20s")).await?.expect(200)?;
             if matches!(operation["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
                 return Ok(operation);
             }
-            if began.elapsed() > OPERATION_LIMIT {
+            if began.elapsed() > limit {
                 bail!("the operation does not end: {operation:#}");
             }
         }

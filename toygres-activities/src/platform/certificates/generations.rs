@@ -30,7 +30,7 @@ struct Generation {
 pub(super) struct Generations {
     /// Oldest first.
     pub(super) trusted_pem: String,
-    /// By SHA-256 in hexadecimal.
+    /// Of their public keys, by SHA-256 in hexadecimal.
     pub(super) fingerprints: Vec<String>,
     /// The name of the one that signs, as it stands in what it signs.
     pub(super) subject: Vec<u8>,
@@ -58,8 +58,9 @@ fn blocks(text: &str) -> (Vec<String>, Vec<String>) {
     (certificates, keys)
 }
 
+/// Of its public key, by SHA-256 in hexadecimal.
 fn fingerprint(certificate: &X509Certificate<'_>) -> String {
-    Sha256::digest(certificate.as_raw()).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(certificate.public_key().raw).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// All generations, oldest first, and the certificates by which one vouches for the next.

@@ -196,12 +196,12 @@ impl CertificateAuthority {
         &self.certificate_path
     }
 
-    /// Of the certificate that signs now, by SHA-256 in hexadecimal.
+    /// Of the public key whose owner signs now, by SHA-256 in hexadecimal.
     pub(crate) fn fingerprint(&self) -> &str {
         &self.generations.fingerprint
     }
 
-    /// Whether a fingerprint is that of one of its certificates.
+    /// Whether a fingerprint is that of one of its public keys.
     pub(crate) fn has_generation(&self, fingerprint: &str) -> bool {
         self.generations.fingerprints.iter().any(|known| known == fingerprint)
     }

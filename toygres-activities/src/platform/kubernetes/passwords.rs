@@ -122,13 +122,15 @@ impl SecretStore for KubernetesSecretStore {
         self.client.create_ours(key, Manifests::new(key).new_password(instance_id, password)?).await.map(drop)
     }
 
-    async fn settle(&self, key: &InstanceKey, instance_id: Uuid) -> Result<(), Failure> {
-        let Some(password) = self.find(key, &identity::new_password(instance_id)).await?.and_then(password_in) else {
-            return Ok(());
-        };
-        self.put(key, &password).await?;
+    async fn settle(&self, key: &InstanceKey, instance_id: Uuid) -> Result<bool, Failure> {
+        let kept = self.find(key, &identity::new_password(instance_id)).await?;
+        let Some(password) = kept.and_then(password_in) else { return Ok(false) };
+        let connection = Manifests::new(key).connection(&password, None)?;
+        if let Creation::Found(_) = self.client.create_ours(key, connection).await? {
+            self.put(key, &password).await?;
+        }
         kill_point("password-settled");
-        self.discard(key, instance_id).await
+        Ok(true)
     }
 
     async fn discard(&self, key: &InstanceKey, instance_id: Uuid) -> Result<(), Failure> {

@@ -487,4 +487,36 @@ mod tests {
         assert_ne!(key_of(&programs("/a/bin")), key_of(&programs("/b/bin")));
         assert!(key_of(&programs(&format!("/{}", "é".repeat(200)))).len() <= 255);
     }
+
+    #[tokio::test]
+    async fn the_size_is_for_all_programs_together() {
+        let root = tempfile::tempdir().unwrap();
+        let account = Account {
+            name: "somebody".into(),
+            uid: 0,
+            gid: 0,
+            chosen: "a test",
+            switches: false,
+            separates: false,
+            first_instance_id: 0,
+        };
+        let at_hand: Vec<Programs> = ["15.18", "17.6", "18.4"]
+            .map(|version| Programs {
+                bin_dir: format!("/opt/{version}/bin").into(),
+                postgres_version: version.parse().unwrap(),
+                source: String::new(),
+            })
+            .into();
+        let folders = || at_hand.iter().map(|programs| on_disk(&root.path().join(key_of(programs))).len()).collect::<Vec<_>>();
+        for programs in &at_hand {
+            for number in 0..8 {
+                std::fs::create_dir_all(root.path().join(key_of(programs)).join(number.to_string())).unwrap();
+            }
+        }
+        let pool = Pool::new(root.path().to_owned(), Arc::new(account), 8);
+        pool.take_over(&at_hand[..2]);
+        assert_eq!(folders(), [8, 8, 0], "those of programs that are gone stay");
+        pool.trim().await;
+        assert_eq!((folders(), pool.ready()), (vec![4, 4, 0], 8));
+    }
 }

@@ -189,6 +189,7 @@ async fn live(subject: &Kubernetes, rights: &[Right]) -> Result<Arc<KubernetesPl
     passwords.put_new(&private.key, loser, &secret("x")).await?;
     for _ in 0..2 {
         passwords.settle(&private.key, winner).await?;
+        passwords.discard(&private.key, winner).await?;
         passwords.discard(&private.key, loser).await?;
     }
     let kept = passwords.get(&private.key).await?;

@@ -34,7 +34,9 @@ async fn from_an_empty_directory_to_an_instance_that_answers_and_back() {
     let kinds: Vec<_> = events.as_array().unwrap().iter().map(|event| event["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["create_requested", "instance_running"], "{events}");
     assert!(events.as_array().unwrap().iter().all(|event| event["cause"].as_str().is_some_and(|cause| !cause.is_empty())));
-    assert!(toygres.ok(&["events", "demo"]).await.unwrap().stdout.contains("create_requested"));
+    let piped = toygres.ok(&["events", "demo"]).await.unwrap().stdout;
+    assert!(piped.contains("create_requested") && piped.lines().count() == 2, "{piped}");
+    assert!(piped.lines().all(|line| line.len() < 140 && !line.contains("    ")), "columns of a table: {piped}");
 
     let operations = toygres.json(&["operations"]).await.unwrap();
     let create = &operations[0];
