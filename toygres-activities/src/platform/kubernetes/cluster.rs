@@ -23,6 +23,9 @@ use crate::platform::session::WayIn;
 const MADE_AT_ONCE: usize = 2;
 const EVENTS_KEPT: usize = 1024;
 
+/// By namespace and kind.
+type GoneWatches = HashMap<(Namespace, String), broadcast::Sender<Arc<Gone>>>;
+
 pub(super) struct Cluster {
     pub(super) client: K8sClient,
     pub(super) config: KubernetesConfig,
@@ -32,7 +35,7 @@ pub(super) struct Cluster {
     /// Of each namespace in which somebody waits, what tells them of changes.
     pub(super) watched: Mutex<HashMap<Namespace, broadcast::Sender<Arc<Change>>>>,
     /// Of each namespace and kind of which somebody waits for objects to be gone, what tells them.
-    pub(super) watched_gone: Mutex<HashMap<(Namespace, String), broadcast::Sender<Arc<Gone>>>>,
+    pub(super) watched_gone: Mutex<GoneWatches>,
     /// The server's own database, once it was started here.
     pub(super) control: OnceLock<InstanceKey>,
     /// Cancelled when the platform ends.
