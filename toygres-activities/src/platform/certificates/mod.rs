@@ -61,7 +61,7 @@ impl Signs {
     }
 }
 
-/// A certificate authority of one toygres, in all its generations: see [`generations`].
+/// A certificate authority of one toygres, in all its generations.
 pub struct CertificateAuthority {
     certificate_path: PathBuf,
     generations: Generations,
