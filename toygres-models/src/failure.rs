@@ -58,15 +58,30 @@ pub struct Failure {
     pub evidence: Vec<String>,
 }
 
+/// What of a message is kept. It may be the words of an instance's server, and those are its superuser's; they go into
+/// histories, events and logs.
+const MAX_MESSAGE_BYTES: usize = 4096;
+const MAX_EVIDENCE_LINES: usize = 200;
+const MAX_LINE_BYTES: usize = 2048;
+
+/// The text, or its beginning.
+fn cut(mut text: String, max_bytes: usize) -> String {
+    if text.len() > max_bytes {
+        text.truncate(text.floor_char_boundary(max_bytes));
+        text.push_str(" …");
+    }
+    text
+}
+
 impl Failure {
     /// A failure that trying again can't mend.
     pub fn permanent(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retryable: false, field: None, evidence: Vec::new() }
+        Self { kind, message: cut(message.into(), MAX_MESSAGE_BYTES), retryable: false, field: None, evidence: Vec::new() }
     }
 
     /// A failure that may pass by itself.
     pub fn transient(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retryable: true, field: None, evidence: Vec::new() }
+        Self { kind, message: cut(message.into(), MAX_MESSAGE_BYTES), retryable: true, field: None, evidence: Vec::new() }
     }
 
     /// The same failure, about one field of the input.
@@ -79,7 +94,7 @@ impl Failure {
     /// The same failure with the platform's own words.
     #[must_use]
     pub fn with_evidence(mut self, evidence: Vec<String>) -> Self {
-        self.evidence = evidence;
+        self.evidence = evidence.into_iter().take(MAX_EVIDENCE_LINES).map(|line| cut(line, MAX_LINE_BYTES)).collect();
         self
     }
 
@@ -127,6 +142,14 @@ mod tests {
         assert_eq!(Failure::decode(&failure.encode()), failure);
         let foreign = Failure::decode("activity timed out");
         assert!(!foreign.retryable && foreign.kind == FailureKind::Internal);
+    }
+
+    #[test]
+    fn the_words_of_a_hostile_server_are_cut() {
+        let failure = Failure::permanent(FailureKind::Platform, "ü".repeat(3_000_000))
+            .with_evidence(vec!["x".repeat(3_000_000); MAX_EVIDENCE_LINES * 2]);
+        assert!(failure.message.len() < MAX_MESSAGE_BYTES + 8 && failure.message.ends_with("ü …"));
+        assert!(failure.encode().len() < MAX_MESSAGE_BYTES + MAX_EVIDENCE_LINES * (MAX_LINE_BYTES + 16));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod api {
 
 /// What an attacker does.
 mod attacks {
+    mod answers;
     mod api;
     mod confined_work;
     mod confinement;

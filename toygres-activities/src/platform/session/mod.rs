@@ -5,6 +5,7 @@
 
 pub(crate) mod extensions;
 pub(crate) mod owner;
+pub(crate) mod relay;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -81,7 +82,7 @@ pub(crate) fn pinned(options: PgConnectOptions) -> PgConnectOptions {
 
 async fn log_in(options: &PgConnectOptions) -> Result<PgConnection, Failure> {
     let server = server_of(options);
-    match tokio::time::timeout(TIME_LIMIT, PgConnection::connect_with(options)).await {
+    match tokio::time::timeout(TIME_LIMIT, relay::connect(options)).await {
         Ok(Ok(connection)) => Ok(connection),
         // Class 28: invalid authorization. Certificates are made anew, so it is the role.
         Ok(Err(sqlx::Error::Database(error))) if error.code().is_some_and(|code| code.starts_with("28")) => {

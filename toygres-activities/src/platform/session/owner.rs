@@ -19,6 +19,9 @@ const MEMBER_OF: [&str; 4] = ["pg_monitor", "pg_signal_backend", "pg_checkpoint"
 /// Before this version a role with `CREATEROLE` could make itself a member of any role, `pg_execute_server_program` too.
 const CREATEROLE_IS_SAFE_FROM: i32 = 160_000;
 
+/// Before this version everybody could make objects in the schema `public` of the database that superusers come to.
+const PUBLIC_IS_CLOSED_FROM: i32 = 150_000;
+
 /// Makes the owner and its database where there is no such role, with that password, which is asked for only then.
 pub(crate) async fn make_owner(
     options: &PgConnectOptions,
@@ -71,6 +74,8 @@ pub(crate) async fn open_superuser(
         }
     }
     session.set_password(SUPERUSER, password, Some(valid_until)).await?;
+    // Over what the owner has set for its database: its own operators would come before PostgreSQL's.
+    session.execute(&format!("ALTER ROLE {SUPERUSER} SET search_path = \"$user\", public")).await?;
     session.close().await;
     Ok(())
 }
@@ -117,6 +122,10 @@ impl Session {
         let roles = in_time(&self.server, roles.bind(&MEMBER_OF[..]).fetch_all(&mut self.connection)).await?;
         let version = sqlx::query_scalar::<_, i32>("SELECT current_setting('server_version_num')::int");
         let version = in_time(&self.server, version.fetch_one(&mut self.connection)).await?;
+        if version < PUBLIC_IS_CLOSED_FROM {
+            // What an owner puts there, a superuser would meet.
+            self.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC").await?;
+        }
         let create_role = if version >= CREATEROLE_IS_SAFE_FROM { "CREATEROLE" } else { "NOCREATEROLE" };
         // One transaction.
         let statements = format!(

@@ -20,6 +20,8 @@ use crate::server_log::time_of;
 /// not every file system tells.)
 const POLL: Duration = Duration::from_millis(200);
 const CHUNK_BYTES: usize = 64 * 1024;
+/// How far back the last lines are looked for: a file of a log has half of that. Its server can make it as long as it likes.
+const MAX_TAIL_BYTES: u64 = 32 * 1024 * 1024;
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,10 +100,11 @@ fn tail_of(file: &File, lines: usize) -> io::Result<(u64, usize)> {
     if start == 0 {
         return Ok((0, 0));
     }
+    let first = start.saturating_sub(MAX_TAIL_BYTES);
     // The line break at the very end ends the last line, and begins none.
     let mut is_last = true;
-    while start > 0 {
-        let length = start.min(CHUNK_BYTES as u64);
+    while start > first {
+        let length = (start - first).min(CHUNK_BYTES as u64);
         start -= length;
         let chunk = read_at(file, start, usize::try_from(length).unwrap_or_default())?;
         for at in memchr::memrchr_iter(b'\n', &chunk) {
@@ -116,7 +119,7 @@ fn tail_of(file: &File, lines: usize) -> io::Result<(u64, usize)> {
         }
         is_last = false;
     }
-    Ok((0, lines.min(found + 1)))
+    Ok((first, lines.min(found + 1)))
 }
 
 impl ServerLog {
