@@ -173,7 +173,7 @@ fn terminal_is_dumb() -> bool {
 }
 
 /// The codes of our own colours and emphasis, and of their end.
-const CODES: [&str; 7] = ["0", "1", "2", "31", "32", "33", "36"];
+const CODES: [&str; 12] = ["0", "1", "2", "31", "32", "33", "36", "39", "38;5;1", "38;5;2", "38;5;3", "38;5;8"];
 
 /// Colours and emphasis, or none.
 #[derive(Debug, Clone, Copy)]

@@ -16,7 +16,6 @@ const ALLOWED: &[&str] = &[
     "btree_gist",
     "citext",
     "cube",
-    "dblink",
     "dict_int",
     "dict_xsyn",
     "earthdistance",
@@ -66,6 +65,7 @@ const ALLOWED: &[&str] = &[
 /// What is often asked for, and why it isn't made.
 const REFUSED: &[(&str, &str)] = &[
     ("adminpack", "it writes the server's files"),
+    ("dblink", "its connections read and write the server's files (`sslkeylogfile`, `passfile`); postgres_fdw does not"),
     ("file_fdw", "it reads the server's files and runs programs"),
     ("pageinspect", "only a superuser may use it"),
     ("pg_cron", "it needs a library that is loaded when the server starts, which toygres doesn't do yet"),

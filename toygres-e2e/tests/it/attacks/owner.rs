@@ -188,7 +188,11 @@ async fn extensions_that_need_a_superuser_are_made_and_removed_by_toygres() {
     let seen: Vec<String> = sqlx::query_scalar("SELECT query FROM pg_stat_statements").fetch_all(&mut owner).await.unwrap();
     assert!(seen.iter().any(|query| query.contains("pg_extension")), "{seen:?}");
     assert!(!seen.iter().any(|query| query.contains("SCRAM") || query.contains("PASSWORD")), "{seen:?}");
-    for (extension, why) in [("file_fdw", "reads the server's files"), ("plpython3u", "run as the server's user")] {
+    for (extension, why) in [
+        ("file_fdw", "reads the server's files"),
+        ("plpython3u", "run as the server's user"),
+        ("dblink", "read and write the server's files"),
+    ] {
         let refused = toygres.fails(2, &["extension", "add", "demo", extension]).await.unwrap();
         assert!(refused.stderr.contains(why), "{refused}");
     }

@@ -27,6 +27,10 @@ async fn the_steps_show_as_they_go_and_all_outlives_the_terminal() {
     assert!(code == Some(0) && !screen.contains('\u{1b}'), "colours in spite of NO_COLOR: {screen:?}");
     let (code, screen) = Terminal::open(&toygres, &["get", "demo"], &[]).unwrap().end().await.unwrap();
     assert!(code == Some(0) && screen.contains("\u{1b}[32m"), "no colours on a terminal: {screen:?}");
+    for table in ["list", "operations"] {
+        let (code, screen) = Terminal::open(&toygres, &[table], &[]).unwrap().end().await.unwrap();
+        assert!(code == Some(0) && screen.contains("\u{1b}[38;5;2m") && !screen.contains("\\u{"), "{table}: {screen:?}");
+    }
     let (code, screen) = Terminal::open(&toygres, &["-q", "create", "quiet"], &[]).unwrap().end().await.unwrap();
     assert!(code == Some(0) && !screen.contains("deploy-postgres") && screen.lines().count() <= 1, "{screen:?}");
 }

@@ -1,7 +1,7 @@
 //! What Landlock doesn't limit, and a server doesn't need: a filter of system calls refuses it to a server and to all that it
 //! starts.
 //!
-//! - **Others' files** of the same user: their modes, owners, times and attributes. Setuid programs.
+//! - **Others' files** of the same user: their modes, owners, times and attributes. Watches, which tell names. Setuid programs.
 //! - **Others' processes** of the same user: their limits, priorities and processors.
 //! - **Sockets** other than TCP and UDP. MPTCP isn't covered by Landlock's rules for ports. Unix sockets by path aren't covered before
 //!   Landlock 9, and services such as the user's systemd accept clients by their user id alone.
@@ -35,6 +35,8 @@ const ALWAYS: &[i64] = &[
     libc::SYS_lremovexattr,
     libc::SYS_fremovexattr,
     libc::SYS_mknodat,
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
     libc::SYS_sched_setattr,
     libc::SYS_ioprio_set,
     libc::SYS_msgget,
@@ -76,6 +78,7 @@ const ALWAYS_OLDER: &[i64] = &[
     libc::SYS_utimes,
     libc::SYS_futimesat,
     libc::SYS_mknod,
+    libc::SYS_inotify_init,
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const ALWAYS_OLDER: &[i64] = &[];
