@@ -97,6 +97,7 @@ const RULES: &[Rule] = &[
         Cause::BadImage,
         &["can't be pulled", "errimagepull", "imagepullbackoff", "invalidimagename", "errimageneverpull", "manifest unknown"],
     ),
+    failure_says(Cause::ExtensionUnavailable, &["isn't in this build of postgresql"]),
     failure_says(Cause::QuotaExceeded, &["exceeded quota"]),
     failure_says(
         Cause::VolumeUnavailable,
@@ -225,7 +226,7 @@ pub fn diagnose(facts: &Facts<'_>) -> Verdict {
         (_, InstanceState::Creating) if is_on_its_way => well(format!("{key} is still being created")),
         (_, InstanceState::Deleting) if is_on_its_way => well(format!("{key} is being deleted")),
         (Seen::NotReady(failure), _) if facts.failure.is_none() && failure.retryable => {
-            let watch = format!("wait a moment, and watch it with `toygres events {} --follow`", key.name);
+            let watch = format!("wait a moment, and watch it with `toygres events {} --follow`", key.argument());
             Verdict { fix: vec![watch], ..well(format!("{key} isn't ready at this moment: {}", failure.message)) }
         }
         (Seen::NotReady(failure), _) if facts.failure.is_none() => verdict(facts, Cause::Unknown, vec![failure.message.clone()]),
@@ -288,6 +289,7 @@ fn verdict(facts: &Facts<'_>, cause: Cause, mut evidence: Vec<String>) -> Verdic
         Cause::PortTaken => "its port is taken by another program",
         Cause::PortsUsedUp => "all ports of the server's range are taken",
         Cause::BadImage => "its image can't be pulled",
+        Cause::ExtensionUnavailable => "its build of PostgreSQL lacks an extension that its spec names",
         Cause::QuotaExceeded => "the quota of its Kubernetes namespace is used up",
         Cause::VolumeUnavailable => "its volume can't be had",
         Cause::NoRoom => "no node of the cluster has room for it",
@@ -405,6 +407,10 @@ fn fix(facts: &Facts<'_>, cause: Cause) -> Vec<String> {
         Cause::ProgramsUnavailable => {
             vec!["see what is missing: `toygres doctor`, and `toygres versions`".into(), again(" with a --version that there is")]
         }
+        Cause::ExtensionUnavailable => vec![
+            format!("take it out of the spec: `toygres extension remove {name}{flag} EXTENSION`"),
+            "or have it run on a build that has it: `toygres versions`".into(),
+        ],
         Cause::CrashLoop => vec![
             format!("read what its server says: `toygres logs {name}{flag}`; the last FATAL or PANIC names the file or setting"),
             "mend that; only where it says that data is damaged, put the data back from a backup".into(),

@@ -36,6 +36,8 @@ pub enum Cause {
     DataMissing,
     /// Something around its data was removed, and the data is intact.
     PartsMissing,
+    /// PostgreSQL's build lacks an extension that its spec names.
+    ExtensionUnavailable,
     /// The PostgreSQL programs can't be had.
     ProgramsUnavailable,
     /// The server ends whenever it is started, or can't be started.

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use toygres_client::resources::InstanceManifest;
 use toygres_client::{Applied, Client};
-use toygres_models::{Extensions, InstanceName};
+use toygres_models::{Extensions, InstanceName, Power};
 
 use super::power;
 use crate::error::{CliError, Outcome};
@@ -76,9 +76,11 @@ async fn run_change(change: Change, is_wanted: bool, settings: &Settings, ui: &U
     }
     let mut manifest = InstanceManifest::of(key.name.to_string());
     manifest.set("extensions", Some(json!(extensions)));
-    let word = match is_wanted {
-        true => format!("changed: it has the extension {extension}"),
-        false => format!("changed: its spec no longer names the extension {extension}"),
+    let word = match (is_wanted, instance.spec.power) {
+        (true, Power::Running) => format!("changed: it has the extension {extension}"),
+        (true, Power::Stopped) => format!("changed: it gets the extension {extension} when it starts"),
+        (false, Power::Running) => format!("changed: the extension {extension} is removed"),
+        (false, Power::Stopped) => format!("changed: it loses the extension {extension} when it starts"),
     };
     let apply = async |client: &Client| client.apply_instance(&key, &manifest, Some(instance.generation)).await;
     match session.change(apply).await? {

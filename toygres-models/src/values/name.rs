@@ -212,6 +212,12 @@ impl InstanceKey {
     pub fn parse(namespace: &str, name: &str) -> Result<Self, Invalid> {
         Ok(Self { namespace: namespace.parse()?, name: name.parse()? })
     }
+
+    /// As a command's argument, for commands that are shown to people: `demo -n team`, in the default namespace `demo`.
+    #[must_use]
+    pub fn argument(&self) -> String {
+        format!("{}{}", self.name, Namespace::flag(self.namespace.as_str()))
+    }
 }
 
 impl fmt::Display for InstanceKey {

@@ -291,7 +291,7 @@ impl Inner {
                 return Ok(observation);
             }
             if observation.phase == Phase::Stopped {
-                let message = format!("{key} is stopped; `toygres start {}` starts it", key.name);
+                let message = format!("{key} is stopped; `toygres start {}` starts it", key.argument());
                 return Err(Failure::permanent(FailureKind::Conflict, message));
             }
             if observation.phase == Phase::Failed {

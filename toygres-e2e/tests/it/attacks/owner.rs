@@ -198,6 +198,15 @@ async fn extensions_that_need_a_superuser_are_made_and_removed_by_toygres() {
     }
     let missing = toygres.fails(1, &["extension", "add", "demo", "vector"]).await.unwrap();
     assert!(missing.stderr.contains("isn't in this build"), "{missing}");
+    // Of one that is stopped it shows only when it starts.
+    toygres.ok(&["stop", "demo"]).await.unwrap();
+    let later = toygres.ok(&["extension", "add", "demo", "vector"]).await.unwrap();
+    assert!(later.stdout.contains("when it starts"), "{later}");
+    toygres.fails(1, &["start", "demo"]).await.unwrap();
+    let why = toygres.ok(&["why", "demo"]).await.unwrap();
+    assert!(why.stdout.contains("toygres extension remove demo"), "{why}");
+    toygres.ok(&["extension", "remove", "demo", "vector"]).await.unwrap();
+    toygres.ok(&["start", "demo"]).await.unwrap();
 }
 
 #[tokio::test]

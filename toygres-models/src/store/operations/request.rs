@@ -10,7 +10,7 @@ use crate::instance::{Effect, field};
 use crate::store::events::{NewEvent, insert_event};
 use crate::store::instances::lock_live_instance;
 use crate::store::{Instance, Operation, Requested, Store, StoreError, commit};
-use crate::{InstanceKey, InstanceSpec, InstanceState, OperationKind};
+use crate::{InstanceKey, InstanceSpec, InstanceState, Namespace, OperationKind};
 
 /// What became of a request to change an instance's spec.
 #[derive(Debug)]
@@ -194,7 +194,7 @@ pub(in crate::store) async fn expect_can_begin(
     }
     let only = kind.begins_in_words();
     let start = match state {
-        InstanceState::Stopped => format!("; start it first (`toygres start {}`)", instance.name),
+        InstanceState::Stopped => format!("; start it first (`toygres start {}{}`)", instance.name, Namespace::flag(&instance.namespace)),
         _ => String::new(),
     };
     let participle = kind.participle;

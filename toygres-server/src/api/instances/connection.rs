@@ -82,7 +82,7 @@ async fn running(state: &AppState, key: &InstanceKey) -> Result<(Instance, Place
             return Err(ApiError::conflict(format!("{key} is still being created; wait for it with `toygres operations`")));
         }
         InstanceState::Stopped => {
-            return Err(ApiError::conflict(format!("{key} is stopped; `toygres start {}` starts it", key.name)));
+            return Err(ApiError::conflict(format!("{key} is stopped; `toygres start {}` starts it", key.argument())));
         }
         other => return Err(ApiError::conflict(format!("{key} is {other} and can't be connected to; `toygres get` says more"))),
     }

@@ -71,7 +71,7 @@ pub(super) async fn prepare(
         return Err(ApiError::conflict(format!(
             "{key} is on the platform {platform} already, and this server has no record of it. It was left as it is: \
              `toygres adopt {}` takes it in with its data, or choose another name",
-            key.name
+            key.argument()
         )));
     }
     let version = place.platform.resolve_version(named).await?;

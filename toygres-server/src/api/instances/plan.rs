@@ -135,8 +135,8 @@ pub(super) fn taken(key: &InstanceKey, plan: &Plan) -> ApiError {
     }
     let differences: Vec<_> = plan.refused.iter().chain(&plan.changes).cloned().collect();
     ApiError::conflict(format!(
-        "{key} is there already, and is another one: {}. Nothing was changed; choose another name, or change what \
-         can be changed by PUT (`toygres apply`)",
+        "{key} is there already, and is another one: {}. Nothing was changed; choose another name, or \
+         change it by `toygres apply`, as far as that can be changed",
         describe(&differences)
     ))
 }

@@ -81,7 +81,7 @@ impl Cluster {
                     Err(failure) => return Err(failure),
                 },
                 Readiness::Stopped => {
-                    let message = format!("{key} is stopped; `toygres start {}` starts it", key.name);
+                    let message = format!("{key} is stopped; `toygres start {}` starts it", key.argument());
                     return Err(Failure::permanent(FailureKind::Conflict, message));
                 }
                 Readiness::Failed(failure) => return Err(failure),
