@@ -20,8 +20,11 @@ use crate::server_log::time_of;
 /// not every file system tells.)
 const POLL: Duration = Duration::from_millis(200);
 const CHUNK_BYTES: usize = 64 * 1024;
-/// How far back the last lines are looked for: a file of a log has half of that. Its server can make it as long as it likes.
+/// How far back the last lines are looked for, and how much further for each line of them. A server can make its log as long
+/// as it likes, and without a line break.
 const MAX_TAIL_BYTES: u64 = 32 * 1024 * 1024;
+const MAX_BYTES_OF_LINE: u64 = 1024;
+const MAX_TAIL_LINES: u64 = 1_000_000;
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,7 +103,7 @@ fn tail_of(file: &File, lines: usize) -> io::Result<(u64, usize)> {
     if start == 0 {
         return Ok((0, 0));
     }
-    let first = start.saturating_sub(MAX_TAIL_BYTES);
+    let first = start.saturating_sub(MAX_TAIL_BYTES + MAX_BYTES_OF_LINE * MAX_TAIL_LINES.min(lines as u64));
     // The line break at the very end ends the last line, and begins none.
     let mut is_last = true;
     while start > first {
