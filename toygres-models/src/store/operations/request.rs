@@ -194,7 +194,9 @@ pub(in crate::store) async fn expect_can_begin(
     }
     let only = kind.begins_in_words();
     let start = match state {
-        InstanceState::Stopped => format!("; start it first (`toygres start {}{}`)", instance.name, Namespace::flag(&instance.namespace)),
+        InstanceState::Stopped => {
+            format!("; start it first (`toygres start {}{}`)", instance.name, Namespace::flag(&instance.namespace))
+        }
         _ => String::new(),
     };
     let participle = kind.participle;

@@ -42,7 +42,8 @@ pub(super) async fn existing(
     if instance.state == InstanceState::Failed && plan.refused.is_empty() && plan.changes.is_empty() {
         return Err(ApiError::conflict(format!(
             "{key} is there already, and failed; `toygres why {}` says why, `toygres start {}` tries it again. Nothing was changed",
-            key.argument(), key.argument()
+            key.argument(),
+            key.argument()
         )));
     }
     if !plan.refused.is_empty() || !plan.changes.is_empty() || instance.state == InstanceState::Deleting {
