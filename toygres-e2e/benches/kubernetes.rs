@@ -180,12 +180,7 @@ impl Bench {
     async fn count_calls(&self) -> Result<Vec<Measure>> {
         note("counting calls");
         self.cluster.toygres.ok(&["server", "stop"]).await?;
-        let mut start = self.cluster.command(&["server", "start"]);
-        start.env("TOYGRES_LOG", "info,kube_client=debug").stderr(Stdio::null());
-        // For the crowd.
-        start.env("TOYGRES_SCHEDULING_TIMEOUT_SECONDS", "1800").env("TOYGRES_READY_TIMEOUT_SECONDS", "1800");
-        let started = start.output().await?;
-        ensure!(started.status.success(), "the server doesn't start");
+        self.start_server().await?;
         let api = self.cluster.api()?;
         let manifest = self.manifest_of("counted");
         create(&api, "counted").await?;
@@ -214,7 +209,10 @@ impl Bench {
     /// As many creates at once as don't fit onto the node: each instance goes as soon as it is there, which gives room to another.
     async fn crowd(&self) -> Result<Vec<Measure>> {
         note(&format!("{CROWD} creates at once, of which most wait"));
-        let before = (self.calls_so_far()?, watches().await?);
+        self.cluster.toygres.ok(&["server", "stop"]).await?;
+        let others = watches().await?;
+        self.start_server().await?;
+        let calls_before = self.calls_so_far()?;
         let most = std::sync::Mutex::new(BTreeMap::<String, usize>::new());
         let began = Instant::now();
         let names: Vec<String> = (0..CROWD).map(|number| format!("crowd-{number}")).collect();
@@ -229,7 +227,7 @@ impl Bench {
         let sample = async {
             loop {
                 for (kind, open) in watches().await? {
-                    let more = open.saturating_sub(before.1.get(&kind).copied().unwrap_or_default());
+                    let more = open.saturating_sub(others.get(&kind).copied().unwrap_or_default());
                     let mut most = most.lock().map_err(|_| anyhow::anyhow!("a sample panicked"))?;
                     let known = most.entry(kind).or_default();
                     *known = more.max(*known);
@@ -242,7 +240,7 @@ impl Bench {
             sampled = sample => sampled,
         };
         sampled?;
-        let (took, calls) = (began.elapsed(), self.calls_so_far()? - before.0);
+        let (took, calls) = (began.elapsed(), self.calls_so_far()? - calls_before);
         let most = most.into_inner().map_err(|_| anyhow::anyhow!("a sample panicked"))?;
         println!("watches that were open at most, by kind: {most:?}");
         let (kind, open) = most.into_iter().max_by_key(|(_, open)| *open).context("no watch was seen")?;
@@ -259,6 +257,16 @@ impl Bench {
             line("  API calls of each life", (calls / CROWD).to_string(), "-", true),
             line("  watches that were open, of one kind", format!("{open} ({kind})"), "at most 5", open <= 5),
         ])
+    }
+
+    /// With its calls in its log, and patience for a crowd.
+    async fn start_server(&self) -> Result<()> {
+        let mut start = self.cluster.command(&["server", "start"]);
+        start.env("TOYGRES_LOG", "info,kube_client=debug").stderr(Stdio::null());
+        start.env("TOYGRES_SCHEDULING_TIMEOUT_SECONDS", "1800").env("TOYGRES_READY_TIMEOUT_SECONDS", "1800");
+        let started = start.output().await?;
+        ensure!(started.status.success(), "the server doesn't start");
+        Ok(())
     }
 
     fn calls_so_far(&self) -> Result<usize> {

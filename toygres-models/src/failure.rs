@@ -91,6 +91,13 @@ impl Failure {
         self
     }
 
+    /// The same failure, its message followed by what the server said last.
+    #[must_use]
+    pub fn with_headline(mut self, headline: &str) -> Self {
+        self.message = cut(format!("{}: {headline}", self.message), MAX_MESSAGE_BYTES);
+        self
+    }
+
     /// The same failure with the platform's own words.
     #[must_use]
     pub fn with_evidence(mut self, evidence: Vec<String>) -> Self {
@@ -147,6 +154,7 @@ mod tests {
     #[test]
     fn the_words_of_a_hostile_server_are_cut() {
         let failure = Failure::permanent(FailureKind::Platform, "ü".repeat(3_000_000))
+            .with_headline(&"x".repeat(3_000_000))
             .with_evidence(vec!["x".repeat(3_000_000); MAX_EVIDENCE_LINES * 2]);
         assert!(failure.message.len() < MAX_MESSAGE_BYTES + 8 && failure.message.ends_with("ü …"));
         assert!(failure.encode().len() < MAX_MESSAGE_BYTES + MAX_EVIDENCE_LINES * (MAX_LINE_BYTES + 16));

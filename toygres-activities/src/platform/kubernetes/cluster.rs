@@ -12,6 +12,7 @@ use toygres_models::{Failure, FailureKind, InstanceKey, Invalid, Namespace};
 
 use super::config::KubernetesConfig;
 use super::watch::change::{Change, Gone};
+use super::watch::watches::Watches;
 use crate::k8s_client::K8sClient;
 use crate::platform::PlatformEvent;
 use crate::platform::certificates::CertificateAuthority;
@@ -23,9 +24,6 @@ use crate::platform::session::WayIn;
 const MADE_AT_ONCE: usize = 2;
 const EVENTS_KEPT: usize = 1024;
 
-/// By namespace and kind.
-type GoneWatches = HashMap<(Namespace, String), broadcast::Sender<Arc<Gone>>>;
-
 pub(super) struct Cluster {
     pub(super) client: K8sClient,
     pub(super) config: KubernetesConfig,
@@ -33,9 +31,9 @@ pub(super) struct Cluster {
     pub(super) way_in: WayIn,
     pub(super) events: broadcast::Sender<PlatformEvent>,
     /// Of each namespace in which somebody waits, what tells them of changes.
-    pub(super) watched: Mutex<HashMap<Namespace, broadcast::Sender<Arc<Change>>>>,
+    pub(super) watched: Watches<Namespace, Change>,
     /// Of each namespace and kind of which somebody waits for objects to be gone, what tells them.
-    pub(super) watched_gone: Mutex<GoneWatches>,
+    pub(super) watched_gone: Watches<(Namespace, String), Gone>,
     /// The server's own database, once it was started here.
     pub(super) control: OnceLock<InstanceKey>,
     /// Cancelled when the platform ends.
@@ -58,8 +56,8 @@ impl Cluster {
             config,
             ca,
             events: broadcast::Sender::new(EVENTS_KEPT),
-            watched: Mutex::default(),
-            watched_gone: Mutex::default(),
+            watched: Watches::default(),
+            watched_gone: Watches::default(),
             control: OnceLock::new(),
             stop: CancellationToken::new(),
             locks: Mutex::default(),

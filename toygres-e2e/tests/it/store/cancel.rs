@@ -80,7 +80,7 @@ async fn a_cancelled_create_can_only_end_with_nothing_left() {
         assert_eq!(kinds(store, &create).await, ["create_requested", "cancel_requested", "create_cancelled"]);
         let last = store.events(create.instance_id, 0, 100).await.unwrap().pop().unwrap();
         assert_eq!((last.actor.as_str(), last.cause.as_str()), ("alice", "cancelled by alice"));
-        // To whoever asks again, it is cancelled.
+        // A second cancel changes nothing.
         assert_eq!(store.cancel_operation(create.id, &alice()).await.unwrap().state, OperationState::Cancelled);
     }
 }
@@ -304,7 +304,7 @@ async fn an_update_ends_with_an_event_of_its_own_and_leaves_no_name_of_before() 
     let update = begin_update(store).await;
     let second = MetadataUpdate { ip_connection_string: Some("other".into()), ..to_state(&update, InstanceState::Running) };
     store.update_metadata(&second).await.unwrap();
-    // The create's last step may be repeated by whoever takes over: it writes nothing any more.
+    // Another server may repeat the last step of the create. It writes nothing then.
     store.update_metadata(&first).await.unwrap();
     let instance = store.instance(&key("default", "demo")).await.unwrap();
     let status = instance.status.0;

@@ -53,7 +53,7 @@ async fn a_server_that_pauses_after_its_event_holds_up_nobody_for_long() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_goes_on_after_the_last_event_misses_none_however_many_write() {
+async fn a_reader_that_goes_on_after_its_last_event_misses_none_of_many_writers() {
     let Some(database) = database().await.unwrap() else { return };
     let second = Store::connect(database.options.clone(), 10).await.unwrap();
     let done = Arc::new(AtomicBool::new(false));

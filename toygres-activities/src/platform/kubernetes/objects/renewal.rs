@@ -84,8 +84,8 @@ impl Cluster {
         renew_at(certificate).is_none_or(|renew_at| renew_at <= now) || !self.has_signed_last(certificate)
     }
 
-    /// Puts what is to be trusted by now where the server and applications read it. A CA and its successor are trusted together
-    /// for two years, and each certificate is renewed sixteen times in that time.
+    /// Writes the CAs' certificates into the ConfigMap, which the server reads, and into the Secret, which applications read. A CA
+    /// and its successor both count for two years; in that time each instance's certificate is renewed sixteen times, and this with it.
     async fn publish_authorities(&self, key: &InstanceKey) -> Result<(), Failure> {
         let names = Names::of(key);
         let clients = json!({ "client-ca.crt": self.way_in.clients().trusted_pem() });

@@ -2,20 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::pin::pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde::de::DeserializeOwned;
-use tokio::sync::broadcast::{self, Receiver};
+use tokio::sync::broadcast::Receiver;
 use toygres_models::Namespace;
 
 use super::change::Gone;
-use super::shared::{IDLE, KEPT};
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity;
 
@@ -26,59 +24,42 @@ impl Cluster {
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
         let place = (namespace.clone(), K::plural(&()).into_owned());
-        let mut watched = self.watched_gone.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gone) = watched.get(&place) {
-            return gone.subscribe();
+        let (receiver, unwatched) = self.watched_gone.subscribe(&place);
+        if let Some(waiters) = unwatched {
+            let cluster = self.clone();
+            tokio::spawn(async move {
+                let gone = cluster.gone::<K>(&place.0);
+                cluster.watched_gone.tell(&place, waiters, &cluster.stop, gone).await;
+            });
         }
-        let (sender, receiver) = broadcast::channel(KEPT);
-        watched.insert(place.clone(), sender.clone());
-        tokio::spawn(tell::<K>(self.clone(), place, sender));
         receiver
     }
-}
 
-/// Tells those who wait, until there are none any more or the platform ends.
-async fn tell<K>(cluster: Arc<Cluster>, place: (Namespace, String), waiters: broadcast::Sender<Arc<Gone>>)
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-{
-    // A list and a watch.
-    cluster.client.count();
-    cluster.client.count();
-    let objects = cluster.client.api::<PartialObjectMeta<K>>(place.0.as_str());
-    let config = watcher::Config::default().labels(identity::ALL);
-    let mut changes = pin!(watcher(objects, config).default_backoff());
-    let mut looks = tokio::time::interval(IDLE);
-    let mut there = BTreeSet::new();
-    loop {
-        tokio::select! {
-            () = cluster.stop.cancelled() => break,
-            Some(change) = changes.next() => {
-                let gone = match change {
-                    Ok(watcher::Event::Delete(object)) => object.metadata.uid.map(Gone::Object),
-                    Ok(watcher::Event::Init) => {
-                        there.clear();
-                        None
-                    }
-                    Ok(watcher::Event::InitApply(object)) => {
-                        there.extend(object.metadata.uid);
-                        None
-                    }
-                    Ok(watcher::Event::InitDone) => Some(Gone::AllBut(std::mem::take(&mut there))),
-                    Ok(watcher::Event::Apply(_)) => None,
-                    Err(error) => Some(Gone::Failed(error)),
-                };
-                gone.into_iter().for_each(|gone| drop(waiters.send(Arc::new(gone))));
-            }
-            _ = looks.tick() => {
-                let mut watched = cluster.watched_gone.lock().unwrap_or_else(PoisonError::into_inner);
-                if waiters.receiver_count() == 0 {
-                    watched.remove(&place);
-                    return;
+    fn gone<K>(&self, namespace: &Namespace) -> impl Stream<Item = Gone> + Send + use<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        // A list and a watch.
+        self.client.count();
+        self.client.count();
+        let objects = self.client.api::<PartialObjectMeta<K>>(namespace.as_str());
+        let mut there = BTreeSet::new();
+        let changes = watcher(objects, watcher::Config::default().labels(identity::ALL)).default_backoff();
+        changes.filter_map(move |change| {
+            std::future::ready(match change {
+                Ok(watcher::Event::Delete(object)) => object.metadata.uid.map(Gone::Object),
+                Ok(watcher::Event::Init) => {
+                    there.clear();
+                    None
                 }
-            }
-        }
+                Ok(watcher::Event::InitApply(object)) => {
+                    there.extend(object.metadata.uid);
+                    None
+                }
+                Ok(watcher::Event::InitDone) => Some(Gone::AllBut(std::mem::take(&mut there))),
+                Ok(watcher::Event::Apply(_)) => None,
+                Err(error) => Some(Gone::Failed(error)),
+            })
+        })
     }
-    // Who waits yet is told so by the end of the channel.
-    cluster.watched_gone.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
 }

@@ -8,3 +8,4 @@ pub(in crate::platform::kubernetes) mod pin;
 pub(in crate::platform::kubernetes) mod pod_events;
 pub(in crate::platform::kubernetes) mod readiness;
 pub(in crate::platform::kubernetes) mod shared;
+pub(in crate::platform::kubernetes) mod watches;

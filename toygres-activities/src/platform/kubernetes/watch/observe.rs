@@ -225,10 +225,10 @@ impl Cluster {
             }
         }
         if let Some(headline) = headline(&lines) {
-            failure.message = format!("{}: {headline}", failure.message);
+            failure = failure.with_headline(headline);
         }
-        failure.evidence.extend(lines);
-        failure
+        let evidence = std::mem::take(&mut failure.evidence).into_iter().chain(lines).collect();
+        failure.with_evidence(evidence)
     }
 
     /// The end of a server's log; of the last one that ended, if `previous`.

@@ -2,8 +2,7 @@
 
 use std::fmt::Debug;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use futures::stream::{self, Stream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
@@ -11,30 +10,26 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Resource;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde::de::DeserializeOwned;
-use tokio::sync::broadcast::{self, Receiver};
+use tokio::sync::broadcast::Receiver;
 use toygres_models::Namespace;
 
 use super::change::Change;
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity;
 
-/// How many changes a waiter may be behind; then it looks at its objects anew.
-pub(super) const KEPT: usize = 1024;
-/// How often it is looked whether anybody waits in the namespace any more.
-pub(super) const IDLE: Duration = Duration::from_secs(60);
-
 type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
 
 impl Cluster {
     /// The changes in a namespace from now on.
     pub(super) fn subscribe(self: &Arc<Self>, namespace: &Namespace) -> Receiver<Arc<Change>> {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(changes) = watched.get(namespace) {
-            return changes.subscribe();
+        let (receiver, unwatched) = self.watched.subscribe(namespace);
+        if let Some(waiters) = unwatched {
+            let (cluster, namespace) = (self.clone(), namespace.clone());
+            tokio::spawn(async move {
+                let changes = cluster.changes(&namespace);
+                cluster.watched.tell(&namespace, waiters, &cluster.stop, changes).await;
+            });
         }
-        let (sender, receiver) = broadcast::channel(KEPT);
-        watched.insert(namespace.clone(), sender.clone());
-        tokio::spawn(tell(self.clone(), namespace.clone(), sender));
         receiver
     }
 
@@ -70,25 +65,4 @@ impl Cluster {
             })
         }))
     }
-}
-
-/// Tells those who wait, until there are none any more or the platform ends.
-async fn tell(cluster: Arc<Cluster>, namespace: Namespace, waiters: broadcast::Sender<Arc<Change>>) {
-    let mut changes = cluster.changes(&namespace);
-    let mut looks = tokio::time::interval(IDLE);
-    loop {
-        tokio::select! {
-            () = cluster.stop.cancelled() => break,
-            Some(change) = changes.next() => drop(waiters.send(Arc::new(change))),
-            _ = looks.tick() => {
-                let mut watched = cluster.watched.lock().unwrap_or_else(PoisonError::into_inner);
-                if waiters.receiver_count() == 0 {
-                    watched.remove(&namespace);
-                    return;
-                }
-            }
-        }
-    }
-    // Who waits yet is told so by the end of the channel.
-    cluster.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(&namespace);
 }

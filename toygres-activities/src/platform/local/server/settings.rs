@@ -17,7 +17,8 @@ use crate::server_log::PREFIX;
 /// Read in place of the data directory's `postgresql.conf`, which it includes.
 pub(in crate::platform::local) const CONF_FILE: &str = "toygres.conf";
 pub(in crate::platform::local) const HBA_FILE: &str = "pg_hba.conf";
-/// Included by it: the libraries that are loaded at the start. Only whoever starts a server knows its build.
+/// Included by it: the libraries that the server loads when it starts. A file of its own, since it depends on the build of
+/// PostgreSQL, which is known when a server is started and not when its configuration is written again later.
 pub(in crate::platform::local) const PRELOAD_FILE: &str = "preload.conf";
 /// What owners may ask for and has to be loaded at the start.
 const PRELOADED: &str = "pg_stat_statements";
