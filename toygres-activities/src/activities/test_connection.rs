@@ -1,19 +1,21 @@
 //! Test a PostgreSQL connection.
 
-use std::str::FromStr;
+use std::borrow::Cow;
 use std::time::Duration;
 
 use duroxide::ActivityContext;
+use native_tls::TlsConnector;
 use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection};
+use tokio_postgres::Config;
+use tokio_postgres::config::{ChannelBinding, SslMode};
 use toygres_models::connection::{CHANNEL_BINDING, MAINTENANCE_DATABASE};
 use toygres_models::{Failure, FailureKind, Invalid, PostgresVersion};
-use url::Url;
+use url::{Host, Url};
 
 use crate::context::{Context, run_while_valid};
-use crate::platform::session::{is_about_database, relay};
+use crate::platform::session::connection::{Address, Error, Target, trusting};
+use crate::platform::session::is_about_database;
 use crate::platforms::Place;
 use crate::secrets;
 use crate::types::{TestConnectionInput, TestConnectionOutput};
@@ -53,18 +55,19 @@ fn full_version(answer: &str) -> Option<PostgresVersion> {
 /// # Errors
 /// [`FailureKind::ConnectionFailed`], permanent where the log-in itself is refused.
 pub async fn log_in(place: &Place, connection_string: &str, takes_any_database: bool) -> Result<String, Failure> {
-    let mut options = connect_options(place, connection_string).await?;
-    let server = format!("{}:{}", options.get_host(), options.get_port());
+    let Parsed { host, port, mut target } = parse(place, connection_string).await?;
+    let server = target.address.to_string();
     // Held until the answer is there.
-    let way = place.platform.reach(options.get_host(), options.get_port()).await?;
+    let way = place.platform.reach(&host, port).await?;
     if let Some(way) = &way {
-        options = options.host(&way.host).port(way.port);
+        target.address = Address::Tcp { host: way.host.clone(), port: way.port };
     }
     let asked = async {
-        match query_version(options.clone()).await {
+        match query_version(&target).await {
             // The role and its password were taken before the database was looked for.
             Err(error) if takes_any_database && is_about_database(&error) => {
-                query_version(options.database(MAINTENANCE_DATABASE)).await
+                target.config.dbname(MAINTENANCE_DATABASE);
+                query_version(&target).await
             }
             asked => asked,
         }
@@ -75,41 +78,98 @@ pub async fn log_in(place: &Place, connection_string: &str, takes_any_database: 
     version.map_err(|error| refused(&server, &error))
 }
 
-async fn connect_options(place: &Place, connection_string: &str) -> Result<PgConnectOptions, Failure> {
-    // Neither parser's error is passed on: it may repeat the password.
-    let malformed = || Failure::from(Invalid::new("connection_string", "is not a postgresql://user@host:port/database URI"));
-    let url = Url::parse(connection_string).map_err(|_| malformed())?;
-    // libpq's; this driver has no channel binding, and warns of what it doesn't know.
-    let known: Vec<_> = url.query_pairs().into_owned().filter(|(name, _)| name != CHANNEL_BINDING).collect();
-    let mut plain = url.clone();
-    plain.query_pairs_mut().clear().extend_pairs(known);
-    let options = PgConnectOptions::from_str(plain.as_str()).map_err(|_| malformed())?;
-    if !matches!(url.scheme(), "postgres" | "postgresql") {
-        return Err(malformed());
-    }
-    let Some(password) = url.password().and_then(|password| percent_decode_str(password).decode_utf8().ok()) else {
-        return Ok(options);
-    };
-    let password = match password.starts_with("secret://") {
-        true => secrets::resolve(&*place.secrets, password.parse()?).await?.expose_secret().to_owned(),
-        false => password.into_owned(),
-    };
-    Ok(options.password(&password))
+struct Parsed {
+    host: String,
+    port: u16,
+    target: Target,
 }
 
-async fn query_version(options: PgConnectOptions) -> Result<String, sqlx::Error> {
-    let mut connection = relay::connect(&options.disable_statement_logging()).await?;
-    let (version,): (String,) = sqlx::query_as("SELECT pg_catalog.version()").fetch_one(&mut connection).await?;
-    connection.close().await?;
+/// As libpq understands it, of whose parameters those are known that toygres writes.
+async fn parse(place: &Place, connection_string: &str) -> Result<Parsed, Failure> {
+    // The parser's error isn't passed on: it may repeat the password.
+    let malformed = |words: &str| Failure::from(Invalid::new("connection_string", words));
+    let no_uri = || malformed("is not a postgresql://user@host:port/database URI");
+    let url = Url::parse(connection_string).map_err(|_| no_uri())?;
+    if !matches!(url.scheme(), "postgres" | "postgresql") || url.username().is_empty() {
+        return Err(no_uri());
+    }
+    let decoded = |text: &'_ str| percent_decode_str(text).decode_utf8().map(Cow::into_owned).map_err(|_| no_uri());
+    let host = match url.host().ok_or_else(no_uri)? {
+        Host::Domain(name) => decoded(name)?,
+        Host::Ipv4(ip) => ip.to_string(),
+        Host::Ipv6(ip) => ip.to_string(),
+    };
+    let port = url.port().unwrap_or(5432);
+    let mut config = Config::new();
+    config.user(decoded(url.username())?);
+    if let Some(database) = url.path().strip_prefix('/').filter(|database| !database.is_empty()) {
+        config.dbname(decoded(database)?);
+    }
+    let mut tls_mode = Cow::from("prefer");
+    let mut ca_pem = None;
+    for (name, value) in url.query_pairs() {
+        match (&*name, &*value) {
+            ("sslmode", _) => tls_mode = value,
+            ("sslrootcert", path) => {
+                let read = tokio::fs::read(path).await;
+                ca_pem = Some(read.map_err(|error| malformed(&format!("names the file {path}, which can't be read: {error}")))?);
+            }
+            (CHANNEL_BINDING, "require") => _ = config.channel_binding(ChannelBinding::Require),
+            _ => return Err(malformed(&format!("has the parameter {name}={value}, which toygres doesn't know"))),
+        }
+    }
+    let tls = match &*tls_mode {
+        "disable" => None,
+        mode => {
+            let (ssl_mode, verifies_ca, verifies_host) = match mode {
+                "prefer" => (SslMode::Prefer, false, false),
+                "require" => (SslMode::Require, ca_pem.is_some(), false),
+                "verify-ca" => (SslMode::Require, true, false),
+                "verify-full" => (SslMode::Require, true, true),
+                _ => return Err(malformed(&format!("has sslmode={mode}, which toygres doesn't know"))),
+            };
+            config.ssl_mode(ssl_mode);
+            Some(tls_connector(ca_pem.as_deref(), verifies_ca, verifies_host).map_err(|error| {
+                malformed(&format!("has no certificate of a CA in its sslrootcert, or none that TLS takes: {error}"))
+            })?)
+        }
+    };
+    if let Some(password) = url.password() {
+        let password = decoded(password)?;
+        match password.starts_with("secret://") {
+            true => config.password(secrets::resolve(&*place.secrets, password.parse()?).await?.expose_secret()),
+            false => config.password(password),
+        };
+    }
+    Ok(Parsed { target: Target { address: Address::Tcp { host: host.clone(), port }, config, tls }, host, port })
+}
+
+fn tls_connector(ca_pem: Option<&[u8]>, verifies_ca: bool, verifies_host: bool) -> Result<TlsConnector, native_tls::Error> {
+    let mut tls = match ca_pem {
+        Some(pem) => trusting(pem)?,
+        None => TlsConnector::builder(),
+    };
+    if !verifies_ca {
+        // They would be read from the system's files, and not looked at.
+        tls.disable_built_in_roots(true);
+    }
+    tls.danger_accept_invalid_certs(!verifies_ca).danger_accept_invalid_hostnames(!verifies_host).build()
+}
+
+async fn query_version(target: &Target) -> Result<String, Error> {
+    let connection = target.connect().await?;
+    let row = connection.client.query_one("SELECT pg_catalog.version()", &[]).await?;
+    let version: &str = row.try_get(0)?;
+    connection.close().await;
     // A superuser can have put another function in its place.
     Ok(version.chars().take(MAX_VERSION_LENGTH).collect())
 }
 
-fn refused(server: &str, error: &sqlx::Error) -> Failure {
+fn refused(server: &str, error: &Error) -> Failure {
     let message = format!("{server} could not be used: {error}");
     // Class 28: invalid authorization, which no waiting mends. 57P03: starting up or shutting down.
     // A certificate that doesn't fit may be on its way: a load balancer's address comes late.
-    let wrong_login = error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code.starts_with("28"));
+    let wrong_login = error.refusal().is_some_and(|refusal| refusal.code().code().starts_with("28"));
     if wrong_login {
         Failure::permanent(FailureKind::ConnectionFailed, message)
     } else {

@@ -10,7 +10,7 @@ use file_rotate::compression::Compression;
 use file_rotate::suffix::AppendCount;
 use file_rotate::{ContentLimit, FileRotate};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{self, Format, Full, Writer};
 use tracing_subscriber::fmt::{self, FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -33,8 +33,6 @@ pub fn start(path: &Path, background: bool) -> anyhow::Result<()> {
     // By target and level alone, and one for both writers: what looks at spans costs each request some 3 % of its time.
     let filter: Targets =
         text.parse().with_context(|| format!("TOYGRES_LOG={text:?} is not a log filter; give, say, info or debug"))?;
-    // What a tenant's server says to its client is no line of ours.
-    let filter = filter.with_target("sqlx::postgres::notice", LevelFilter::OFF);
     let mut private = std::fs::OpenOptions::new();
     private.create(true).append(true).read(true).mode(0o600);
     let limit = ContentLimit::BytesSurpassed(MAX_BYTES);

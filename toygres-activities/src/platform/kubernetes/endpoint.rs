@@ -4,7 +4,6 @@ use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Service};
 use kube::api::ListParams;
 use secrecy::SecretString;
-use sqlx::postgres::PgConnectOptions;
 use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, ServerAddress};
 
 use super::cluster::Cluster;
@@ -12,6 +11,7 @@ use super::forward::Forward;
 use super::identity::{MemberNames, PORT, is_of, spec_of};
 use super::objects::tls::{external_address, internal_name};
 use super::watch::readiness::describe;
+use crate::platform::session::connection::Target;
 use crate::platform::session::{extensions, owner};
 use crate::platform::{Endpoint, Reach};
 use crate::secrets::SecretStore;
@@ -79,7 +79,7 @@ impl Cluster {
 
     /// Makes the owner of a server that is ready, unless it is there, with the password that is kept for it.
     pub(super) async fn make_owner(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure> {
-        self.as_toygres(key, async |options| owner::make_owner(&options, spec, async { self.passwords().get(key).await }).await)
+        self.as_toygres(key, async |target| owner::make_owner(&target, spec, async { self.passwords().get(key).await }).await)
             .await
     }
 
@@ -87,12 +87,12 @@ impl Cluster {
     pub(super) async fn set_password(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
         let claim = self.client.ours::<PersistentVolumeClaim>(key, &MemberNames::first(key).data).await?;
         let spec = spec_of(key, &claim.ok_or_else(|| self.not_found(key))?)?;
-        self.as_toygres(key, async |options| owner::set_owner_password(&options, &spec, password).await).await
+        self.as_toygres(key, async |target| owner::set_owner_password(&target, &spec, password).await).await
     }
 
     /// See [`Platform::set_extensions`](crate::platform::Platform::set_extensions).
     pub(super) async fn set_extensions(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure> {
-        self.as_toygres(key, async |options| extensions::set_extensions(&options, spec).await).await
+        self.as_toygres(key, async |target| extensions::set_extensions(&target, spec).await).await
     }
 
     /// See [`Platform::open_superuser`](crate::platform::Platform::open_superuser).
@@ -102,25 +102,21 @@ impl Cluster {
         password: &SecretString,
         valid_until: DateTime<Utc>,
     ) -> Result<(), Failure> {
-        self.as_toygres(key, async |options| owner::open_superuser(&options, password, valid_until).await).await
+        self.as_toygres(key, async |target| owner::open_superuser(&target, password, valid_until).await).await
     }
 
     /// Does something with a server by toygres's own way in.
-    async fn as_toygres<T>(
-        &self,
-        key: &InstanceKey,
-        work: impl AsyncFnOnce(PgConnectOptions) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+    async fn as_toygres<T>(&self, key: &InstanceKey, work: impl AsyncFnOnce(Target) -> Result<T, Failure>) -> Result<T, Failure> {
         // Held until it is done.
         let forward = match self.client.is_in_cluster() {
             true => None,
             false => Some(Forward::open(&self.client, key, 0).await?),
         };
-        let options = match forward.as_ref().map(Forward::address) {
-            Some(address) => self.way_in.options(&address.ip().to_string(), address.port())?,
-            None => self.way_in.options(&internal_name(key, &self.config.cluster_domain), PORT)?,
+        let target = match forward.as_ref().map(Forward::address) {
+            Some(address) => self.way_in.target(&address.ip().to_string(), address.port())?,
+            None => self.way_in.target(&internal_name(key, &self.config.cluster_domain), PORT)?,
         };
-        work(options).await
+        work(target).await
     }
 
     /// The instance of which `host` is the name inside the cluster.

@@ -182,7 +182,7 @@ impl Inner {
             }
         }
         kill_point("create-server-answers");
-        owner::set_owner_password(&server.options(record.port)?, &record.spec, &deployment.password).await?;
+        owner::set_owner_password(&server.target(record.port)?, &record.spec, &deployment.password).await?;
         kill_point("create-password-set");
         record.provisioned = true;
         instance.write_record(&record).await?;

@@ -175,7 +175,7 @@ impl Inner {
     async fn set_password(&self, key: &InstanceKey, password: &SecretString) -> Result<(), Failure> {
         let instance = self.instance(key);
         let record = instance.read_record().await?.ok_or_else(|| not_found(key))?;
-        owner::set_owner_password(&instance.server.options(record.port)?, &record.spec, password).await
+        owner::set_owner_password(&instance.server.target(record.port)?, &record.spec, password).await
     }
 
     async fn open_superuser(&self, key: &InstanceKey, password: &SecretString, until: DateTime<Utc>) -> Result<(), Failure> {
@@ -186,7 +186,7 @@ impl Inner {
         }
         let instance = self.instance(key);
         let record = instance.read_record().await?.ok_or_else(|| not_found(key))?;
-        owner::open_superuser(&instance.server.options(record.port)?, password, until).await
+        owner::open_superuser(&instance.server.target(record.port)?, password, until).await
     }
 
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
@@ -262,8 +262,8 @@ impl Inner {
                 return observed(Phase::Running, true, None);
             }
             // It may hang, or have no connection left.
-            let options = server.options(record.port)?;
-            return match tokio::time::timeout(ANSWER_LIMIT, session::has_room(&options)).await {
+            let target = server.target(record.port)?;
+            return match tokio::time::timeout(ANSWER_LIMIT, session::has_room(&target)).await {
                 Err(_) => no_answer(),
                 Ok(Ok(true)) => observed(Phase::Running, true, None),
                 Ok(Ok(false)) => {
@@ -369,7 +369,7 @@ impl Platform for LocalPlatform {
     async fn set_extensions(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure> {
         let instance = self.inner.instance(key);
         let record = instance.read_record().await?.ok_or_else(|| not_found(key))?;
-        extensions::set_extensions(&instance.server.options(record.port)?, spec).await
+        extensions::set_extensions(&instance.server.target(record.port)?, spec).await
     }
 
     async fn open_superuser(

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use toygres_models::{Failure, FailureKind, InstanceSpec};
 
-use super::{Session, in_time};
+use super::Session;
+use super::connection::{Error, Target};
 
 /// How long the making of one may take.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -30,8 +30,10 @@ const WRAPPERS: &str = "
 ///
 /// # Errors
 /// Permanent where the server refuses one: this build doesn't have it, or something in the database needs it.
-pub(crate) async fn set_extensions(options: &PgConnectOptions, spec: &InstanceSpec) -> Result<(), Failure> {
-    let mut session = Session::open(&options.clone().database(spec.database.as_str())).await?;
+pub(crate) async fn set_extensions(target: &Target, spec: &InstanceSpec) -> Result<(), Failure> {
+    let mut target = target.clone();
+    target.config.dbname(spec.database.as_str());
+    let session = Session::open(&target).await?;
     // The owner may have given its database settings of its own.
     session.execute("SET ROLE NONE; SET default_transaction_read_only = off; SET statement_timeout = '120s'").await?;
     let wanted: Vec<&str> = spec.extensions.iter().collect();
@@ -39,8 +41,7 @@ pub(crate) async fn set_extensions(options: &PgConnectOptions, spec: &InstanceSp
         session.make_extension(extension, spec.owner.as_str()).await?;
     }
     loop {
-        let superfluous = sqlx::query_scalar::<_, String>(SUPERFLUOUS).bind(&wanted);
-        let superfluous = in_time(&session.server, superfluous.fetch_all(&mut session.connection)).await?;
+        let superfluous: Vec<String> = session.values(SUPERFLUOUS, &[&wanted]).await?;
         if superfluous.is_empty() {
             break;
         }
@@ -54,45 +55,40 @@ pub(crate) async fn set_extensions(options: &PgConnectOptions, spec: &InstanceSp
 }
 
 impl Session {
-    async fn make_extension(&mut self, extension: &str, owner: &str) -> Result<(), Failure> {
+    async fn make_extension(&self, extension: &str, owner: &str) -> Result<(), Failure> {
         // Some say themselves where they belong.
-        let own_schema = sqlx::query_scalar::<_, bool>(
-            "SELECT v.schema IS NOT NULL FROM pg_available_extensions e
-             JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version WHERE e.name = $1",
-        );
-        let own_schema = own_schema.bind(extension).fetch_optional(&mut self.connection);
-        let Some(own_schema) = in_time(&self.server, own_schema).await? else {
+        let own_schema = "SELECT v.schema IS NOT NULL FROM pg_available_extensions e
+             JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version WHERE e.name = $1";
+        let Some(own_schema) = self.values(own_schema, &[&extension]).await?.pop() else {
             let message = format!("the extension {extension} isn't in this build of PostgreSQL; nothing was changed");
             return Err(Failure::permanent(FailureKind::InvalidInput, message).with_field("extensions"));
         };
         let schema = if own_schema { "" } else { " SCHEMA public" };
         let name = quoted(extension);
         self.change(extension, "created", &format!("CREATE EXTENSION IF NOT EXISTS {name}{schema} CASCADE")).await?;
-        let wrappers = sqlx::query_scalar::<_, String>(WRAPPERS).bind(extension);
-        for wrapper in in_time(&self.server, wrappers.fetch_all(&mut self.connection)).await? {
+        for wrapper in self.values::<String>(WRAPPERS, &[&extension]).await? {
             let grant = format!("GRANT USAGE ON FOREIGN DATA WRAPPER {wrapper} TO {}", quoted(owner));
             self.change(extension, "created", &grant).await?;
         }
         Ok(())
     }
 
-    async fn change(&mut self, extension: &str, participle: &str, statement: &str) -> Result<(), Failure> {
-        let changed = tokio::time::timeout(TIME_LIMIT, sqlx::Executor::execute(&mut self.connection, statement)).await;
-        let error = match changed {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) => error,
+    async fn change(&self, extension: &str, participle: &str, statement: &str) -> Result<(), Failure> {
+        let error = match tokio::time::timeout(TIME_LIMIT, self.connection.client.batch_execute(statement)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => Error::from(error),
             Err(_) => {
                 let message = format!("the extension {extension} could not be {participle} within {} s", TIME_LIMIT.as_secs());
                 return Err(Failure::transient(FailureKind::TimedOut, message));
             }
         };
         let told = |words: &str| format!("the extension {extension} could not be {participle}: {words}");
-        Err(match error.as_database_error() {
-            Some(refused) => {
-                let message = told(refused.message());
-                let detail = refused.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().and_then(|error| error.detail());
-                let evidence = detail.unwrap_or_default().lines().map(str::to_owned).collect();
-                Failure::permanent(FailureKind::InvalidInput, message).with_field("extensions").with_evidence(evidence)
+        Err(match error.refusal() {
+            Some(refusal) => {
+                let evidence = refusal.detail().unwrap_or_default().lines().map(str::to_owned).collect();
+                Failure::permanent(FailureKind::InvalidInput, told(refusal.message()))
+                    .with_field("extensions")
+                    .with_evidence(evidence)
             }
             None => Failure::transient(FailureKind::ConnectionFailed, told(&error.to_string())),
         })

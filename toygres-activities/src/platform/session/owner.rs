@@ -5,11 +5,11 @@
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::PgConnectOptions;
 use toygres_models::connection::SUPERUSER;
 use toygres_models::{DatabaseName, Failure, FailureKind, InstanceSpec};
 
-use super::{Session, in_time};
+use super::Session;
+use super::connection::Target;
 use crate::kill_point::kill_point;
 
 /// Roles of PostgreSQL's own that the owner is a member of, where the version has them: they look at everything, and end,
@@ -24,11 +24,11 @@ const PUBLIC_IS_CLOSED_FROM: i32 = 150_000;
 
 /// Makes the owner and its database where there is no such role, with that password, which is asked for only then.
 pub(crate) async fn make_owner(
-    options: &PgConnectOptions,
+    target: &Target,
     spec: &InstanceSpec,
     password: impl Future<Output = Result<SecretString, Failure>>,
 ) -> Result<(), Failure> {
-    let mut session = Session::open(options).await?;
+    let session = Session::open(target).await?;
     if !session.has_role(spec.owner.as_str()).await? {
         let password = password.await?;
         session.make_owner(spec).await?;
@@ -39,12 +39,8 @@ pub(crate) async fn make_owner(
 }
 
 /// Sets the owner's password and lets it log in. The owner and its database are made where there is no such role.
-pub(crate) async fn set_owner_password(
-    options: &PgConnectOptions,
-    spec: &InstanceSpec,
-    password: &SecretString,
-) -> Result<(), Failure> {
-    let mut session = Session::open(options).await?;
+pub(crate) async fn set_owner_password(target: &Target, spec: &InstanceSpec, password: &SecretString) -> Result<(), Failure> {
+    let session = Session::open(target).await?;
     if !session.has_role(spec.owner.as_str()).await? {
         session.make_owner(spec).await?;
         kill_point("create-owner-made");
@@ -55,14 +51,10 @@ pub(crate) async fn set_owner_password(
 }
 
 /// Lets the superuser log in with that password until then. An earlier password of it ends.
-pub(crate) async fn open_superuser(
-    options: &PgConnectOptions,
-    password: &SecretString,
-    valid_until: DateTime<Utc>,
-) -> Result<(), Failure> {
-    let mut session = Session::open(options).await?;
-    let exists = sqlx::query_scalar("SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = $1").bind(SUPERUSER);
-    match in_time(&session.server, exists.fetch_optional(&mut session.connection)).await? {
+pub(crate) async fn open_superuser(target: &Target, password: &SecretString, valid_until: DateTime<Utc>) -> Result<(), Failure> {
+    let session = Session::open(target).await?;
+    let is_superuser = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = $1";
+    match session.values(is_superuser, &[&SUPERUSER]).await?.pop() {
         Some(true) => {}
         None => session.make_superuser().await?,
         // Whoever took that from it has granted it to others, perhaps.
@@ -81,13 +73,12 @@ pub(crate) async fn open_superuser(
 }
 
 impl Session {
-    async fn has_role(&mut self, role: &str) -> Result<bool, Failure> {
-        let exists = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)").bind(role);
-        in_time(&self.server, exists.fetch_one(&mut self.connection)).await
+    async fn has_role(&self, role: &str) -> Result<bool, Failure> {
+        self.value("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)", &[&role]).await
     }
 
     /// Its name is taken before anybody else makes roles.
-    async fn make_superuser(&mut self) -> Result<(), Failure> {
+    async fn make_superuser(&self) -> Result<(), Failure> {
         if self.has_role(SUPERUSER).await? {
             return Ok(());
         }
@@ -99,7 +90,7 @@ impl Session {
     }
 
     /// Ends with the role: as long as it isn't there, something is missing.
-    async fn make_owner(&mut self, spec: &InstanceSpec) -> Result<(), Failure> {
+    async fn make_owner(&self, spec: &InstanceSpec) -> Result<(), Failure> {
         self.make_superuser().await?;
         // Names of these types have nothing to quote; the quotes are for keywords.
         let (owner, database) = (spec.owner.as_str(), spec.database.as_str());
@@ -117,11 +108,9 @@ impl Session {
             }
         }
         kill_point("create-database-made");
-        let roles =
-            sqlx::query_scalar::<_, String>("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname::text = ANY ($1) ORDER BY 1");
-        let roles = in_time(&self.server, roles.bind(&MEMBER_OF[..]).fetch_all(&mut self.connection)).await?;
-        let version = sqlx::query_scalar::<_, i32>("SELECT current_setting('server_version_num')::int");
-        let version = in_time(&self.server, version.fetch_one(&mut self.connection)).await?;
+        let roles = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname::text = ANY ($1) ORDER BY 1";
+        let roles: Vec<String> = self.values(roles, &[&&MEMBER_OF[..]]).await?;
+        let version: i32 = self.value("SELECT current_setting('server_version_num')::int", &[]).await?;
         if version < PUBLIC_IS_CLOSED_FROM {
             // What an owner puts there, a superuser would meet.
             self.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC").await?;
@@ -140,29 +129,21 @@ impl Session {
         }
     }
 
-    async fn has_database(&mut self, database: &str) -> Result<bool, Failure> {
-        let exists = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)").bind(database);
-        in_time(&self.server, exists.fetch_one(&mut self.connection)).await
+    async fn has_database(&self, database: &str) -> Result<bool, Failure> {
+        self.value("SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)", &[&database]).await
     }
 
     /// A database of the default name that is toygres's still.
-    async fn spare_database(&mut self) -> Result<Option<DatabaseName>, Failure> {
+    async fn spare_database(&self) -> Result<Option<DatabaseName>, Failure> {
         let spare = DatabaseName::default();
-        let is_ours = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles r ON r.oid = d.datdba
-                            WHERE d.datname = $1 AND r.rolname = current_user)",
-        );
-        let is_ours: bool = in_time(&self.server, is_ours.bind(spare.as_str()).fetch_one(&mut self.connection)).await?;
+        let is_ours = "SELECT EXISTS (SELECT FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles r ON r.oid = d.datdba
+                                     WHERE d.datname = $1 AND r.rolname = current_user)";
+        let is_ours: bool = self.value(is_ours, &[&spare.as_str()]).await?;
         Ok(is_ours.then_some(spare))
     }
 
     /// Only the password's SCRAM verifier leaves this process, and even that is logged nowhere.
-    async fn set_password(
-        &mut self,
-        role: &str,
-        password: &SecretString,
-        valid_until: Option<DateTime<Utc>>,
-    ) -> Result<(), Failure> {
+    async fn set_password(&self, role: &str, password: &SecretString, valid_until: Option<DateTime<Utc>>) -> Result<(), Failure> {
         let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
         let until = valid_until.map(|until| format!(" VALID UNTIL '{}'", until.to_rfc3339())).unwrap_or_default();
         // Nor seen by those who see all sessions.

@@ -126,6 +126,11 @@ pub async fn the_log_is_told_from_its_end(subject: &dyn Subject) {
         sqlx::raw_sql(&format!("DO $$ BEGIN RAISE LOG 'line {n} of the check'; END $$")).execute(&mut connection).await.unwrap();
     }
     connection.close().await.unwrap();
+    // The server hands its words to another process, which writes them.
+    eventually("the last words are in the log", || async {
+        platform.log_tail(&key("demo"), 1).await.unwrap().iter().any(|line| line.contains("line 2 of the check"))
+    })
+    .await;
     let lines = platform.log_tail(&key("demo"), 1000).await.unwrap();
     let position = |text: &str| lines.iter().position(|line| line.contains(text)).unwrap_or_else(|| panic!("{text}: {lines:#?}"));
     assert!(position("line 0 of the check") < position("line 2 of the check"));

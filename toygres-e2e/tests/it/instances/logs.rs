@@ -128,6 +128,9 @@ async fn the_part_that_is_wanted_may_be_said_by_lines_and_by_time() {
     for marker in ["one", "two"] {
         log(&api, marker).await.unwrap();
     }
+    // Another process of the server's writes them.
+    let is_written = || toygres.log("demo").is_ok_and(|log| log.contains("STATEMENT:  DO $$ BEGIN RAISE LOG 'marker two'"));
+    wait_until("the markers to be in the log", SOON, is_written).await.unwrap();
     let two = toygres.ok(&["logs", "demo", "--tail", "2"]).await.unwrap().stdout;
     assert!(two.lines().count() == 2 && two.contains("marker two"), "{two}");
     let all = toygres.ok(&["logs", "demo", "--since", "1h"]).await.unwrap().stdout;

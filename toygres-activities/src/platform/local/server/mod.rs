@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::PgConnectOptions;
 use toygres_models::{Failure, FailureKind};
 
 use crate::platform::certificates::CertificateAuthority;
@@ -27,6 +26,7 @@ use crate::platform::local::files::{Owner, blocking, converge, lock, names_in, r
 use crate::platform::local::logs::files::{Position, ServerLog};
 use crate::platform::local::programs::Programs;
 use crate::platform::local::tenant_file;
+use crate::platform::session::connection::{Address, Target};
 use crate::platform::session::{self, WayIn};
 use process::Postmaster;
 use settings::Role;
@@ -169,17 +169,12 @@ impl Server {
     }
 
     /// How toygres logs in.
-    pub(in crate::platform::local) fn options(&self, port: u16) -> Result<PgConnectOptions, Failure> {
-        match &self.password {
-            None => self.surroundings.way_in.options("127.0.0.1", port),
-            Some(password) => Ok(session::pinned(
-                PgConnectOptions::new_without_pgpass()
-                    .socket(&self.surroundings.socket_dir)
-                    .port(port)
-                    .username(session::TOYGRES)
-                    .password(password.expose_secret()),
-            )),
-        }
+    pub(in crate::platform::local) fn target(&self, port: u16) -> Result<Target, Failure> {
+        let Some(password) = &self.password else { return self.surroundings.way_in.target("127.0.0.1", port) };
+        let mut config = session::config();
+        config.password(password.expose_secret());
+        let address = Address::Socket(self.surroundings.socket_dir.join(format!(".s.PGSQL.{port}")));
+        Ok(Target { address, config, tls: None })
     }
 
     /// Why it isn't up, if the last start failed.
@@ -390,7 +385,7 @@ impl Server {
                 return Ok(true);
             }
             if postmaster.is_ready() {
-                match session::answers(&self.options(port).map_err(drop)?).await {
+                match session::answers(&self.target(port).map_err(drop)?).await {
                     Ok(()) => {
                         postmaster.set_answered();
                         return Ok(true);

@@ -1,0 +1,180 @@
+//! Connections to the server of an instance, whose superuser can have it send what he likes: of what comes, only so much is
+//! read, and no memory is set aside for what is only announced.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use native_tls::{Certificate, TlsConnector, TlsConnectorBuilder};
+use postgres_native_tls::TlsConnector as TlsOfPostgres;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
+use tokio_postgres::error::DbError;
+use tokio_postgres::{Client, Config, NoTls};
+
+/// In one connection. What toygres asks for takes kilobytes.
+const MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Where a server listens.
+#[derive(Debug, Clone)]
+pub(crate) enum Address {
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    /// The path of a Unix socket.
+    Socket(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Socket(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// A server, and how to log in to it.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) address: Address,
+    /// Role, password, database, whether TLS is a must. Its hosts and ports aren't looked at.
+    pub(crate) config: Config,
+    /// `None`: without TLS.
+    pub(crate) tls: Option<TlsConnector>,
+}
+
+/// Why a server could not be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{0}")]
+    Unreachable(#[from] io::Error),
+    #[error("{}", in_words(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+}
+
+impl Error {
+    /// What the server itself refused.
+    pub(crate) fn refusal(&self) -> Option<&DbError> {
+        match self {
+            Self::Unreachable(_) => None,
+            Self::Postgres(error) => error.as_db_error(),
+        }
+    }
+}
+
+/// With the cause, which the driver leaves out.
+fn in_words(error: &tokio_postgres::Error) -> String {
+    match (error.as_db_error(), std::error::Error::source(error)) {
+        (Some(refusal), _) => refusal.message().to_owned(),
+        (None, Some(cause)) => format!("{error}: {cause}"),
+        (None, None) => error.to_string(),
+    }
+}
+
+/// TLS that trusts these CAs alone, which are in PEM.
+pub(crate) fn trusting(ca_pem: &[u8]) -> Result<TlsConnectorBuilder, native_tls::Error> {
+    let mut tls = TlsConnector::builder();
+    tls.disable_built_in_roots(true);
+    for certificate in Certificate::stack_from_pem(ca_pem)? {
+        tls.add_root_certificate(certificate);
+    }
+    Ok(tls)
+}
+
+/// A session of one's own.
+pub(crate) struct Connection {
+    pub(crate) client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Target {
+    pub(crate) async fn connect(&self) -> Result<Connection, Error> {
+        match &self.address {
+            Address::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                self.log_in(stream, host).await
+            }
+            Address::Socket(path) => self.log_in(UnixStream::connect(path).await?, "").await,
+        }
+    }
+
+    async fn log_in(&self, stream: impl AsyncRead + AsyncWrite + Send + 'static, host: &str) -> Result<Connection, Error> {
+        let (read, write) = tokio::io::split(stream);
+        let stream = tokio::io::join(read.take(MAX_BYTES), write);
+        Ok(match &self.tls {
+            Some(tls) => driven(self.config.connect_raw(stream, TlsOfPostgres::new(tls.clone(), host)).await?),
+            None => driven(self.config.connect_raw(stream, NoTls).await?),
+        })
+    }
+}
+
+fn driven<S, T>((client, mut connection): (Client, tokio_postgres::Connection<S, T>)) -> Connection
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let driver = tokio::spawn(async move {
+        // What comes unasked is a notice: a tenant's words, which nobody needs.
+        while let Some(message) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+            if let Err(error) = message {
+                tracing::debug!(error = in_words(&error), "a connection to an instance was cut off");
+                return;
+            }
+        }
+    });
+    Connection { client, driver }
+}
+
+impl Connection {
+    /// Says goodbye, so that the server ends the session now.
+    pub(crate) async fn close(self) {
+        let Self { client, driver } = self;
+        drop(client);
+        if let Err(error) = driver.await {
+            tracing::error!(%error, "the driver of a connection failed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// The most memory that this process has had, in bytes.
+    #[cfg(target_os = "linux")]
+    fn peak_memory_bytes() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim_end_matches("kB").trim();
+        kilobytes.parse::<u64>().unwrap() * 1024
+    }
+
+    #[tokio::test]
+    async fn a_server_that_sends_without_end_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.unwrap();
+            // An error of two gigabytes.
+            client.write_all(&[b'E', 0x7f, 0xff, 0xff, 0xf0]).await.unwrap();
+            let (chunk, mut sent) = (vec![b'x'; 64 * 1024], 0_u64);
+            while client.write_all(&chunk).await.is_ok() {
+                sent += chunk.len() as u64;
+                assert!(sent < 64 * MAX_BYTES, "it is read without end");
+            }
+        });
+        let mut config = Config::new();
+        config.user("x");
+        let target = Target { address: Address::Tcp { host: "127.0.0.1".into(), port }, config, tls: None };
+        assert!(target.connect().await.is_err());
+        server.await.unwrap();
+        #[cfg(target_os = "linux")]
+        assert!(peak_memory_bytes() < 1 << 30, "memory is set aside for what is announced");
+    }
+}
