@@ -190,7 +190,10 @@ impl<'a> Witness<'a> {
 pub fn diagnose(facts: &Facts<'_>) -> Verdict {
     let key = facts.key;
     if facts.state == InstanceState::Deleted {
-        return well(format!("{key} was deleted"));
+        return well(match facts.never_ran {
+            true => format!("{key} was cancelled or deleted before it was ready, and nothing of it is left"),
+            false => format!("{key} was deleted"),
+        });
     }
     if facts.state == InstanceState::Stopped && facts.failure.is_none() {
         let start = format!("start it: `toygres start {}{}`", key.name, Namespace::flag(key.namespace.as_str()));

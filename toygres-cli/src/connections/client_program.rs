@@ -32,7 +32,13 @@ const KEPT: &[&str] = &["PGAPPNAME", "PGCLIENTENCODING", "PGCONNECT_TIMEOUT", "P
 pub async fn find(name: &str, least_major: u16, settings: &Settings) -> Result<PathBuf, CliError> {
     find_program(name, least_major, &settings.server.cache_dir).await.ok_or_else(|| {
         let version = if least_major > 0 { format!(" of PostgreSQL {least_major} or later") } else { String::new() };
-        let package = if least_major > 0 { format!("postgresql-client-{least_major}") } else { "postgresql-client".into() };
+        let package = match least_major {
+            0 => "postgresql-client".to_owned(),
+            // Distributions have one major each.
+            major => {
+                format!("postgresql-client-{major} (from https://apt.postgresql.org where the distribution has an older one)")
+            }
+        };
         CliError::failed(format!("there is no {name}{version} on this machine"))
             .hint(format!("to get it: apt install {package}, dnf install postgresql, or brew install libpq"))
     })

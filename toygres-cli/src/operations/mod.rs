@@ -160,6 +160,7 @@ async fn list(arguments: List, session: &mut Session<'_>) -> Outcome {
         Some(_) => Some(session.settings.namespace_or_default()),
         None => session.settings.namespace.clone(),
     };
+    let of = name.as_ref().map(|name| format!(" of {}", session.key(name.clone()))).unwrap_or_default();
     let operations = session
         .call(async |client: &Client| {
             all_pages(limit, async |page: &_| client.operations(namespace.as_ref(), name.as_ref(), page).await).await
@@ -168,7 +169,7 @@ async fn list(arguments: List, session: &mut Session<'_>) -> Outcome {
     if !ui.is_for_people() {
         ui.print_record(&operations)?;
     } else if operations.is_empty() {
-        ui.note("No operations yet.");
+        ui.note(format_args!("No operations{of} are known."));
     } else {
         ui.print(list_table(ui, &operations))?;
     }

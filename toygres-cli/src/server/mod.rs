@@ -64,6 +64,7 @@ async fn start(settings: &Settings, ui: &Ui) -> Outcome {
     let url = match &running {
         Some(server) => {
             local_server::warn_of_other_version(server, ui);
+            local_server::warn_of_flags(settings, ui);
             server.url.clone()
         }
         None => local_server::start(settings, ui).await?,

@@ -116,6 +116,18 @@ pub fn warn_of_other_version(server: &LocalServer, ui: &Ui) {
     }
 }
 
+/// Tells if flags were given that the server, which runs already, has no use for.
+pub fn warn_of_flags(settings: &Settings, ui: &Ui) {
+    let flags = &settings.flags_of_a_start;
+    if !flags.is_empty() {
+        let (verb, them) = if flags.len() == 1 { ("has", "it") } else { ("have", "them") };
+        ui.warn(format_args!(
+            "the server runs already, so {} {verb} no effect; `toygres server stop`, then `toygres server start` with {them}",
+            flags.join(", ")
+        ));
+    }
+}
+
 /// A client of the server here, by its socket.
 pub fn client(settings: &Settings, token: Option<&SecretString>) -> Result<Client, CliError> {
     Ok(Client::local(&settings.server.state().socket_folder(), token)?)

@@ -144,7 +144,10 @@ fn is_in_progress(error: &ClientError) -> bool {
 
 async fn local(settings: &Settings, ui: &Ui) -> Result<Client, CliError> {
     match local_server::find(settings).await? {
-        Some(server) => local_server::warn_of_other_version(&server, ui),
+        Some(server) => {
+            local_server::warn_of_other_version(&server, ui);
+            local_server::warn_of_flags(settings, ui);
+        }
         None => {
             local_server::start(settings, ui).await?;
         }

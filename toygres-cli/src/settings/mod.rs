@@ -44,6 +44,25 @@ const NEVER: &str = "never";
 /// A prepared data directory has about 40 MB; more of them would only fill the disk.
 const MAX_POOL_SIZE: usize = 32;
 
+/// What a server is started with, and what a command that finds one running can't change. Those of Kubernetes are too, but
+/// for its context.
+const OF_A_START: [&str; 14] = [
+    "cache_dir",
+    "database_url",
+    "database_url_file",
+    "default_version",
+    "event_retention",
+    "listen",
+    "platforms",
+    "pool_size",
+    "port_range",
+    "ready_timeout_seconds",
+    "run_as_user",
+    "tls",
+    "tls_certificate",
+    "tls_names",
+];
+
 /// The keys of the token: itself, or a file's name.
 const TOKEN: [&str; 2] = ["token", "token_file"];
 
@@ -86,6 +105,8 @@ pub struct Settings {
     pub quiet: bool,
     /// The config file that was read.
     pub config_file: Option<PathBuf>,
+    /// The flags that were given and are for a server that is started.
+    pub flags_of_a_start: Vec<String>,
 }
 
 impl Settings {
@@ -116,6 +137,12 @@ impl Settings {
         let is_from_file = |keys: &[&'static str]| {
             sources.find_nearest(keys).is_some_and(|(_, value)| matches!(value.source, Source::File { .. }))
         };
+        let of_a_start = OF_A_START.into_iter().chain(KubernetesConfig::KEYS).filter(|key| *key != "kube_context");
+        let flags_of_a_start = of_a_start.filter_map(|key| match sources.find(key)?.source {
+            Source::Flag(flag) => Some(flag),
+            _ => None,
+        });
+        let flags_of_a_start = flags_of_a_start.collect();
         let config_file = sources.config_file().map(Path::to_owned).or_else(|| folders.config_file());
         let token = secret(&sources, &folders, TOKEN, parse_token)?;
         let allow_plaintext = sources.parse("allow_plaintext", parse_bool)?.unwrap_or_default();
@@ -155,6 +182,7 @@ impl Settings {
             output: sources.parse("output", |text| text.parse())?.unwrap_or_default(),
             quiet: sources.parse("quiet", parse_bool)?.unwrap_or_default(),
             config_file: sources.config_file().map(Path::to_owned),
+            flags_of_a_start,
         })
     }
 

@@ -115,19 +115,16 @@ fn separation(account: Option<&Account>) -> Vec<Diagnosis> {
 fn folders(config: &LocalConfig, account: Option<&Account>) -> Vec<Diagnosis> {
     let mut found = Vec::new();
     let state_dir = std::path::absolute(&config.state_dir).unwrap_or_else(|_| config.state_dir.clone());
-    found.push(checked(
-        "state directory",
-        check_owner(&state_dir).and_then(|()| check_socket_path(&state_dir)),
-        state_dir.display().to_string(),
-    ));
     // Of what isn't there yet, its nearest parent counts.
     let nearest = |path: &Path| path.ancestors().find(|path| path.is_dir()).map(Path::to_owned);
-    for (name, path) in [("state directory", &state_dir), ("cache directory", &config.cache_dir)] {
-        let Some(there) = nearest(path) else { continue };
-        if rustix::fs::access(&there, rustix::fs::Access::WRITE_OK).is_err() {
-            let remedy = "choose another one, or make it writable";
-            found.push(wrong(name, format!("{} can't be written to", there.display()), remedy));
-        }
+    let fits = check_owner(&state_dir).and_then(|()| check_socket_path(&state_dir));
+    for (name, path, fits) in [("state directory", &state_dir, fits), ("cache directory", &config.cache_dir, Ok(()))] {
+        found.push(match nearest(path) {
+            Some(there) if fits.is_ok() && rustix::fs::access(&there, rustix::fs::Access::WRITE_OK).is_err() => {
+                wrong(name, format!("{} can't be written to", there.display()), "choose another one, or make it writable")
+            }
+            _ => checked(name, fits, path.display().to_string()),
+        });
     }
     if let Some(account) = account.filter(|account| account.switches)
         && let Some(there) = nearest(&state_dir)

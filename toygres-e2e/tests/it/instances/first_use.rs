@@ -51,6 +51,9 @@ async fn from_an_empty_directory_to_an_instance_that_answers_and_back() {
     let versions = toygres.ok(&["versions"]).await.unwrap();
     assert!(versions.stdout.contains(instance["spec"]["postgres_version"].as_str().unwrap()), "{versions}");
 
+    let late = toygres.ok(&["list", "--pool-size", "1"]).await.unwrap();
+    assert!(late.stderr.contains("--pool-size has no effect"), "{late}");
+
     // Without a terminal and without --yes nothing is deleted.
     let refused = toygres.fails(2, &["delete", "demo"]).await.unwrap();
     assert!(refused.stderr.contains("--yes"), "{refused}");
