@@ -10,6 +10,7 @@ use chrono::Utc;
 use duroxide::ActivityContext;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 use toygres_models::kind::OnCancel;
 use toygres_models::store::{Instance, OperationSubject};
 use toygres_models::{Failure, FailureKind, InstanceSpec, InstanceState, Invalid, OperationState, PlatformName, Store};
@@ -25,6 +26,8 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a server may take to become ready, unless told otherwise.
 pub const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(300);
+/// How often instances are looked at, unless told otherwise.
+pub const DEFAULT_HEALTH_INTERVAL: Duration = Duration::from_secs(10);
 /// The most that may be told: the workflows give up then.
 pub const MAX_READY_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -38,6 +41,10 @@ pub struct Context {
     pub store: Option<Store>,
     /// How long a server may take to become ready before its operation fails.
     pub ready_timeout: Duration,
+    /// How often instances are looked at.
+    pub health_interval: Duration,
+    /// Cancelled when what goes on for ever is to end.
+    pub stopping: CancellationToken,
 }
 
 /// The operation that an activity belongs to, as it was when the activity began.
@@ -82,7 +89,13 @@ impl Context {
             }
             Err(_) => None,
         };
-        Ok(Self { platforms: Platforms::one(place), store, ready_timeout: DEFAULT_READY_TIMEOUT })
+        Ok(Self {
+            platforms: Platforms::one(place),
+            store,
+            ready_timeout: DEFAULT_READY_TIMEOUT,
+            health_interval: DEFAULT_HEALTH_INTERVAL,
+            stopping: CancellationToken::new(),
+        })
     }
 
     /// The operation that an activity belongs to, where its workflow's id is one and a store is

@@ -6,7 +6,9 @@
 
 use std::collections::HashSet;
 
-use toygres_models::{Cause, Failure, FailureKind, InstanceKey, InstanceState, Namespace, PlatformName, Verdict};
+use toygres_models::{
+    Cause, Failure, FailureKind, HealthReason, HealthReasonKind, InstanceKey, InstanceState, Namespace, PlatformName, Verdict,
+};
 
 use crate::server_log::{Line, without_process};
 
@@ -35,7 +37,7 @@ pub enum LogIn {
 }
 
 /// What is known of an instance.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Facts<'a> {
     /// The instance.
     pub key: &'a InstanceKey,
@@ -55,8 +57,8 @@ pub struct Facts<'a> {
     pub events: &'a [String],
     /// What its server said of trouble, oldest first.
     pub log: &'a [String],
-    /// The same of the last minutes, whether it was well or not.
-    pub log_of_late: &'a [String],
+    /// What a probe of its server found amiss.
+    pub reasons: &'a [HealthReason],
 }
 
 struct Rule {
@@ -122,7 +124,7 @@ const RULES: &[Rule] = &[
     ),
     failure_says(Cause::WrongPassword, &["password authentication failed"]),
     failure_says(Cause::TooManyConnections, &["too many clients already", "remaining connection slots are reserved"]),
-    failure_says(Cause::Unresponsive, &["runs, and has not answered"]),
+    failure_says(Cause::Unresponsive, &["has not answered"]),
     failure_says(Cause::LockedOut, &["lets toygres in no more"]),
     failure_says(Cause::PasswordMissing, &["no password is kept"]),
     failure_says(Cause::ProgramsUnavailable, &["programs are damaged", "is mounted noexec"]),
@@ -210,9 +212,9 @@ pub fn diagnose(facts: &Facts<'_>) -> Verdict {
     }
     let is_well = facts.state == InstanceState::Running && facts.seen == Seen::Ready;
     if is_well && facts.failure.is_none() {
-        // Writes are refused, and the rest works.
-        if let Some((cause @ Cause::DiskFull, evidence)) = find(RULES, &[Witness::anybody(facts.log_of_late)]) {
-            return verdict(facts, cause, evidence);
+        if let Some(gravest) = facts.reasons.first() {
+            let cause = if gravest.kind == HealthReasonKind::DiskFull { Cause::DiskFull } else { Cause::Degraded };
+            return verdict(facts, cause, facts.reasons.iter().map(|reason| reason.message.clone()).collect());
         }
         return well(format!("nothing is wrong with {key}: it runs, and a log-in with the password that toygres keeps works"));
     }
@@ -308,6 +310,7 @@ fn verdict(facts: &Facts<'_>, cause: Cause, mut evidence: Vec<String>) -> Verdic
         Cause::CrashLoop => "its server ends whenever it is started",
         Cause::GivenUp => "its creation was given up, as somebody asked for",
         Cause::Unresponsive => "its server runs, and doesn't answer",
+        Cause::Degraded => "something has to be seen to",
         Cause::CameUpLate => "its server came up after that, and answers",
         Cause::Unreachable => "it can't be reached from the server of toygres",
         Cause::PlatformUnavailable => "its platform can't be asked now",
@@ -318,6 +321,7 @@ fn verdict(facts: &Facts<'_>, cause: Cause, mut evidence: Vec<String>) -> Verdic
         InstanceState::Creating => "is still being created, and has trouble",
         InstanceState::Deleting => "is being deleted, and has trouble",
         InstanceState::Running if facts.seen == Seen::Ready && facts.failure.is_some() => "runs, but its last operation failed",
+        InstanceState::Running if facts.seen == Seen::Ready && cause == Cause::Degraded => "runs",
         InstanceState::Running if facts.seen == Seen::Ready => "runs, but can't be used",
         InstanceState::Stopped => "is stopped, and its last operation failed",
         InstanceState::Running | InstanceState::Deleted => "doesn't work",
@@ -420,6 +424,7 @@ fn fix(facts: &Facts<'_>, cause: Cause) -> Vec<String> {
             again(""),
         ],
         Cause::GivenUp => vec![format!("nothing has to be done; what is left is cleared away by `toygres delete {name}{flag}`")],
+        Cause::Degraded => vec![format!("see to it; `toygres health {name}{flag}` says when it is well again")],
         Cause::Unresponsive => vec![
             "see whether the machine is overloaded (`top`), waits for its disk, or somebody stopped the server's process (state T \
              in `ps`)"

@@ -60,6 +60,7 @@ mod activities {
     pub mod restart_postgres;
     pub mod revert_operation;
     pub mod rotate_password;
+    pub mod sweep_health;
     pub mod test_connection;
     pub mod update_metadata;
     pub mod wait_for_ready;

@@ -102,4 +102,14 @@ pub mod activities {
     /// - Notes why: the step that failed, unless the operation was cancelled
     /// - From then on the operation's activities bring about the spec of before
     pub const REVERT_OPERATION: &str = "toygres-activities::activity::revert-operation";
+
+    /// Look at the instances of a shard, again and again
+    ///
+    /// **Input:** [`crate::types::SweepHealthInput`]
+    /// **Output:** [`crate::types::SweepHealthOutput`]
+    /// **Idempotent:** Yes
+    /// **Operations:**
+    /// - Probes those that are to run, side by side, over connections that are kept
+    /// - Records what changed of their health
+    pub const SWEEP_HEALTH: &str = "toygres-activities::activity::sweep-health";
 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use duroxide::ActivityContext;
 use duroxide::runtime::registry::{ActivityRegistry, ActivityRegistryBuilder};
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 use toygres_models::{Failure, FailureKind};
 
 use crate::activities::{
-    delete_postgres, deploy_postgres, get_connection_strings, restart_postgres, revert_operation, rotate_password,
+    delete_postgres, deploy_postgres, get_connection_strings, restart_postgres, revert_operation, rotate_password, sweep_health,
     test_connection, update_metadata, wait_for_ready,
 };
 use crate::context::{Context, LazyContext};
@@ -48,6 +49,7 @@ fn build(context: &LazyContext) -> ActivityRegistry {
     builder = register(builder, context, activities::RESTART_POSTGRES, restart_postgres::restart_postgres_activity);
     builder = register(builder, context, activities::ROTATE_PASSWORD, rotate_password::rotate_password_activity);
     builder = register(builder, context, activities::REVERT_OPERATION, revert_operation::revert_operation_activity);
+    builder = register(builder, context, activities::SWEEP_HEALTH, sweep_health::sweep_health_activity);
     // The names are different constants, so there is no error that `build` could drop.
     builder.build()
 }
@@ -75,6 +77,7 @@ where
                 store.begin_step(operation_id, step).await?;
             }
             let operation = context.operation(&ctx).map(|(store, id)| (store.clone(), id));
+            let begun = Instant::now();
             let result = match decode::<Input>(&input) {
                 Ok(input) => {
                     ctx.trace_info(format!("{step}: begins"));
@@ -85,6 +88,11 @@ where
             match &result {
                 Ok(_) => ctx.trace_info(format!("{step}: done")),
                 Err(failure) => ctx.trace_warn(format!("{step}: {failure}")),
+            }
+            if operation.is_some() {
+                let outcome = if result.is_ok() { "succeeded" } else { "failed" };
+                metrics::histogram!("toygres_operation_step_duration_seconds", "step" => step, "outcome" => outcome)
+                    .record(begun.elapsed());
             }
             if let Some((store, operation_id)) = operation
                 && let Err(error) = store.end_step(operation_id, step, result.as_ref().err()).await

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use toygres_models::store::Shard;
 use toygres_models::{InstanceKey, Invalid};
 use uuid::Uuid;
 
@@ -226,6 +227,24 @@ pub struct RevertOperationInput {
 pub struct RevertOperationOutput {
     /// Whether the operation's steps bring about what was before from now on
     pub reverting: bool,
+}
+
+// ============================================================================
+// Sweep Health Activity
+// ============================================================================
+
+/// Input of [`SWEEP_HEALTH`](crate::names::activities::SWEEP_HEALTH).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepHealthInput {
+    /// Which instances
+    pub shard: Shard,
+}
+
+/// Output of [`SWEEP_HEALTH`](crate::names::activities::SWEEP_HEALTH).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepHealthOutput {
+    /// How many times they were looked at
+    pub cycles: u32,
 }
 
 // ============================================================================

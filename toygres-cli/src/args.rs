@@ -12,6 +12,7 @@ use crate::connections::connect::Connect;
 use crate::connections::dump::Dump;
 use crate::connections::psql::Psql;
 use crate::history::events::Events;
+use crate::history::health::Health;
 use crate::history::logs::Logs;
 use crate::history::why::Why;
 use crate::instances::adopt::Adopt;
@@ -92,6 +93,8 @@ pub enum Command {
     Delete(Delete),
     /// Show what happened, and what happens
     Events(Events),
+    /// Show how instances are: healthy, degraded, unhealthy, and why
+    Health(Health),
     /// Tell what is wrong with an instance, how that came, and what to do
     Why(Why),
     /// List what was done and is being done; watch, cancel or retry it

@@ -35,7 +35,7 @@ pub fn instance(name: &str) -> Instance {
         generation: 1,
         state: InstanceState::Running,
         status: sqlx::types::Json(InstanceStatus {
-            health_status: Some("healthy".into()),
+            health_status: Some(toygres_models::HealthStatus::Healthy),
             ip_connection_string: Some("postgresql://postgres@127.0.0.1:20001/postgres?sslmode=require".into()),
             ..InstanceStatus::default()
         }),

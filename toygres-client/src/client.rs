@@ -35,7 +35,7 @@ pub use instances::Applied;
 pub use logs::LogLines;
 pub use pages::{PageRequest, all_pages};
 
-use crate::resources::{Connection, Health, InstanceManifest, KUBE_CONTEXT, LocalServer, Page, Problem};
+use crate::resources::{Connection, Health, InstanceHealth, InstanceManifest, KUBE_CONTEXT, LocalServer, Page, Problem};
 use transport::Transport;
 
 /// For everything but long polls. Listing versions may ask an archive on the internet.
@@ -182,6 +182,11 @@ impl Client {
     /// One instance.
     pub async fn instance(&self, key: &InstanceKey) -> Result<Instance, ClientError> {
         self.get(self.instance_url(key, &[], &[])?).await
+    }
+
+    /// How an instance is, and was.
+    pub async fn instance_health(&self, key: &InstanceKey) -> Result<InstanceHealth, ClientError> {
+        self.get(self.instance_url(key, &["health"], &[])?).await
     }
 
     /// How an instance is reached, its password included.

@@ -7,8 +7,8 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use toygres_models::instance::Effect;
-use toygres_models::store::Token;
-use toygres_models::{InstanceSpec, PlatformName, Role};
+use toygres_models::store::{HealthChange, Instance, Token};
+use toygres_models::{HealthReason, HealthStatus, InstanceSpec, InstanceState, PlatformName, Role};
 use utoipa::ToSchema;
 
 pub use crate::manifest::{InstanceManifest, ManifestError};
@@ -73,6 +73,50 @@ pub(crate) fn whole<'de, T: TryFrom<i64>, D: Deserializer<'de>>(deserializer: D)
 
     let Some(number) = deserializer.deserialize_option(Whole)? else { return Ok(None) };
     T::try_from(number).map(Some).map_err(|_| de::Error::invalid_value(de::Unexpected::Signed(number), &Whole))
+}
+
+/// Answer of `GET /v1/instances/{name}/health`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceHealth {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Where it is in its life; only one that runs has a health.
+    pub state: InstanceState,
+    /// How it is.
+    pub health_status: Option<HealthStatus>,
+    /// Every reason why it isn't healthy, the gravest first.
+    pub health_reasons: Vec<HealthReason>,
+    /// Since when.
+    pub health_since: Option<DateTime<Utc>>,
+    /// The workflow that looks at it.
+    pub health_check_orchestration_id: Option<String>,
+    /// How long its server took to answer, with a write to its disk.
+    pub latency_milliseconds: Option<f64>,
+    /// When it answered.
+    pub answered_at: Option<DateTime<Utc>>,
+    /// The latest changes, the newest first.
+    pub changes: Vec<HealthChange>,
+}
+
+impl From<&Instance> for InstanceHealth {
+    /// As the record has it: without what only a look tells.
+    fn from(instance: &Instance) -> Self {
+        let status = instance.status.0.clone();
+        Self {
+            namespace: instance.namespace.clone(),
+            name: instance.name.clone(),
+            state: instance.state,
+            health_status: status.health_status,
+            health_reasons: status.health_reasons,
+            health_since: status.health_since,
+            health_check_orchestration_id: status.health_check_orchestration_id,
+            latency_milliseconds: None,
+            answered_at: None,
+            changes: Vec::new(),
+        }
+    }
 }
 
 /// Answer of `GET /v1/instances/{name}/connection`. Holds the password.

@@ -204,6 +204,27 @@ CREATE TABLE tokens (
 );
 CREATE UNIQUE INDEX tokens_live_name ON tokens (name) WHERE revoked_at IS NULL;
 
+-- When each part of the instances was last looked at. What is older than a few intervals is not known any more.
+CREATE TABLE sweeps (
+    -- The id of a machine or a cluster, or the platform's name.
+    place            text             NOT NULL,
+    shard            integer          NOT NULL,
+    interval_seconds double precision NOT NULL,
+    took_seconds     double precision NOT NULL,
+    instances        integer          NOT NULL,
+    finished_at      timestamptz      NOT NULL,
+    PRIMARY KEY (place, shard)
+);
+
+-- How instances' health changed; of each the latest.
+CREATE TABLE health_changes (
+    instance_id uuid        NOT NULL REFERENCES instances (id) ON DELETE CASCADE,
+    at          timestamptz NOT NULL,
+    status      text        NOT NULL CHECK (status IN ('healthy', 'degraded', 'unhealthy', 'unknown')),
+    reasons     jsonb       NOT NULL,
+    PRIMARY KEY (instance_id, at)
+);
+
 -- Listeners are woken by changes; what changed they read.
 CREATE FUNCTION notify_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -5,6 +5,7 @@
 //! checked: parse at the edge, then pass the type on.
 
 pub mod failure;
+pub mod health;
 pub mod instance;
 pub mod kind;
 pub mod log;
@@ -17,6 +18,7 @@ pub mod verdict;
 pub mod whole_file;
 
 pub use failure::{Failure, FailureKind};
+pub use health::{Health, HealthReason, HealthReasonKind, HealthStatus};
 pub use instance::{InstanceSpec, InstanceStatus, MemberStatus, Power, StepFailure};
 pub use kind::OperationKind;
 pub use log::{LogLine, LogRequest};

@@ -3,12 +3,7 @@
 //! The table [`InstanceState::TRANSITIONS`] is the same as the SQL table `state_transitions`, which
 //! a trigger enforces; a test on a real PostgreSQL compares the two.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
-
-use crate::Invalid;
 
 macro_rules! text_enum {
     ($(#[$doc:meta])* $type:ident, $field:literal { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
@@ -28,26 +23,27 @@ macro_rules! text_enum {
             }
         }
 
-        crate::sql::stored_as_text!($type);
+        $crate::sql::stored_as_text!($type);
 
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(self.as_str())
             }
         }
 
-        impl FromStr for $type {
-            type Err = Invalid;
+        impl std::str::FromStr for $type {
+            type Err = $crate::Invalid;
 
-            fn from_str(value: &str) -> Result<Self, Invalid> {
+            fn from_str(value: &str) -> Result<Self, $crate::Invalid> {
                 Self::ALL.iter().copied().find(|known| known.as_str() == value).ok_or_else(|| {
                     let known: Vec<_> = Self::ALL.iter().map(|known| known.as_str()).collect();
-                    Invalid::new($field, format!("{value:?} is unknown; known are {}", known.join(", ")))
+                    $crate::Invalid::new($field, format!("{value:?} is unknown; known are {}", known.join(", ")))
                 })
             }
         }
     };
 }
+pub(crate) use text_enum;
 
 text_enum!(
     /// Where an instance is in its life. Health is not a state: see `health_status`.

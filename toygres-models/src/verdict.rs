@@ -48,6 +48,8 @@ pub enum Cause {
     Unresponsive,
     /// Its operation failed, and its server came up afterwards.
     CameUpLate,
+    /// It works, and something has to be seen to.
+    Degraded,
     /// It runs, and can't be reached from toygres's server.
     Unreachable,
     /// The platform itself can't be asked.

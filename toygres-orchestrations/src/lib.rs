@@ -6,6 +6,7 @@
 
 pub mod create_instance;
 pub mod delete_instance;
+pub mod health_sweep;
 pub mod names;
 pub mod registry;
 pub mod restart_instance;

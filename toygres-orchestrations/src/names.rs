@@ -29,4 +29,10 @@ pub mod orchestrations {
     ///
     /// **Output:** [`crate::types::DeleteInstanceOutput`]
     pub const DELETE_INSTANCE: &str = "toygres-orchestrations::orchestration::delete-instance";
+
+    /// Look at the health of a shard's instances for ever
+    ///
+    /// The one that is no operation's: its input is a [`SweepHealthInput`](toygres_activities::SweepHealthInput), its id the
+    /// shard's.
+    pub const HEALTH_SWEEP: &str = "toygres-orchestrations::orchestration::health-sweep";
 }

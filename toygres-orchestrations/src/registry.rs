@@ -5,6 +5,7 @@ use toygres_models::OperationKind;
 
 use crate::create_instance::create_instance_orchestration;
 use crate::delete_instance::delete_instance_orchestration;
+use crate::health_sweep::health_sweep_orchestration;
 use crate::names::orchestrations;
 use crate::restart_instance::restart_instance_orchestration;
 use crate::rotate_password::rotate_password_orchestration;
@@ -37,6 +38,7 @@ pub fn create_orchestration_registry() -> OrchestrationRegistry {
         .register_typed(orchestrations::RESTART_INSTANCE, restart_instance_orchestration)
         .register_typed(orchestrations::ROTATE_PASSWORD, rotate_password_orchestration)
         .register_typed(orchestrations::DELETE_INSTANCE, delete_instance_orchestration)
+        .register_typed(orchestrations::HEALTH_SWEEP, health_sweep_orchestration)
         .build()
 }
 

@@ -47,6 +47,8 @@ pub struct ServerSettings {
     pub event_retention: Duration,
     /// How long a server may take to become ready before its operation fails.
     pub ready_timeout: Duration,
+    /// How often instances are looked at.
+    pub health_interval: Duration,
     /// Whether admins may log in to instances as superuser.
     pub hands_out_superuser: bool,
     /// The operating system's user that instances run as when toygres runs as root.

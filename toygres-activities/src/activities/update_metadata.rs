@@ -23,7 +23,7 @@ pub async fn update_metadata_activity(
         instance_name: input.instance_name,
         platform: context.platforms.default_name(),
         state,
-        health_status: input.health_status,
+        health_status: input.health_status.as_deref().map(str::parse).transpose()?,
         ip_connection_string: input.ip_connection_string,
         dns_connection_string: input.dns_connection_string,
         health_check_orchestration_id: input.health_check_orchestration_id,

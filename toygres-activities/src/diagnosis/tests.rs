@@ -15,7 +15,7 @@ fn facts<'a>(key: &'a InstanceKey, state: InstanceState, failure: Option<&'a Fai
         log_in: LogIn::NotTried,
         events: &[],
         log: &[],
-        log_of_late: &[],
+        reasons: &[],
     }
 }
 
@@ -97,8 +97,11 @@ fn an_instance_that_runs_is_well_whatever_its_log_says() {
     let facts = Facts { seen: Seen::Ready, log_in: LogIn::Works, log: &log, ..facts(&key, InstanceState::Running, None) };
     let verdict = diagnose(&facts);
     assert_eq!((verdict.likely_cause, verdict.fix.len()), (None, 0), "{verdict:?}");
-    let full = diagnose(&Facts { log: &[], log_of_late: &log, ..facts });
-    assert_eq!(full.likely_cause, Some(Cause::DiskFull), "{full:?}");
+    for (kind, cause) in [(HealthReasonKind::DiskFull, Cause::DiskFull), (HealthReasonKind::RestartPending, Cause::Degraded)] {
+        let reasons = [HealthReason { kind, message: "a probe says so".into() }];
+        let verdict = diagnose(&Facts { log: &[], reasons: &reasons, ..facts.clone() });
+        assert_eq!((verdict.likely_cause, &*verdict.evidence), (Some(cause), &["a probe says so".to_owned()][..]), "{verdict:?}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod diagnosis;
 pub mod kubernetes;
 pub mod local;
 pub(crate) mod logs;
+pub mod probe;
 pub(crate) mod session;
 pub(crate) mod sizing;
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
+use probe::Probe;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
@@ -236,6 +238,15 @@ pub trait Platform: Send + Sync + 'static {
     /// Looks once. `None` if there is no such instance.
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure>;
 
+    /// What the instance's server says now, or said within `max_age`, over a connection that is kept. It is a write, too: it
+    /// returns when that is on disk.
+    ///
+    /// # Errors
+    /// [`NotFound`](toygres_models::FailureKind::NotFound) if there is no such instance,
+    /// [`TimedOut`](toygres_models::FailureKind::TimedOut) if its server doesn't answer, and
+    /// [`Platform`](toygres_models::FailureKind::Platform) if there is no way to it from here.
+    async fn probe(&self, key: &InstanceKey, max_age: Duration) -> Result<Probe, Failure>;
+
     /// Returns as soon as the instance is ready, waiting can't help (an error with the reason), or
     /// `timeout` is over (an observation that isn't ready).
     async fn wait_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure>;
@@ -309,17 +320,6 @@ pub trait Platform: Send + Sync + 'static {
 
     /// What happens to instances from now on. A receiver that lags loses the oldest.
     fn events(&self) -> broadcast::Receiver<PlatformEvent>;
-}
-
-/// Whether an instance is healthy by what was seen of it, and else why it isn't.
-#[must_use]
-pub fn health(seen: Option<Observation>) -> (bool, String) {
-    match seen {
-        Some(Observation { ready: true, reason: None, .. }) => (true, String::new()),
-        Some(Observation { reason: Some(reason), .. }) => (false, reason.message),
-        Some(Observation { phase, .. }) => (false, format!("its server isn't ready ({})", phase.as_str())),
-        None => (false, "nothing of it is there any more".to_owned()),
-    }
 }
 
 /// Runs work in a task of its own, to its end even if the caller gives up: file work can't be cut off, a request that is

@@ -12,7 +12,8 @@ use duroxide::runtime::registry::ActivityRegistry;
 use duroxide::runtime::{OrchestrationStatus, Runtime};
 use duroxide::{ActivityContext, Client, ClientError, OrchestrationContext, OrchestrationRegistry};
 use serde_json::{Value, json};
-use toygres_activities::context::DEFAULT_READY_TIMEOUT;
+use tokio_util::sync::CancellationToken;
+use toygres_activities::context::{DEFAULT_HEALTH_INTERVAL, DEFAULT_READY_TIMEOUT};
 use toygres_activities::names::activities::{
     DELETE_POSTGRES, DEPLOY_POSTGRES, GET_CONNECTION_STRINGS, TEST_CONNECTION, UPDATE_METADATA, WAIT_FOR_READY,
 };
@@ -36,7 +37,13 @@ async fn context(folder: &Path) -> Context {
     let host = LocalHost::open(config).await.unwrap();
     let ports = Arc::new(DirectoryPorts::new(&host));
     let place = Place { platform: LocalPlatform::new(host, ports), secrets };
-    Context { platforms: Platforms::one(place), store: None, ready_timeout: DEFAULT_READY_TIMEOUT }
+    Context {
+        platforms: Platforms::one(place),
+        store: None,
+        ready_timeout: DEFAULT_READY_TIMEOUT,
+        health_interval: DEFAULT_HEALTH_INTERVAL,
+        stopping: CancellationToken::new(),
+    }
 }
 
 /// The in-memory store says that it is locked now and then, which passes.

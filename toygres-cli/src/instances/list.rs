@@ -9,7 +9,7 @@ use comfy_table::Cell;
 use toygres_client::resources::InstanceManifest;
 use toygres_client::{Client, InstanceQuery, all_pages};
 use toygres_models::store::Instance;
-use toygres_models::{InstanceName, InstanceState, LabelSelector, Namespace, PlatformName};
+use toygres_models::{HealthStatus, InstanceName, InstanceState, LabelSelector, Namespace, PlatformName};
 
 use super::documents;
 use crate::error::Outcome;
@@ -124,13 +124,15 @@ pub async fn get(name: InstanceName, session: &mut Session<'_>) -> Outcome {
 fn details(ui: &Ui, instance: &Instance) -> String {
     let style = ui.out;
     let now = Utc::now();
+    let status = &instance.status;
     let state = display::state(instance);
     let state = match (instance.state, state.as_str()) {
         (InstanceState::Running, "running") => style.green(state),
+        (InstanceState::Running, _) if status.health_status == Some(HealthStatus::Degraded) => style.yellow(state),
         (InstanceState::Running | InstanceState::Failed, _) => style.red(state),
         _ => style.yellow(state),
     };
-    let (spec, status) = (&instance.spec, &instance.status);
+    let spec = &instance.spec;
     let storage = match spec.platform {
         PlatformName::Local => format!("{} (noted, not enforced on this platform)", spec.storage_size_gb),
         PlatformName::Kubernetes => spec.storage_size_gb.to_string(),
@@ -169,7 +171,9 @@ fn details(ui: &Ui, instance: &Instance) -> String {
     fields.extend(display::endpoint(instance).map(|endpoint| ("Endpoint", endpoint)));
     fields.extend(status.ip_connection_string.clone().map(|uri| ("URI", uri)));
     fields.extend(status.dns_connection_string.clone().map(|uri| ("DNS URI", uri)));
-    let mut text = format!("{}  {state}\n\n{}", style.bold(&instance.name), display::fields(ui, &fields));
+    let reasons = status.health_reasons.iter().map(|reason| format!("\n  {} {}", style.dim("|"), reason.message));
+    let reasons: String = reasons.collect();
+    let mut text = format!("{}  {state}{reasons}\n\n{}", style.bold(&instance.name), display::fields(ui, &fields));
     if let Some(failure) = &status.failure {
         text.push_str(&format!("\n\n{}", display::failure(style, failure)));
     }

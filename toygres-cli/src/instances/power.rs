@@ -7,7 +7,7 @@ use serde_json::json;
 use toygres_client::resources::InstanceManifest;
 use toygres_client::{Applied, Client};
 use toygres_models::store::Operation;
-use toygres_models::{InstanceKey, InstanceName, OperationKind, OperationState, Power};
+use toygres_models::{HealthStatus, InstanceKey, InstanceName, OperationKind, OperationState, Power};
 
 use crate::error::Outcome;
 use crate::operations::watch;
@@ -43,7 +43,7 @@ pub async fn set(power: Power, target: Target, settings: &Settings, ui: &Ui) -> 
         Applied::Begun(operation) => finish(&mut session, &key, *operation, target.no_wait, word).await,
         Applied::Done(instance) if ui.is_for_people() => {
             ui.print(format_args!("{} is {} already", key.name, display::state(&instance)))?;
-            if instance.status.health_status.as_deref() == Some("unhealthy") {
+            if instance.status.health_status == Some(HealthStatus::Unhealthy) {
                 ui.note(format_args!("It doesn't work; what is wrong: toygres why {}", key.name));
             }
             Ok(ExitCode::SUCCESS)

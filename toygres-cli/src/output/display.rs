@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Local, TimeDelta, Utc};
 use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
-use toygres_models::InstanceState;
-use toygres_models::StepFailure;
 use toygres_models::store::Instance;
+use toygres_models::{HealthStatus, InstanceState, StepFailure};
 use url::Url;
 
 use super::ui::{Style, Ui};
@@ -85,7 +84,9 @@ fn dim(style: Style, cell: Cell) -> Cell {
 /// How an instance is, in one or two words.
 pub fn state(instance: &Instance) -> String {
     match &instance.status.health_status {
-        Some(health) if instance.state == InstanceState::Running && health != "healthy" => format!("running ({health})"),
+        Some(health) if instance.state == InstanceState::Running && *health != HealthStatus::Healthy => {
+            format!("running ({health})")
+        }
         _ => instance.state.to_string(),
     }
 }
@@ -95,11 +96,22 @@ pub fn state_cell(style: Style, instance: &Instance) -> Cell {
     let text = state(instance);
     let colour = match instance.state {
         InstanceState::Running if text == "running" => Color::DarkGreen,
-        InstanceState::Running | InstanceState::Failed => Color::DarkRed,
+        InstanceState::Running => health_colour(instance.status.health_status),
+        InstanceState::Failed => Color::DarkRed,
         InstanceState::Creating | InstanceState::Deleting | InstanceState::Stopped => Color::DarkYellow,
         InstanceState::Deleted => Color::DarkGrey,
     };
     coloured(style, text, colour)
+}
+
+/// The colour of a health.
+pub fn health_colour(health: Option<HealthStatus>) -> Color {
+    match health {
+        Some(HealthStatus::Healthy) => Color::DarkGreen,
+        Some(HealthStatus::Degraded) => Color::DarkYellow,
+        Some(HealthStatus::Unhealthy) => Color::DarkRed,
+        Some(HealthStatus::Unknown) | None => Color::DarkGrey,
+    }
 }
 
 /// A table's cell in a colour, where there are colours.
@@ -182,7 +194,7 @@ mod tests {
     fn health_shows_only_where_it_says_something() {
         let mut instance = testing::instance("demo");
         assert_eq!(state(&instance), "running");
-        instance.status.health_status = Some("unhealthy".into());
+        instance.status.health_status = Some(HealthStatus::Unhealthy);
         assert_eq!(state(&instance), "running (unhealthy)");
         instance.state = InstanceState::Deleting;
         assert_eq!(state(&instance), "deleting");

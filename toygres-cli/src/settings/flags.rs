@@ -148,6 +148,11 @@ pub struct SettingFlags {
     #[arg(long, global = true, value_name = "SECONDS", hide_short_help = true, help_heading = SETTINGS)]
     pub ready_timeout_seconds: Option<String>,
 
+    /// How often instances are looked at, 1 to 3600
+    /// [default: 10] [env: TOYGRES_HEALTH_INTERVAL_SECONDS]
+    #[arg(long, global = true, value_name = "SECONDS", hide_short_help = true, help_heading = SETTINGS)]
+    pub health_interval_seconds: Option<String>,
+
     /// Whether admins may log in to instances as superuser: `admins` or `never`. A key of the config file and a variable
     /// alone: as a flag, it is the user's wish to log in so.
     #[arg(skip)]

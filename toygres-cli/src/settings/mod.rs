@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use toygres_activities::context::{DEFAULT_READY_TIMEOUT, MAX_READY_TIMEOUT};
+use toygres_activities::context::{DEFAULT_HEALTH_INTERVAL, DEFAULT_READY_TIMEOUT, MAX_READY_TIMEOUT};
 use toygres_activities::platform::DefaultFolder;
 use toygres_activities::platform::kubernetes::KubernetesConfig;
 use toygres_activities::platform::local::LocalConfig;
@@ -160,6 +160,7 @@ impl Settings {
             pool_size: sources.parse("pool_size", parse_pool_size)?.unwrap_or(DEFAULT_POOL_SIZE),
             event_retention: sources.parse("event_retention", parse_retention)?.unwrap_or(DEFAULT_EVENT_RETENTION),
             ready_timeout: sources.parse("ready_timeout_seconds", parse_ready_timeout)?.unwrap_or(DEFAULT_READY_TIMEOUT),
+            health_interval: sources.parse("health_interval_seconds", parse_health_interval)?.unwrap_or(DEFAULT_HEALTH_INTERVAL),
             hands_out_superuser: sources.parse("superuser", parse_superuser)?.unwrap_or(true),
             run_as_user: sources.parse("run_as_user", parse_user)?,
             stop_instances: false,
@@ -251,6 +252,7 @@ impl Settings {
             ("pool_size", server.pool_size.to_string().into()),
             ("event_retention", humantime::format_duration(server.event_retention).to_string().into()),
             ("ready_timeout_seconds", server.ready_timeout.as_secs().to_string().into()),
+            ("health_interval_seconds", server.health_interval.as_secs().to_string().into()),
             ("allow_plaintext", server.allow_plaintext.to_string().into()),
             ("superuser", if server.hands_out_superuser { ADMINS } else { NEVER }.into()),
             ("platforms", platforms.join(",").into()),
@@ -432,6 +434,11 @@ fn parse_ready_timeout(text: &str) -> Result<Duration, String> {
     let most = MAX_READY_TIMEOUT.as_secs();
     let seconds = text.parse().ok().filter(|seconds| (10..=most).contains(seconds));
     seconds.map(Duration::from_secs).ok_or_else(|| format!("{text:?} is not a number of seconds from 10 to {most}"))
+}
+
+fn parse_health_interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(|| format!("{text:?} is not a number of seconds from 1 to 3600"))
 }
 
 /// Whether the superuser's password is handed out.

@@ -50,6 +50,7 @@ fn every_setting_is_a_flag_a_variable_and_a_key() {
         ("port_range", "2000-3000"),
         ("pool_size", "7"),
         ("ready_timeout_seconds", "20"),
+        ("health_interval_seconds", "5"),
         ("default_version", "17"),
         ("run_as_user", "pg"),
         ("namespace", "team"),
@@ -74,7 +75,7 @@ fn every_setting_is_a_flag_a_variable_and_a_key() {
         assert_eq!(settings.url.as_ref().unwrap().as_str(), "http://h:1/");
         assert_eq!(settings.token.as_ref().unwrap().expose_secret(), "hunter2");
         assert_eq!((settings.server.port_range.clone(), settings.server.pool_size), (2000..=3000, 7));
-        assert_eq!(settings.server.ready_timeout.as_secs(), 20);
+        assert_eq!((settings.server.ready_timeout.as_secs(), settings.server.health_interval.as_secs()), (20, 5));
         assert_eq!(settings.server.default_version, Some("17".parse().unwrap()));
         assert_eq!(settings.server.run_as_user.as_deref(), Some("pg"));
         assert_eq!(settings.namespace_or_default().as_str(), "team");

@@ -40,7 +40,9 @@ mod instances {
     mod bad_days;
     mod bad_places;
     mod first_use;
+    mod health;
     mod logs;
+    mod metrics;
     mod passwords;
     mod power;
     mod secrets;
@@ -55,6 +57,7 @@ mod kubernetes {
     mod bad_days;
     mod bad_input;
     mod first_use;
+    mod health;
     mod kill;
     mod logs;
     mod operations;
@@ -81,4 +84,5 @@ mod store {
     mod instances;
     mod operations;
     mod people;
+    mod sweep;
 }

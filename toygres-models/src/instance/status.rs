@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::Failure;
+use crate::{Failure, Health, HealthReason, HealthStatus};
 
 /// What was seen of an instance. Written by operations and by those who watch the platform, never by a request.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -20,12 +20,12 @@ pub struct InstanceStatus {
     /// How it is reached by public name, without the password.
     #[serde(default)]
     pub dns_connection_string: Option<String>,
-    /// `healthy`, `unhealthy`, `unknown` where it can't be observed now, or none while it isn't to run.
+    /// How it is; none while it isn't to run.
     #[serde(default)]
-    pub health_status: Option<String>,
-    /// Why it isn't healthy.
+    pub health_status: Option<HealthStatus>,
+    /// Every reason why it isn't healthy, the gravest first.
     #[serde(default)]
-    pub health_reason: Option<String>,
+    pub health_reasons: Vec<HealthReason>,
     /// Since when its health is what it is.
     #[serde(default)]
     pub health_since: Option<DateTime<Utc>>,
@@ -35,6 +35,24 @@ pub struct InstanceStatus {
     /// Why its state is `failed`.
     #[serde(default)]
     pub failure: Option<StepFailure>,
+}
+
+impl InstanceStatus {
+    /// Its health, where it has one.
+    #[must_use]
+    pub fn health(&self) -> Option<Health> {
+        self.health_status.map(|status| Health { status, reasons: self.health_reasons.clone() })
+    }
+
+    /// Notes its health, `None` while it isn't to run.
+    pub fn set_health(&mut self, health: Option<Health>) {
+        let status = health.as_ref().map(|health| health.status);
+        if self.health_status != status {
+            self.health_since = status.map(|_| Utc::now());
+        }
+        self.health_status = status;
+        self.health_reasons = health.map(|health| health.reasons).unwrap_or_default();
+    }
 }
 
 /// One server of an instance.

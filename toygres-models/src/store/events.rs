@@ -1,19 +1,16 @@
 //! Events: what happened to instances, and why.
 
 use chrono::{DateTime, Utc};
-use sqlx::types::Json;
 use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use super::health::{FLAPPING, ends_by_operation, set_health};
 use super::instances::lock_live_instance;
 use super::{Event, Instance, Operation, Requested, Store, StoreError, commit};
-use crate::{InstanceKey, InstanceState, InstanceStatus, OperationKind, Power};
+use crate::{Health, HealthReasonKind, HealthStatus, InstanceKey, InstanceState, Power};
 
 /// Who did what nobody asked for.
 const ACTOR: &str = "toygres";
-/// Kinds of events that tell of an instance's health alone.
-const HEALTHY: &str = "instance_healthy";
-const UNHEALTHY: &str = "instance_unhealthy";
 
 /// Which events are wanted; everything that is left out lets all through.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -180,20 +177,16 @@ impl Store {
         if instance.state == InstanceState::Deleting || instance.cluster_id.as_deref() != cluster_id {
             return Ok(());
         }
-        // What an operation does to the server is told by the operation.
-        let ends: Vec<_> = OperationKind::ALL.iter().filter(|kind| kind.ends_server).map(|kind| kind.name).collect();
-        let (is_expected,): (bool,) = sqlx::query_as(
-            "SELECT EXISTS (SELECT FROM operations WHERE instance_id = $1 AND kind = ANY($2)
-                AND (state IN ('pending', 'running') OR finished_at > now() - interval '2 s'))",
-        )
-        .bind(instance.id)
-        .bind(ends)
-        .fetch_one(&mut *tx)
-        .await?;
-        if !healthy && (is_expected || instance.spec.power == Power::Stopped) {
+        if !healthy && (instance.spec.power == Power::Stopped || ends_by_operation(&mut tx, &instance).await?) {
             return Ok(());
         }
-        set_health(&mut tx, &instance, healthy, message).await?;
+        let health = match healthy {
+            true => Health::healthy(),
+            false => Health::of(HealthStatus::Unhealthy, HealthReasonKind::NotReady, message),
+        };
+        if let Some((FLAPPING, words)) = set_health(&mut tx, &instance, &health, None).await? {
+            insert_event(&mut tx, &NewEvent { cause, ..NewEvent::of(&instance, FLAPPING, &words) }).await?;
+        }
         insert_event(&mut tx, &NewEvent { cause, ..NewEvent::of(&instance, kind, message) }).await?;
         commit(tx).await
     }
@@ -211,26 +204,6 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         insert_event(&mut tx, &NewEvent::of(instance, kind, message).asked_by(requested)).await?;
-        commit(tx).await
-    }
-
-    /// Notes an instance's health as it was just observed, with the reason where it isn't healthy. A
-    /// change is an event.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn record_health(&self, key: &InstanceKey, healthy: bool, reason: &str) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
-        let instance = match lock_live_instance(&mut tx, key).await {
-            Ok(instance) => instance,
-            Err(StoreError::InstanceNotFound(_)) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        if set_health(&mut tx, &instance, healthy, reason).await? {
-            let (kind, message) = if healthy { (HEALTHY, "it answers SQL") } else { (UNHEALTHY, reason) };
-            insert_event(&mut tx, &NewEvent { cause: "seen when it was looked at", ..NewEvent::of(&instance, kind, message) })
-                .await?;
-        }
         commit(tx).await
     }
 }
@@ -260,6 +233,11 @@ impl<'a> NewEvent<'a> {
     /// To what is in no namespace.
     pub(super) fn elsewhere(kind: &'a str, message: &'a str) -> Self {
         Self { instance: None, namespace: None, kind, message, cause: "", actor: ACTOR, operation_id: None }
+    }
+
+    /// For that reason.
+    pub(super) fn because(self, cause: &'a str) -> Self {
+        Self { cause, ..self }
     }
 
     /// Because somebody asked for it.
@@ -296,33 +274,4 @@ pub(super) async fn insert_event(connection: &mut sqlx::PgConnection, event: &Ne
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// Notes an instance's health with the reason where it isn't healthy. `true` if it was otherwise before. Only an
-/// instance that is to run has a health.
-async fn set_health(
-    connection: &mut sqlx::PgConnection,
-    instance: &Instance,
-    healthy: bool,
-    reason: &str,
-) -> Result<bool, StoreError> {
-    let health = if healthy { "healthy" } else { "unhealthy" };
-    let reason = (!healthy).then(|| reason.lines().next().unwrap_or_default().to_owned());
-    let known = &instance.status.0;
-    let is_new = known.health_status.as_deref() != Some(health);
-    if instance.state != InstanceState::Running || (!is_new && known.health_reason == reason) {
-        return Ok(false);
-    }
-    let status = InstanceStatus {
-        health_status: Some(health.to_owned()),
-        health_reason: reason,
-        health_since: if is_new { Some(Utc::now()) } else { known.health_since },
-        ..known.clone()
-    };
-    sqlx::query("UPDATE instances SET status = $2 WHERE id = $1")
-        .bind(instance.id)
-        .bind(Json(status))
-        .execute(connection)
-        .await?;
-    Ok(is_new)
 }

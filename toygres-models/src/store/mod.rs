@@ -4,6 +4,7 @@
 //! legal state transitions and that a live name is unique. Nothing in here is a secret.
 
 mod events;
+mod health;
 mod instances;
 mod lead;
 mod listen;
@@ -23,6 +24,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 
 pub use events::{EventFilter, EventStart};
+pub use health::{HealthChange, InstanceCount, OperationCount, Shard, Sweep};
 pub use instances::{AdoptedInstance, Created, InstanceFilter, NewInstance, OperationSubject};
 pub use lead::Leadership;
 pub use listen::{Changes, Subject};

@@ -5,6 +5,7 @@ mod events;
 pub mod http;
 mod idempotency;
 pub mod instances;
+mod metrics;
 mod namespaces;
 pub mod observations;
 mod operations;
@@ -43,15 +44,17 @@ fn v1() -> OpenApiRouter<Arc<AppState>> {
         .merge(operations::routes())
         .merge(events::routes())
         .merge(auth::routes())
+        .merge(metrics::routes())
         .routes(routes!(versions::list))
         .routes(routes!(namespaces::list))
         .routes(routes!(namespaces::get, namespaces::set_quota))
 }
 
 /// All routes, with the document that describes them.
-fn described(v1: OpenApiRouter<Arc<AppState>>) -> OpenApiRouter<Arc<AppState>> {
+fn described(v1: OpenApiRouter<Arc<AppState>>, server_metrics: OpenApiRouter<Arc<AppState>>) -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::with_openapi(openapi::frame())
         .nest("/v1", v1)
+        .merge(server_metrics)
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .merge(instances::schema())
@@ -60,7 +63,7 @@ fn described(v1: OpenApiRouter<Arc<AppState>>) -> OpenApiRouter<Arc<AppState>> {
 /// The API's description.
 #[must_use]
 pub fn document() -> utoipa::openapi::OpenApi {
-    conventions::describe(described(v1()).into_openapi())
+    conventions::describe(described(v1(), metrics::server_routes()).into_openapi())
 }
 
 /// The whole server.
@@ -74,9 +77,13 @@ pub fn router(state: Arc<AppState>) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), check_context))
         .layer(middleware::from_fn_with_state(room.clone(), limits::share))
         .layer(middleware::from_fn_with_state(state.clone(), caller::authorize))
-        .layer(middleware::from_fn_with_state(probe, store_probe::fail_fast))
-        .layer(middleware::from_fn_with_state(room, limits::bound));
-    let (routes, document) = described(v1).split_for_parts();
+        .layer(middleware::from_fn_with_state(probe.clone(), store_probe::fail_fast))
+        .layer(middleware::from_fn_with_state(room.clone(), limits::bound));
+    let server_metrics = metrics::server_routes()
+        .layer(middleware::from_fn_with_state(state.clone(), caller::authorize))
+        .layer(middleware::from_fn_with_state(probe.clone(), store_probe::fail_fast))
+        .layer(middleware::from_fn_with_state(room.clone(), limits::bound));
+    let (routes, document) = described(v1, server_metrics).split_for_parts();
     routes
         .merge(openapi::pages(conventions::describe(document)))
         .fallback(|| async {

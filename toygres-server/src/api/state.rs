@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use toygres_activities::Platforms;
@@ -42,6 +43,8 @@ pub struct AppState {
     pub hands_out_superuser: bool,
     /// Cancelled when the server stops: who waits is answered at once.
     pub stopping: CancellationToken,
+    /// What this server counts of itself.
+    pub recorder: PrometheusHandle,
     /// What requests come.
     pub traffic: Arc<Traffic>,
 }

@@ -35,7 +35,7 @@ use crate::workers::platform_events::Recorders;
 use crate::workers::ports::StorePorts;
 use crate::workers::waking_provider::WakingProvider;
 use crate::workers::workflows::Workflows;
-use crate::workers::{housekeeping, orphans, repair};
+use crate::workers::{housekeeping, orphans, recorder, repair, sweeps};
 
 /// The schema of the workflow engine's tables.
 const WORKFLOW_SCHEMA: &str = "duroxide";
@@ -107,8 +107,9 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &ServerSettings, say: 
     let migrated = async { store.migrate().await.context("the metadata store can't be used; nothing was started") };
     let ((), provider) = tokio::try_join!(migrated, connect_provider(&database_url, &clock, &places))?;
 
+    let recorder = recorder::install()?;
     let recorders = Recorders::new(store.clone());
-    let mut tasks = Vec::new();
+    let mut tasks = vec![tokio::spawn(recorder::keep_up(recorder.clone()))];
     let mut platforms = Platforms::none();
     for name in settings.platforms.iter().copied() {
         places.add(name.as_str());
@@ -128,10 +129,18 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &ServerSettings, say: 
             }
         }
     }
-    let context = Context { platforms: platforms.clone(), store: Some(store.clone()), ready_timeout: settings.ready_timeout };
+    let sweeps_stopping = CancellationToken::new();
+    let context = Context {
+        platforms: platforms.clone(),
+        store: Some(store.clone()),
+        ready_timeout: settings.ready_timeout,
+        health_interval: settings.health_interval,
+        stopping: sweeps_stopping.clone(),
+    };
     let activities = create_activity_registry_with(context);
-    let workflows = Arc::new(Workflows::start(provider, activities, store.clone()).await);
+    let workflows = Arc::new(Workflows::start(provider, activities, store.clone(), sweeps_stopping).await);
     tasks.push(tokio::spawn(workflows.clone().sweep_forever()));
+    tasks.push(tokio::spawn(sweeps::keep_sweeping(platforms.clone(), workflows.clone())));
     tasks.push(tokio::spawn(open_where_needed(platforms.clone(), store.clone())));
     tasks.push(tokio::spawn(repair::keep_repairing(platforms.clone(), store.clone(), workflows.clone())));
     tasks.push(tokio::spawn(clock.clone().keep_comparing()));
@@ -153,6 +162,7 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &ServerSettings, say: 
         feed,
         token,
         hands_out_superuser: settings.hands_out_superuser,
+        recorder,
         traffic: Arc::new(Traffic::new(stopping.clone())),
         stopping: stopping.clone(),
         kube_context: settings.kubernetes.cluster.context.clone(),

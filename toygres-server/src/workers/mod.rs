@@ -7,6 +7,8 @@ pub mod orphans;
 pub mod places;
 pub mod platform_events;
 pub mod ports;
+pub mod recorder;
 pub mod repair;
+pub mod sweeps;
 pub mod waking_provider;
 pub mod workflows;

@@ -7,9 +7,12 @@ use duroxide::providers::{InstanceFilter, Provider};
 use duroxide::runtime::registry::ActivityRegistry;
 use duroxide::runtime::{OrchestrationStatus, Runtime, RuntimeOptions};
 use duroxide::{Client, ClientError};
+use tokio_util::sync::CancellationToken;
+use toygres_activities::SweepHealthInput;
 use toygres_models::store::{Operation, StoreError};
 use toygres_models::{Failure, FailureKind, OperationKind, Store};
 use toygres_orchestrations::OperationInput;
+use toygres_orchestrations::names::orchestrations;
 use toygres_orchestrations::registry::{create_orchestration_registry, workflow_of};
 use toygres_orchestrations::retry::CANCEL_QUEUE;
 use tracing::{error, info};
@@ -44,6 +47,8 @@ pub enum WorkflowError {
 /// The running engine.
 pub struct Workflows {
     client: Client,
+    /// Cancelled when what goes on for ever is to end.
+    stopping: CancellationToken,
     store: Store,
     runtime: Arc<Runtime>,
 }
@@ -52,7 +57,13 @@ impl Workflows {
     /// Starts the engine on `provider`.
     ///
     /// Work that not every server can do is marked by its place; the provider says which places are served.
-    pub async fn start(provider: Arc<dyn Provider>, activities: ActivityRegistry, store: Store) -> Self {
+    /// `stopping` is what the activities that go on for ever look at.
+    pub async fn start(
+        provider: Arc<dyn Provider>,
+        activities: ActivityRegistry,
+        store: Store,
+        stopping: CancellationToken,
+    ) -> Self {
         let client = Client::new(provider.clone());
         let options = RuntimeOptions {
             // The provider waits by itself until there is work; see WakingProvider.
@@ -65,7 +76,7 @@ impl Workflows {
             ..RuntimeOptions::default()
         };
         let runtime = Runtime::start_with_options(provider, activities, create_orchestration_registry(), options).await;
-        Self { client, store, runtime }
+        Self { client, stopping, store, runtime }
     }
 
     /// Starts an operation's workflow. Starting it again changes nothing.
@@ -76,6 +87,23 @@ impl Workflows {
         let name = workflow_of(operation.kind).ok_or(WorkflowError::Unknown(operation.kind))?;
         let input = serde_json::to_string(&OperationInput::from(operation))?;
         Ok(self.client.start_orchestration(&operation.id.to_string(), name, input).await?)
+    }
+
+    /// Starts the workflow that looks at a shard's instances, unless it runs. One that broke is begun anew.
+    ///
+    /// # Errors
+    /// If the engine fails; it may be tried again.
+    pub async fn begin_sweep(&self, input: &SweepHealthInput) -> Result<(), WorkflowError> {
+        let id = input.shard.workflow_id();
+        match self.client.get_orchestration_status(&id).await? {
+            OrchestrationStatus::Running { .. } => return Ok(()),
+            OrchestrationStatus::NotFound => {}
+            OrchestrationStatus::Completed { .. } | OrchestrationStatus::Failed { .. } => {
+                error!(workflow = id, "the workflow that looks at instances ended; it is begun anew");
+                self.client.delete_instance(&id, true).await?;
+            }
+        }
+        Ok(self.client.start_orchestration(&id, orchestrations::HEALTH_SWEEP, serde_json::to_string(input)?).await?)
     }
 
     /// Tells an operation's workflow, whichever server has it, that it was cancelled, in case it waits.
@@ -146,6 +174,7 @@ impl Workflows {
     /// Stops taking up work and gives what is at work a moment to end. What doesn't is repeated at
     /// the next start.
     pub async fn shutdown(&self) {
+        self.stopping.cancel();
         self.runtime.clone().shutdown(Some(2000)).await;
     }
 }

@@ -6,6 +6,7 @@ mod generations;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use chrono::{DateTime, Utc};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
 use toygres_models::whole_file::{Durability, write_whole};
 use toygres_models::{Failure, FailureKind};
@@ -97,6 +98,12 @@ fn with_certificate<T>(pem: &str, read: impl FnOnce(&X509Certificate<'_>) -> T) 
 }
 
 /// Since 1970.
+/// When the first certificate of a text in PEM ends.
+pub(crate) fn ends_at(pem: &str) -> Option<DateTime<Utc>> {
+    let ends = with_certificate(pem, |certificate| certificate.validity().not_after.timestamp()).ok()?;
+    DateTime::from_timestamp(ends, 0)
+}
+
 fn seconds(time: SystemTime) -> i64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()).cast_signed()
 }

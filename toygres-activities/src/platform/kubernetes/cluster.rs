@@ -16,6 +16,7 @@ use super::watch::watches::Watches;
 use crate::k8s_client::K8sClient;
 use crate::platform::PlatformEvent;
 use crate::platform::certificates::CertificateAuthority;
+use crate::platform::probe::Probes;
 use crate::platform::session::WayIn;
 
 /// How many instances' objects are made at once. A burst gains nothing: the API server makes them one
@@ -23,6 +24,8 @@ use crate::platform::session::WayIn;
 /// has seen that pod is refused, and asks again only 15 s later.
 const MADE_AT_ONCE: usize = 2;
 const EVENTS_KEPT: usize = 1024;
+/// Written by `probe.sh`.
+const VOLUME_FILE: &str = "/tmp/volume";
 
 pub(super) struct Cluster {
     pub(super) client: K8sClient,
@@ -36,6 +39,8 @@ pub(super) struct Cluster {
     pub(super) watched_gone: Watches<(Namespace, String), Gone>,
     /// The server's own database, once it was started here.
     pub(super) control: OnceLock<InstanceKey>,
+    /// The connections that are kept into instances.
+    pub(super) probes: Probes,
     /// Cancelled when the platform ends.
     pub(super) stop: CancellationToken,
     locks: Mutex<HashMap<InstanceKey, Arc<tokio::sync::Mutex<()>>>>,
@@ -59,6 +64,7 @@ impl Cluster {
             watched: Watches::default(),
             watched_gone: Watches::default(),
             control: OnceLock::new(),
+            probes: Probes::new(VOLUME_FILE),
             stop: CancellationToken::new(),
             locks: Mutex::default(),
             making: Semaphore::new(MADE_AT_ONCE),

@@ -1,5 +1,8 @@
 //! How an instance is reached.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Service};
 use kube::api::ListParams;
@@ -11,6 +14,7 @@ use super::forward::Forward;
 use super::identity::{MemberNames, PORT, is_of, spec_of};
 use super::objects::tls::{external_address, internal_name};
 use super::watch::readiness::describe;
+use crate::platform::probe::{Probe, Volume};
 use crate::platform::session::connection::Target;
 use crate::platform::session::{extensions, owner};
 use crate::platform::{Endpoint, Reach};
@@ -105,6 +109,35 @@ impl Cluster {
         self.as_toygres(key, async |target| owner::open_superuser(&target, password, valid_until).await).await
     }
 
+    /// See [`Platform::probe`](crate::platform::Platform::probe).
+    pub(super) async fn probe(self: &Arc<Self>, key: &InstanceKey, max_age: Duration) -> Result<Probe, Failure> {
+        let (cluster, server) = (self.clone(), key.clone());
+        let way = async move {
+            let forward = match cluster.client.is_in_cluster() {
+                true => None,
+                false => Some(Forward::open(&cluster.client, &server, 0).await?),
+            };
+            let target = cluster.target(&server, forward.as_ref())?;
+            Ok((target, forward.map(|forward| -> Box<dyn std::any::Any + Send + Sync> { Box::new(forward) })))
+        };
+        let probed = self.probes.probe(key, max_age, way).await.map_err(|failure| match failure.kind {
+            // From outside, the API server and a kubelet are in between.
+            FailureKind::ConnectionFailed if failure.retryable && !self.client.is_in_cluster() => {
+                Failure::transient(FailureKind::Platform, failure.message)
+            }
+            _ => failure,
+        })?;
+        let volume = probed.sample.volume.as_deref().and_then(Volume::of_df);
+        Ok(Probe { probed, volume, certificate_ends_at: None })
+    }
+
+    fn target(&self, key: &InstanceKey, forward: Option<&Forward>) -> Result<Target, Failure> {
+        match forward.map(Forward::address) {
+            Some(address) => self.way_in.target(&address.ip().to_string(), address.port()),
+            None => self.way_in.target(&internal_name(key, &self.config.cluster_domain), PORT),
+        }
+    }
+
     /// Does something with a server by toygres's own way in.
     async fn as_toygres<T>(&self, key: &InstanceKey, work: impl AsyncFnOnce(Target) -> Result<T, Failure>) -> Result<T, Failure> {
         // Held until it is done.
@@ -112,11 +145,7 @@ impl Cluster {
             true => None,
             false => Some(Forward::open(&self.client, key, 0).await?),
         };
-        let target = match forward.as_ref().map(Forward::address) {
-            Some(address) => self.way_in.target(&address.ip().to_string(), address.port())?,
-            None => self.way_in.target(&internal_name(key, &self.config.cluster_domain), PORT)?,
-        };
-        work(target).await
+        work(self.target(key, forward.as_ref())?).await
     }
 
     /// The instance of which `host` is the name inside the cluster.

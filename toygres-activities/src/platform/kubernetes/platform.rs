@@ -33,6 +33,7 @@ use super::watch::logs::LogReader;
 use super::watch::pod_events;
 use crate::k8s_client::K8sClient;
 use crate::platform::certificates::{CertificateAuthority, Signs};
+use crate::platform::probe::Probe;
 use crate::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
     detached,
@@ -222,6 +223,10 @@ impl Platform for KubernetesPlatform {
 
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
         self.cluster.observe(key).await
+    }
+
+    async fn probe(&self, key: &InstanceKey, max_age: Duration) -> Result<Probe, Failure> {
+        self.cluster.probe(key, max_age).await
     }
 
     async fn wait_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure> {

@@ -23,9 +23,11 @@ use super::owners;
 use super::ports::PortRegistry;
 use super::record::{Record, instance_folders};
 use super::server::leftovers::end_all_of;
-use super::server::major_of;
+use super::server::tls::certificate_ends_at;
+use super::server::{Server, major_of};
 use crate::kill_point::kill_point;
-use crate::platform::session::{self, extensions, owner};
+use crate::platform::probe::{Probe, Probed, Probes, Volume};
+use crate::platform::session::{extensions, owner};
 use crate::platform::sizing::Sizing;
 use crate::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Phase, Platform, PlatformEvent,
@@ -36,6 +38,8 @@ const POLL: Duration = Duration::from_millis(10);
 /// How long a server may take to answer one that looks.
 const ANSWER_LIMIT: Duration = Duration::from_secs(6);
 const EVENTS_KEPT: usize = 1024;
+/// Of one who looks, an answer that is so old will do.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Instances as server processes on this machine. Dropping it ends the supervision; servers run on.
 pub struct LocalPlatform {
@@ -46,6 +50,7 @@ pub(super) struct Inner {
     pub(super) common: Arc<Common>,
     pub(super) ports: Arc<dyn PortRegistry>,
     instances: Mutex<HashMap<InstanceKey, Arc<Instance>>>,
+    probes: Probes,
 }
 
 impl LocalPlatform {
@@ -59,7 +64,9 @@ impl LocalPlatform {
             stop: CancellationToken::new(),
             starts: Semaphore::new(cores * 2),
         };
-        Arc::new(Self { inner: Arc::new(Inner { common: Arc::new(common), ports, instances: Mutex::default() }) })
+        Arc::new(Self {
+            inner: Arc::new(Inner { common: Arc::new(common), ports, instances: Mutex::default(), probes: Probes::new("") }),
+        })
     }
 
     /// Keeps every provisioned instance on disk running from now on: finds those that run, starts
@@ -90,6 +97,14 @@ impl Drop for LocalPlatform {
     fn drop(&mut self) {
         self.inner.common.stop.cancel();
     }
+}
+
+fn volume_of(data: &Path) -> Option<Volume> {
+    let room = rustix::fs::statvfs(data).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
+    // What is kept for root isn't the servers'.
+    let used_bytes = bytes(room.f_blocks.saturating_sub(room.f_bfree));
+    Some(Volume { size_bytes: used_bytes.saturating_add(bytes(room.f_bavail)), used_bytes, is_shared: true })
 }
 
 /// The data directory of an instance.
@@ -189,6 +204,27 @@ impl Inner {
         owner::open_superuser(&instance.server.target(record.port)?, password, until).await
     }
 
+    async fn probed(
+        &self,
+        key: &InstanceKey,
+        server: &Arc<Server>,
+        port: u16,
+        max_age: Duration,
+    ) -> Result<Arc<Probed>, Failure> {
+        let server = server.clone();
+        self.probes.probe(key, max_age, async move { Ok((server.target(port)?, None)) }).await
+    }
+
+    async fn probe(&self, key: &InstanceKey, max_age: Duration) -> Result<Probe, Failure> {
+        let instance = self.instance(key);
+        let record = instance.read_record().await?.ok_or_else(|| not_found(key))?;
+        let server = instance.server.clone();
+        let probed = self.probed(key, &server, record.port, max_age).await?;
+        let looked = blocking(move || Ok((volume_of(&server.data()), certificate_ends_at(&server.home))));
+        let (volume, certificate_ends_at) = looked.await?;
+        Ok(Probe { probed, volume, certificate_ends_at })
+    }
+
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
         let observed = |phase, ready, reason| Ok(Some(Observation::new(phase, ready, reason)));
         let home = Instance::new(key.clone(), self.common.clone()).home().to_owned();
@@ -262,17 +298,15 @@ impl Inner {
                 return observed(Phase::Running, true, None);
             }
             // It may hang, or have no connection left.
-            let target = server.target(record.port)?;
-            return match tokio::time::timeout(ANSWER_LIMIT, session::has_room(&target)).await {
-                Err(_) => no_answer(),
-                Ok(Ok(true)) => observed(Phase::Running, true, None),
-                Ok(Ok(false)) => {
+            return match self.probed(key, &server, record.port, FRESH).await.map(|probed| probed.sample.has_room()) {
+                Ok(true) => observed(Phase::Running, true, None),
+                Ok(false) => {
                     let message =
                         format!("all connections of {key} are taken: PostgreSQL says \"too many clients already\" to others");
-                    observed(Phase::Running, true, Some(Failure::transient(FailureKind::ConnectionFailed, message)))
+                    observed(Phase::Running, true, Some(Failure::transient(FailureKind::Exhausted, message)))
                 }
-                Ok(Err(failure)) if postmaster.has_exited() => observed(Phase::Failed, false, Some(failure)),
-                Ok(Err(failure)) => observed(Phase::Running, false, Some(failure)),
+                Err(failure) if postmaster.has_exited() => observed(Phase::Failed, false, Some(failure)),
+                Err(failure) => observed(Phase::Running, false, Some(failure)),
             };
         }
         if let Some(failure) = server.last_failure().filter(|_| postmaster.is_ready()) {
@@ -383,6 +417,10 @@ impl Platform for LocalPlatform {
 
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {
         self.inner.observe(key).await
+    }
+
+    async fn probe(&self, key: &InstanceKey, max_age: Duration) -> Result<Probe, Failure> {
+        self.inner.probe(key, max_age).await
     }
 
     async fn wait_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure> {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use native_tls::{Certificate, TlsConnector, TlsConnectorBuilder};
 use postgres_native_tls::TlsConnector as TlsOfPostgres;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::DbError;
@@ -102,6 +102,17 @@ impl Target {
         }
     }
 
+    /// Whether it takes connections: the process that it starts for this one sees that nobody speaks, and ends without a word in
+    /// the log. (One that is stopped, or has no room for a process, leaves it to the kernel's queue.)
+    pub(crate) async fn knock(&self) -> io::Result<()> {
+        let Address::Tcp { host, port } = &self.address else { return Ok(()) };
+        let mut stream = TcpStream::connect((host.as_str(), *port)).await?;
+        stream.shutdown().await?;
+        let mut said = [0; 256];
+        while stream.read(&mut said).await? > 0 {}
+        Ok(())
+    }
+
     async fn log_in(&self, stream: impl AsyncRead + AsyncWrite + Send + 'static, host: &str) -> Result<Connection, Error> {
         let (read, write) = tokio::io::split(stream);
         let stream = tokio::io::join(read.take(MAX_BYTES), write);
@@ -142,7 +153,6 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
     use super::*;

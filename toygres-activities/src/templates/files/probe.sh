@@ -24,6 +24,8 @@ ready)
     fi
     ;;
 live)
+    # For toygres, which reads it over SQL. A full or frozen disk is told otherwise.
+    timeout 5 df -Pk "$PGDATA" >/tmp/volume.new 2>/dev/null && mv /tmp/volume.new /tmp/volume
     # 1: it answers that it takes no connections yet, as during recovery.
     answers || [ $? -eq 1 ]
     ;;

@@ -350,6 +350,10 @@ impl Platform for InNamespace {
         self.inner.observe(&self.real(key)).await
     }
 
+    async fn probe(&self, key: &InstanceKey, max_age: Duration) -> Result<toygres_activities::platform::probe::Probe, Failure> {
+        self.inner.probe(&self.real(key), max_age).await
+    }
+
     async fn wait_ready(&self, key: &InstanceKey, timeout: Duration) -> Result<Observation, Failure> {
         self.inner.wait_ready(&self.real(key), timeout).await
     }

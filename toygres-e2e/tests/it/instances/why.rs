@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::types::chrono::DateTime;
@@ -132,7 +132,13 @@ async fn a_full_disk() {
     let written = session.execute("CREATE TABLE big AS SELECT repeat('x', 1000) FROM generate_series(1, 100000)").await;
     assert!(written.is_err(), "it had room");
     expect_cause(&toygres, "old", "disk_full", &[("postgres", "No space left on device")]).await.unwrap();
+    expect_listed(&toygres, "old", "unhealthy", "disk is full").await.unwrap();
+    // Neither what was in the past nor what a user says counts.
     std::fs::remove_file(&filler).unwrap();
+    let lie = "DO $$ BEGIN RAISE 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$";
+    assert!(session.execute(lie).await.is_err());
+    expect_well(&toygres, "old").await.unwrap();
+    expect_listed(&toygres, "old", "healthy", "").await.unwrap();
     toygres.ok(&["delete", "demo", "--yes"]).await.unwrap();
     toygres.ok(&["create", "demo"]).await.unwrap();
     expect_well(&toygres, "demo").await.unwrap();
@@ -277,13 +283,14 @@ async fn programs_where_none_may_run() {
 }
 
 /// Waits until an instance's record says so, without anybody asking why.
-async fn expect_health(toygres: &Toygres, name: &str, health: &str, reason: &str) -> Result<()> {
+async fn expect_listed(toygres: &Toygres, name: &str, health: &str, reason: &str) -> Result<()> {
     eventually(&format!("the health {health}"), SOON, async || {
         // The list looks at no instance.
         let listed = toygres.json(&["list"]).await?;
-        let status = &listed[0]["status"];
-        ensure!(listed[0]["name"] == name && status["health_status"] == health, "{status:#}");
-        ensure!(status["health_reason"].as_str().unwrap_or_default().contains(reason), "{status:#}");
+        let listed = listed.as_array().into_iter().flatten().find(|instance| instance["name"] == name);
+        let status = &listed.context("it isn't listed")?["status"];
+        ensure!(status["health_status"] == health, "{status:#}");
+        ensure!(status["health_reasons"].to_string().contains(reason), "{status:#}");
         Ok(Some(()))
     })
     .await
@@ -295,11 +302,11 @@ async fn a_server_that_hangs() {
     toygres.ok(&["create", "demo"]).await.unwrap();
     let postmaster = toygres.postmasters("demo")[0];
     process::send(postmaster, Signal::Stop).unwrap();
-    expect_health(&toygres, "demo", "unhealthy", "has not answered").await.unwrap();
+    expect_listed(&toygres, "demo", "unhealthy", "has not answered").await.unwrap();
     let cause = expect_cause(&toygres, "demo", "unresponsive", &[]).await;
     process::send(postmaster, Signal::Continue).unwrap();
     cause.unwrap();
-    expect_health(&toygres, "demo", "healthy", "").await.unwrap();
+    expect_listed(&toygres, "demo", "healthy", "").await.unwrap();
     expect_well(&toygres, "demo").await.unwrap();
 }
 
@@ -314,9 +321,9 @@ async fn a_server_without_a_free_connection() {
         sessions.push(session);
         assert!(sessions.len() < 1000, "there is always room");
     }
-    expect_health(&toygres, "demo", "unhealthy", "all connections").await.unwrap();
+    expect_listed(&toygres, "demo", "unhealthy", "connections are taken").await.unwrap();
     expect_cause(&toygres, "demo", "too_many_connections", &[]).await.unwrap();
     drop(sessions);
-    expect_health(&toygres, "demo", "healthy", "").await.unwrap();
+    expect_listed(&toygres, "demo", "healthy", "").await.unwrap();
     expect_well(&toygres, "demo").await.unwrap();
 }

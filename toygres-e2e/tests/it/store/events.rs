@@ -13,7 +13,7 @@ use toygres_e2e::event_stream::{ids_after, write_events};
 use toygres_e2e::store_database::{StoreDatabase, database, key, new_instance, request_delete, to_state};
 use toygres_e2e::wait::SOON;
 use toygres_models::store::{Created, EventFilter, EventStart, Requested, StoreError};
-use toygres_models::{InstanceState, OperationKind, Store};
+use toygres_models::{Health, HealthReasonKind, HealthStatus, InstanceState, OperationKind, Store};
 
 const WRITERS: usize = 200;
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -270,13 +270,45 @@ async fn what_is_gone_is_forgotten_and_what_lives_keeps_how_it_was_made() {
 async fn a_change_of_health_is_an_event_with_its_reason() {
     let Some(StoreDatabase { store, .. }) = &database().await.unwrap() else { return };
     let Created::New(create) = store.create_instance(&new_instance("default", "demo")).await.unwrap() else { panic!("not new") };
-    store.record_health(&key("default", "demo"), false, "not yet").await.unwrap();
+    let full = Health::of(HealthStatus::Unhealthy, HealthReasonKind::DiskFull, "its disk is full");
+    let away = Health::of(HealthStatus::Unknown, HealthReasonKind::NotObserved, "the cluster is away");
+    // One that isn't up yet has none.
+    store.record_health(create.instance_id, &full, None).await.unwrap();
     store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
-    for (healthy, reason) in [(true, ""), (false, "its disk is full"), (false, "its disk is full"), (true, "")] {
-        store.record_health(&key("default", "demo"), healthy, reason).await.unwrap();
+    for health in [&Health::healthy(), &full, &full, &away, &full, &Health::healthy(), &away, &Health::healthy()] {
+        store.record_health(create.instance_id, health, Some("sweep")).await.unwrap();
     }
     let events = store.events(create.instance_id, 0, 100).await.unwrap();
     let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
-    assert_eq!(kinds, ["create_requested", "instance_running", "instance_healthy", "instance_unhealthy", "instance_healthy"]);
-    assert_eq!(events[3].message, "its disk is full");
+    assert_eq!(kinds, ["create_requested", "instance_running", "instance_unhealthy", "instance_healthy"]);
+    assert_eq!(events[2].message, "its disk is full");
+    let changes = store.health_changes(create.instance_id, 100).await.unwrap();
+    let seen: Vec<_> = changes.iter().rev().map(|change| change.status.as_str()).collect();
+    assert_eq!(seen, ["healthy", "unhealthy", "unknown", "unhealthy", "healthy", "unknown", "healthy"]);
+    let instance = store.instance(&key("default", "demo")).await.unwrap();
+    assert_eq!(instance.status.health_check_orchestration_id.as_deref(), Some("sweep"));
+}
+
+#[tokio::test]
+async fn what_changes_again_and_again_is_told_once_and_bounded() {
+    let Some(StoreDatabase { store, .. }) = &database().await.unwrap() else { return };
+    let Created::New(create) = store.create_instance(&new_instance("default", "demo")).await.unwrap() else { panic!("not new") };
+    store.update_metadata(&to_state(&create, InstanceState::Running)).await.unwrap();
+    let bad = Health::of(HealthStatus::Unhealthy, HealthReasonKind::NoAnswer, "no answer");
+    for _ in 0..150 {
+        store.record_health(create.instance_id, &bad, None).await.unwrap();
+        store.record_health(create.instance_id, &Health::healthy(), None).await.unwrap();
+    }
+    let instance = store.instance(&key("default", "demo")).await.unwrap();
+    assert_eq!(instance.status.health_status, Some(HealthStatus::Degraded), "{:?}", instance.status);
+    let events = store.events(create.instance_id, 0, 1000).await.unwrap();
+    let flapping = events.iter().filter(|event| event.kind == "instance_flapping").count();
+    assert!(flapping == 1 && events.len() < 12, "{events:#?}");
+    assert_eq!(store.health_changes(create.instance_id, 1000).await.unwrap().len(), 200);
+    // It has been well for long.
+    let age = "UPDATE health_changes SET at = at - interval '1 hour'";
+    sqlx::query(age).execute(store.pool()).await.unwrap();
+    store.record_health(create.instance_id, &Health::healthy(), None).await.unwrap();
+    let instance = store.instance(&key("default", "demo")).await.unwrap();
+    assert_eq!(instance.status.health(), Some(Health::healthy()));
 }

@@ -10,7 +10,9 @@ use toygres_e2e::store_database::{database, key, new_instance, request_delete, t
 use toygres_models::store::{
     AdoptedInstance, Created, Instance, InstanceFilter, MetadataUpdate, NewInstance, OperationRequested, Requested, StoreError,
 };
-use toygres_models::{Failure, FailureKind, InstanceSpec, InstanceState, OperationKind, OperationState, Power, StepFailure};
+use toygres_models::{
+    Failure, FailureKind, HealthStatus, InstanceSpec, InstanceState, OperationKind, OperationState, Power, StepFailure,
+};
 
 #[tokio::test]
 async fn the_table_of_legal_transitions_is_the_one_of_the_program() {
@@ -109,7 +111,7 @@ async fn an_operation_ends_with_the_state_it_was_for_and_repeating_that_changes_
     store.begin_step(create.id, "deploy-postgres").await.unwrap();
     store.end_step(create.id, "deploy-postgres", None).await.unwrap();
     let running = MetadataUpdate {
-        health_status: Some("healthy".into()),
+        health_status: Some(HealthStatus::Healthy),
         ip_connection_string: Some("postgresql://postgres@127.0.0.1:1/postgres".into()),
         ..to_state(&create, InstanceState::Running)
     };
@@ -123,7 +125,7 @@ async fn an_operation_ends_with_the_state_it_was_for_and_repeating_that_changes_
     assert_eq!(store.operation(create.id).await.unwrap().unwrap(), before);
     assert_eq!(store.events(create.instance_id, 0, 100).await.unwrap(), events, "repeated events");
     let instance = store.instance(&key("default", "demo")).await.unwrap();
-    assert_eq!((instance.state, instance.status.health_status.as_deref()), (InstanceState::Running, Some("healthy")));
+    assert_eq!((instance.state, instance.status.health_status), (InstanceState::Running, Some(HealthStatus::Healthy)));
 
     // An update without an address leaves the one that is known.
     store.update_metadata(&update(create.instance_id, "demo", InstanceState::Running)).await.unwrap();
@@ -214,7 +216,7 @@ async fn a_record_says_the_same_in_json_whatever_is_in_it() {
         "dns_label": "lab", "cpu": "500m", "memory": "2Gi", "storage_class": "fast", "labels": { "team": "a.b", "owner": "c" },
         "delete_protection": true, "power": "stopped" });
     let status = json!({ "members": [{ "member": 0, "role": "primary", "phase": "Failed", "postgres_version": null, "image": "i" }],
-        "health_status": "unhealthy", "health_reason": "\"\\", "health_since": "2026-01-02T03:04:05.000006Z",
+        "health_status": "unhealthy", "health_reasons": [{ "kind": "disk_full", "message": "\"\\" }], "health_since": "2026-01-02T03:04:05.000006Z",
         "ip_connection_string": "postgresql://\"\\", "dns_connection_string": "dns", "failure": failure });
     for (name, spec, status) in [("bare", bare, json!({})), ("full", full, status)] {
         sqlx::query(

@@ -8,7 +8,9 @@ use toygres_e2e::store_database::{database, empty_database, key, new_instance, r
 use toygres_models::store::{
     Created, IdempotencyKey, InstanceFilter, NewInstance, OperationFilter, Requested, StoreError, Subject,
 };
-use toygres_models::{Failure, FailureKind, InstanceState, OperationKind, OperationState, StepState, Store};
+use toygres_models::{
+    Failure, FailureKind, Health, HealthStatus, InstanceState, OperationKind, OperationState, StepState, Store,
+};
 
 #[tokio::test]
 async fn a_failed_operation_keeps_the_step_the_reason_and_the_evidence() {
@@ -120,7 +122,7 @@ async fn events_are_in_order_and_those_of_a_deleted_instance_are_no_error() {
     for (kind, healthy) in [("server_exited", false), ("server_restarted", true)] {
         store.record_platform_event(&key("default", "demo"), None, kind, "words", "a test", healthy).await.unwrap();
         let health = store.instance(&key("default", "demo")).await.unwrap().status.0.health_status;
-        assert_eq!(health.as_deref(), Some(if healthy { "healthy" } else { "unhealthy" }));
+        assert_eq!(health, Some(if healthy { HealthStatus::Healthy } else { HealthStatus::Unhealthy }));
     }
     let events = store.events(create.instance_id, 0, 100).await.unwrap();
     let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
@@ -136,7 +138,7 @@ async fn events_are_in_order_and_those_of_a_deleted_instance_are_no_error() {
     store.record_platform_event(&key("default", "demo"), None, "server_exited", "w", "a test", false).await.unwrap();
     assert_eq!(count().await, 5, "only that its deletion was asked for");
     store.record_platform_event(&key("default", "nobody"), None, "server_exited", "words", "a test", false).await.unwrap();
-    store.record_health(&key("default", "nobody"), false, "gone").await.unwrap();
+    store.record_health(Uuid::now_v7(), &Health::healthy(), None).await.unwrap();
 }
 
 #[tokio::test]

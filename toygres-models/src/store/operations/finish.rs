@@ -1,7 +1,6 @@
 //! What an operation found and how it ended: the instance's status and state, the operation's end and the
 //! event, written together. One path for every kind.
 
-use chrono::Utc;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -12,7 +11,8 @@ use crate::store::events::{NewEvent, insert_event};
 use crate::store::operations::{lock_operation, overtaking_operation};
 use crate::store::{Instance, Operation, Requested, Store, StoreError, commit};
 use crate::{
-    Failure, FailureKind, InstanceSpec, InstanceState, InstanceStatus, MemberStatus, OperationState, PlatformName, StepFailure,
+    Failure, FailureKind, Health, HealthStatus, InstanceSpec, InstanceState, InstanceStatus, MemberStatus, OperationState,
+    PlatformName, StepFailure,
 };
 
 /// What was found of an instance: the input of the activity `update-metadata`, and what that looked up itself.
@@ -27,7 +27,7 @@ pub struct MetadataUpdate {
     /// Its new state. `failed` ends an operation as failed, whatever that does to the instance.
     pub state: InstanceState,
     /// Its health; `None` leaves it.
-    pub health_status: Option<String>,
+    pub health_status: Option<HealthStatus>,
     /// How it is reached by address; `None` leaves it.
     pub ip_connection_string: Option<String>,
     /// How it is reached by public name; `None` leaves it.
@@ -45,13 +45,11 @@ impl MetadataUpdate {
     fn apply_to(&self, status: &InstanceStatus) -> InstanceStatus {
         let mut status = status.clone();
         let runs = self.state == InstanceState::Running;
-        if let Some(health) = self.health_status.clone().filter(|_| runs)
-            && status.health_status.as_ref() != Some(&health)
-        {
-            (status.health_status, status.health_reason, status.health_since) = (Some(health), None, Some(Utc::now()));
+        if let Some(health) = self.health_status.filter(|_| runs) {
+            status.set_health(Some(Health { status: health, reasons: Vec::new() }));
         }
         if !runs {
-            (status.health_status, status.health_reason, status.health_since) = (None, None, None);
+            status.set_health(None);
         }
         // Both connection strings are learned together: with an address and no name, there is no name.
         if self.ip_connection_string.is_some() {
@@ -273,13 +271,8 @@ async fn end_operation(
                 write_found(tx, instance, update.state, &update.apply_to(&instance.status), observed).await?;
             }
             (None, End::Failed(failure), OnFailure::MarkFailed) => {
-                let status = InstanceStatus {
-                    health_status: None,
-                    health_reason: None,
-                    health_since: None,
-                    failure: Some(failure.clone()),
-                    ..instance.status.0.clone()
-                };
+                let mut status = InstanceStatus { failure: Some(failure.clone()), ..instance.status.0.clone() };
+                status.set_health(None);
                 write_found(tx, instance, InstanceState::Failed, &status, instance.observed_generation).await?;
             }
             (None, ..) => {}

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -42,7 +42,14 @@ pub async fn count(State(traffic): State<Arc<Traffic>>, request: Request, next: 
     if request.uri().path().starts_with("/v1") {
         traffic.begun.fetch_add(1, Ordering::Relaxed);
     }
+    let begun = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let method = request.method().as_str().to_owned();
     let mut response = next.run(request).await;
+    let code = response.status().as_str().to_owned();
+    metrics::counter!("toygres_http_requests_total", "route" => route.clone(), "method" => method.clone(), "code" => code)
+        .increment(1);
+    metrics::histogram!("toygres_http_request_duration_seconds", "route" => route, "method" => method).record(begun.elapsed());
     if traffic.stopping.is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

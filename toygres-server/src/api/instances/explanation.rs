@@ -8,12 +8,13 @@ use axum::extract::State;
 use chrono::{DateTime, Utc};
 use tokio::time::{Instant, timeout_at};
 use toygres_activities::diagnosis::{Facts, LogIn, Seen, diagnose};
+use toygres_activities::platform::probe::check;
 use toygres_activities::server_log::{Line, ShownLine, parse_own_lines, without_process};
 use toygres_activities::{Place, log_in};
 use toygres_client::explanation::{Explanation, Moment, MomentSource};
 use toygres_models::connection::with_password_reference;
 use toygres_models::store::{Event, EventFilter, EventStart, Instance, Operation, OperationFilter};
-use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, InstanceState, OperationState, Password};
+use toygres_models::{Failure, FailureKind, Health, InstanceKey, InstanceSpec, InstanceState, OperationState, Password};
 
 use crate::api::auth::caller::Caller;
 use crate::api::http::problem::{ApiError, Problems};
@@ -26,8 +27,8 @@ const OPERATIONS: i64 = 20;
 const LOG_LINES: usize = 200;
 /// The longest timeline.
 const MOMENTS: usize = 100;
-/// Which part of the log tells of what is wrong now with an instance that works otherwise.
-const OF_LATE: Duration = Duration::from_secs(10 * 60);
+/// A probe that is so old will do.
+const FRESH: Duration = Duration::from_secs(1);
 /// How long the platform may take to answer all that it is asked, and a log-in. Together less than an answer may.
 const OBSERVATION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -71,10 +72,12 @@ struct Observed {
     seen: Seen,
     log_in: LogIn,
     log: Vec<ShownLine>,
+    /// By a probe, where it is ready.
+    health: Option<Health>,
 }
 
 async fn observe(state: &AppState, instance: &Instance, key: &InstanceKey) -> Observed {
-    let mut observed = Observed { at: Utc::now(), seen: Seen::Gone, log_in: LogIn::NotTried, log: Vec::new() };
+    let mut observed = Observed { at: Utc::now(), seen: Seen::Gone, log_in: LogIn::NotTried, log: Vec::new(), health: None };
     if instance.state == InstanceState::Deleted {
         return observed;
     }
@@ -94,6 +97,7 @@ async fn observe(state: &AppState, instance: &Instance, key: &InstanceKey) -> Ob
     // Before the log-in, which writes a line where it is refused.
     observed.log = in_time(until, place.platform.log_tail(key, LOG_LINES)).await.map(parse_own_lines).unwrap_or_default();
     if observed.seen == Seen::Ready && instance.state != InstanceState::Deleting {
+        observed.health = Some(check(&*place.platform, key, FRESH).await.health);
         observed.log_in = match in_time(Instant::now() + OBSERVATION_TIMEOUT, try_log_in(&place, key, &instance.spec)).await {
             Ok(()) => LogIn::Works,
             Err(failure) => LogIn::Failed(failure),
@@ -134,9 +138,6 @@ fn explain(
     let well_at = last_well.checked_sub(1).map(|at| events[at].created_at);
     let log: Vec<String> =
         observed.log.iter().filter(|line| line.at >= well_at || line.at.is_none()).map(|line| line.text.clone()).collect();
-    let late = observed.at - OF_LATE;
-    let log_of_late: Vec<String> =
-        observed.log.iter().filter(|line| line.at.is_some_and(|at| at >= late)).map(|line| line.text.clone()).collect();
     let mut timeline = Vec::new();
     timeline.extend(operation.into_iter().flat_map(moments_of_operation));
     timeline.extend(events.iter().map(moment_of_event));
@@ -145,6 +146,7 @@ fn explain(
     timeline.sort_by_key(|moment| moment.at);
     let mut moments = without_repeats(timeline);
     moments.drain(..moments.len().saturating_sub(MOMENTS));
+    let reasons = observed.health.map(|health| health.reasons).unwrap_or_default();
     let facts = Facts {
         key,
         platform: instance.spec.platform,
@@ -155,7 +157,7 @@ fn explain(
         log_in: observed.log_in,
         events: &recent,
         log: &log,
-        log_of_late: &log_of_late,
+        reasons: &reasons,
     };
     let verdict = diagnose(&facts);
     Explanation {

@@ -6,6 +6,7 @@ mod comparison;
 mod connection;
 mod create;
 mod explanation;
+mod health;
 mod logs;
 mod manifest;
 mod observed;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use chrono::Utc;
 use serde::Deserialize;
 use toygres_client::resources::{InstanceManifest, Page};
 use toygres_models::store::{Instance, InstanceFilter, Operation, OperationRequested};
@@ -29,7 +31,7 @@ use crate::api::http::problem::{ApiError, Problems};
 use crate::api::http::request::{IfMatch, InNamespace, Parameters, Segment, Segments, etag, instance_key, page_limit};
 use crate::api::operations::{accepted, begin};
 use crate::api::state::{AppState, Shared};
-use observed::observed;
+use observed::{mark_stale, observed};
 
 /// What is about instances.
 pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
@@ -42,6 +44,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(connection::connection))
         .routes(routes!(connection::superuser))
         .routes(routes!(explanation::why))
+        .routes(routes!(health::health))
         .routes(routes!(logs::logs))
 }
 
@@ -164,7 +167,8 @@ pub(super) async fn list(
     };
     let namespaces = caller.listed_namespaces(namespace.as_ref())?;
     let filter = InstanceFilter { namespaces, platform: parameters.platform, state: parameters.state, labels, after };
-    let items = state.store.instances(&filter, limit + 1).await?;
+    let mut items = state.store.instances(&filter, limit + 1).await?;
+    mark_stale(&mut items, &state.store.sweeps().await?, Utc::now());
     Ok(Json(Page::cut(items, limit, |last| format!("{}/{}", last.namespace, last.name))))
 }
 

@@ -2,42 +2,70 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use toygres_activities::diagnosis::passes_with_time;
-use toygres_activities::platform::health;
-use toygres_models::store::Instance;
-use toygres_models::{InstanceKey, InstanceState};
+use toygres_activities::platform::probe::{Checked, check};
+use toygres_models::store::{Instance, Sweep};
+use toygres_models::{Health, HealthReasonKind, HealthStatus, InstanceKey, InstanceState};
 
 use crate::api::http::problem::ApiError;
 use crate::api::state::AppState;
 
 /// How long an answer waits for what is seen.
-const TIME_LIMIT: Duration = Duration::from_secs(5);
+const TIME_LIMIT: Duration = Duration::from_secs(7);
+/// What was seen so short a time ago needn't be looked at again: reading a record stays as cheap as that, however many read.
+const FRESH: Duration = Duration::from_secs(1);
+/// What is older than so many intervals is not known any more.
+const STALE_AFTER_INTERVALS: f64 = 3.0;
 
-/// An instance's record, its health as it is seen now. Where it can't be looked at, the rest of the
-/// record is worth having, and its health is `unknown`.
+/// An instance's record, its health as it is seen now.
 pub(super) async fn observed(state: &AppState, key: &InstanceKey) -> Result<Instance, ApiError> {
+    Ok(look(state, key).await?.0)
+}
+
+/// The same, with what its server said.
+pub(super) async fn look(state: &AppState, key: &InstanceKey) -> Result<(Instance, Option<Checked>), ApiError> {
     let mut instance = state.store.instance(key).await?;
     match instance.state {
         InstanceState::Running => {}
         InstanceState::Failed => {
             let may_be_up = instance.status.failure.as_ref().is_some_and(|failure| passes_with_time(&failure.failure));
             if may_be_up && is_ready(state, key, &instance).await {
-                let status = &mut instance.status.0;
-                status.health_status = Some("healthy".into());
-                status.health_reason = Some("its server came up after its operation had failed; start it to take it up".into());
+                let words = "its server came up after its operation had failed; start it to take it up";
+                instance.status.0.set_health(Some(Health::of(HealthStatus::Healthy, HealthReasonKind::CameUpLate, words)));
             }
-            return Ok(instance);
+            return Ok((instance, None));
         }
-        _ => return Ok(instance),
+        _ => return Ok((instance, None)),
     }
-    let observing = state.observations.share(instance.id, observe(state, key, &instance));
-    // Of a server that hangs the record says it soon.
-    let (was_observed, is_fresh) = tokio::time::timeout(TIME_LIMIT, observing).await.unwrap_or((false, false));
-    if !was_observed && instance.status.health_status.as_deref() != Some("unhealthy") {
-        instance.status.0.health_status = Some("unknown".into());
-        return Ok(instance);
+    let looking = async {
+        let place = state.platforms.of(&instance).await?;
+        Ok::<_, toygres_models::Failure>(check(&*place.platform, key, FRESH).await)
+    };
+    let unknown = |words: &str| Health::of(HealthStatus::Unknown, HealthReasonKind::NotObserved, words);
+    match tokio::time::timeout(TIME_LIMIT, looking).await {
+        Ok(Ok(checked)) => {
+            if checked.health.status == HealthStatus::Unknown {
+                // A matter of the moment, and of whoever asks.
+                instance.status.0.set_health(Some(checked.health.clone()));
+            } else if instance.status.health().as_ref() != Some(&checked.health) {
+                state.store.record_health(instance.id, &checked.health, None).await?;
+                instance = state.store.instance(key).await?;
+            }
+            Ok((instance, Some(checked)))
+        }
+        Ok(Err(failure)) => {
+            instance.status.0.set_health(Some(unknown(&failure.message)));
+            Ok((instance, None))
+        }
+        Err(_) => {
+            // Of a server that hangs, or is just being started, the record says it soon.
+            if instance.status.health_status != Some(HealthStatus::Unhealthy) {
+                instance.status.0.set_health(Some(unknown("there was no answer in time")));
+            }
+            Ok((instance, None))
+        }
     }
-    if is_fresh { Ok(state.store.instance(key).await?) } else { Ok(instance) }
 }
 
 async fn is_ready(state: &AppState, key: &InstanceKey, instance: &Instance) -> bool {
@@ -49,19 +77,20 @@ async fn is_ready(state: &AppState, key: &InstanceKey, instance: &Instance) -> b
     tokio::time::timeout(TIME_LIMIT, looking).await.is_ok_and(|(is_ready, _)| is_ready)
 }
 
-/// Observes it, and records what is new. `false` if that can't be done now.
-async fn observe(state: &AppState, key: &InstanceKey, instance: &Instance) -> bool {
-    let recorded = async {
-        let observation = state.platforms.of(instance).await?.platform.observe(key).await?;
-        let (healthy, reason) = health(observation);
-        let known = if healthy { "healthy" } else { "unhealthy" };
-        if instance.status.health_status.as_deref() != Some(known) {
-            state.store.record_health(key, healthy, &reason).await?;
+/// Says of those that nobody has looked at of late that their health isn't known.
+pub(super) fn mark_stale(instances: &mut [Instance], sweeps: &[Sweep], now: DateTime<Utc>) {
+    for instance in instances.iter_mut().filter(|instance| instance.status.health_status.is_some()) {
+        let last = sweeps.iter().filter(|sweep| sweep.place == instance.place()).min_by_key(|sweep| sweep.finished_at);
+        // One that no sweep has seen yet is known by its operation.
+        let known_at = last.map(|sweep| sweep.finished_at).max(instance.status.health_since);
+        let interval_seconds = last.map_or(0.0, |sweep| sweep.interval_seconds.max(sweep.took_seconds)).max(10.0);
+        let limit = TimeDelta::milliseconds((interval_seconds * STALE_AFTER_INTERVALS * 1000.0) as i64);
+        if let Some(known_at) = known_at.filter(|known_at| now - *known_at > limit) {
+            let words = format!(
+                "nobody has looked at it since {}: no server that serves its platform runs, or it can't reach the platform",
+                known_at.format("%F %T UTC")
+            );
+            instance.status.0.set_health(Some(Health::of(HealthStatus::Unknown, HealthReasonKind::NotObserved, &words)));
         }
-        Ok::<_, toygres_models::Failure>(())
-    };
-    recorded
-        .await
-        .inspect_err(|failure| tracing::warn!(instance.name = %key, error = %failure, "the instance could not be observed"))
-        .is_ok()
+    }
 }

@@ -4,9 +4,10 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use chrono::{DateTime, Utc};
 use toygres_models::Failure;
 
-use crate::platform::certificates::CertificateAuthority;
+use crate::platform::certificates::{CertificateAuthority, ends_at};
 use crate::platform::local::files::{Durability, Owner, write_whole};
 
 /// The names of an instance's certificate and its key in its folder.
@@ -30,6 +31,11 @@ impl CertificateAuthority {
         write_whole(&certificate_path, issued.chain_pem.as_bytes(), mode, owner, Durability::Repairable)?;
         Ok(true)
     }
+}
+
+/// When the certificate of the instance in `home` ends.
+pub(in crate::platform::local) fn certificate_ends_at(home: &Path) -> Option<DateTime<Utc>> {
+    ends_at(&std::fs::read_to_string(home.join(CERTIFICATE_FILE)).ok()?)
 }
 
 #[cfg(test)]

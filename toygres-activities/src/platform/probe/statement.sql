@@ -1,0 +1,74 @@
+-- What a probe asks, in one row of one text. What stands in braces is the version's.
+-- $1: also what takes longer to find out. $2: the file that the pod's own probe writes about its volume, if there is one.
+SELECT json_build_object(
+    -- A write: it returns when the transaction's end is on disk, or fails.
+    'written', CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_logical_emit_message(true, 'toygres', '')::text END,
+    'in_recovery', pg_is_in_recovery(),
+    'server_version', current_setting('server_version'),
+    'started_at', extract(epoch FROM pg_postmaster_start_time()),
+    'read_only', current_setting('default_transaction_read_only')::bool,
+    'read_only_databases', (
+        SELECT json_agg(coalesce(d.datname, r.rolname, '')) FROM pg_db_role_setting s
+            LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
+        WHERE EXISTS (SELECT FROM unnest(s.setconfig) c WHERE c ~* '^default_transaction_read_only=(on|true|yes|1)$')),
+    'max_connections', current_setting('max_connections')::int,
+    'reserved_connections', current_setting('superuser_reserved_connections')::int
+        + coalesce(current_setting('reserved_connections', true)::int, 0),
+    'activity', (
+        SELECT json_build_object(
+            'total', count(*),
+            'active', count(*) FILTER (WHERE state = 'active'),
+            'idle', count(*) FILTER (WHERE state = 'idle'),
+            'idle_in_transaction', count(*) FILTER (WHERE state LIKE 'idle in transaction%'),
+            'waiting_for_lock', count(*) FILTER (WHERE wait_event_type = 'Lock'),
+            'longest_transaction_seconds', coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0),
+            'longest_transaction_pid', (array_agg(pid ORDER BY xact_start))[1])
+        FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()),
+    'prepared_transaction_seconds', (
+        SELECT coalesce(max(extract(epoch FROM clock_timestamp() - prepared)), 0) FROM pg_prepared_xacts),
+    'transaction_age', (SELECT max(greatest(age(datfrozenxid), mxid_age(datminmxid))) FROM pg_database),
+    'databases', (
+        SELECT json_agg(d) FROM (
+            SELECT d.datname AS name, numbackends, xact_commit, xact_rollback, blks_read, blks_hit, tup_returned, tup_fetched,
+                tup_inserted, tup_updated, tup_deleted, conflicts, temp_files, temp_bytes, deadlocks,
+                age(d.datfrozenxid) AS transaction_age,
+                CASE WHEN $1 THEN pg_database_size(d.oid) END AS size_bytes
+            FROM pg_database d JOIN pg_stat_database s ON s.datid = d.oid
+            WHERE d.datallowconn ORDER BY d.oid LIMIT 50) d),
+    'slots', (
+        SELECT json_agg(s) FROM (
+            SELECT slot_name AS name, slot_type AS type, active, wal_status, safe_wal_size,
+                pg_wal_lsn_diff({wal_source}, restart_lsn)::bigint AS retained_bytes
+            FROM pg_replication_slots ORDER BY slot_name LIMIT 50) s),
+    'standbys', (
+        SELECT json_agg(s) FROM (
+            SELECT application_name, coalesce(client_addr::text, '') AS client_addr, coalesce(state, '') AS state,
+                pg_wal_lsn_diff({wal_source}, replay_lsn)::bigint AS lag_bytes,
+                extract(epoch FROM replay_lag) AS lag_seconds
+            FROM pg_stat_replication ORDER BY pid LIMIT 50) s),
+    'archive_mode', current_setting('archive_mode'),
+    'archiver', (
+        SELECT json_build_object('archived_count', archived_count, 'failed_count', failed_count,
+            'last_archived_at', extract(epoch FROM last_archived_time), 'last_failed_at', extract(epoch FROM last_failed_time))
+        FROM pg_stat_archiver),
+    'wal', (SELECT json_build_object('records', wal_records, 'bytes', wal_bytes) FROM pg_stat_wal),
+    'checkpoints', ({checkpoints}),
+    'settings', json_build_object(
+        'shared_buffers_bytes', pg_size_bytes(current_setting('shared_buffers')),
+        'effective_cache_size_bytes', pg_size_bytes(current_setting('effective_cache_size')),
+        'maintenance_work_mem_bytes', pg_size_bytes(current_setting('maintenance_work_mem')),
+        'work_mem_bytes', pg_size_bytes(current_setting('work_mem')),
+        'max_wal_size_bytes', pg_size_bytes(current_setting('max_wal_size')),
+        'max_connections', current_setting('max_connections')::bigint,
+        'max_worker_processes', current_setting('max_worker_processes')::bigint,
+        'autovacuum_max_workers', current_setting('autovacuum_max_workers')::bigint,
+        'autovacuum_freeze_max_age', current_setting('autovacuum_freeze_max_age')::bigint),
+    'volume', CASE WHEN $2 <> '' THEN pg_read_file($2, 0, 1000, true) END,
+    -- From here on what takes longer.
+    'restart_pending', CASE WHEN $1 THEN (
+        SELECT coalesce(json_agg(name ORDER BY name), '[]') FROM pg_settings WHERE pending_restart) END,
+    'locks', CASE WHEN $1 THEN (SELECT json_object_agg(mode, n) FROM (SELECT mode, count(*) AS n FROM pg_locks GROUP BY mode) l) END,
+    'wal_files', CASE WHEN $1 THEN (
+        SELECT json_build_object('count', count(*), 'bytes', coalesce(sum(size), 0)) FROM pg_ls_waldir()) END,
+    'collation_mismatches', CASE WHEN $1 THEN ({collations}) END
+)::text
