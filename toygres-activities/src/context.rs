@@ -16,6 +16,7 @@ use toygres_models::store::{Instance, OperationSubject};
 use toygres_models::{Failure, FailureKind, InstanceSpec, InstanceState, Invalid, OperationState, PlatformName, Store};
 use uuid::Uuid;
 
+use crate::activities::sweep_health::Swept;
 use crate::platform::kubernetes::{KubernetesConfig, KubernetesPlatform};
 use crate::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform};
 use crate::platforms::{Place, Platforms};
@@ -43,6 +44,8 @@ pub struct Context {
     pub ready_timeout: Duration,
     /// How often instances are looked at.
     pub health_interval: Duration,
+    /// The instances that this process looks at.
+    pub swept: Swept,
     /// Cancelled when what goes on for ever is to end.
     pub stopping: CancellationToken,
 }
@@ -94,6 +97,7 @@ impl Context {
             store,
             ready_timeout: DEFAULT_READY_TIMEOUT,
             health_interval: DEFAULT_HEALTH_INTERVAL,
+            swept: Swept::default(),
             stopping: CancellationToken::new(),
         })
     }

@@ -66,6 +66,7 @@ mod activities {
     pub mod wait_for_ready;
 }
 
+pub use activities::sweep_health::Swept;
 pub use activities::test_connection::log_in;
 pub use context::Context;
 pub use platforms::{Place, Platforms};

@@ -148,6 +148,7 @@ CREATE TABLE events (
 CREATE INDEX events_by_instance ON events (instance_id, id);
 CREATE INDEX events_by_time ON events (created_at);
 CREATE INDEX events_by_namespace ON events (namespace, id);
+CREATE INDEX events_of_platforms ON events (id) WHERE instance_id IS NULL AND kind LIKE 'platform%';
 CREATE INDEX events_by_operation ON events (operation_id) WHERE operation_id IS NOT NULL;
 CREATE SEQUENCE event_ids OWNED BY events.id;
 

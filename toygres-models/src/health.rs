@@ -72,6 +72,15 @@ pub struct HealthReason {
     pub message: String,
 }
 
+impl HealthReason {
+    /// Of words of several lines the first is kept, and nothing that a text can't have in the metadata store.
+    #[must_use]
+    pub fn new(kind: HealthReasonKind, words: &str) -> Self {
+        let first = words.lines().next().unwrap_or_default();
+        Self { kind, message: first.chars().filter(|character| !character.is_control()).collect() }
+    }
+}
+
 /// How an instance is, with every reason that holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
@@ -91,8 +100,7 @@ impl Health {
     /// For one reason. Of a message of several lines the first is kept.
     #[must_use]
     pub fn of(status: HealthStatus, kind: HealthReasonKind, message: &str) -> Self {
-        let message = message.lines().next().unwrap_or_default().to_owned();
-        Self { status, reasons: vec![HealthReason { kind, message }] }
+        Self { status, reasons: vec![HealthReason::new(kind, message)] }
     }
 
     /// The kinds of its reasons.

@@ -1,15 +1,19 @@
 //! Look at the instances of a shard, again and again.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use duroxide::ActivityContext;
 use duroxide::providers::PruneOptions;
 use futures::{StreamExt, stream};
 use toygres_models::store::{Instance, Shard};
-use toygres_models::{Failure, FailureKind, Health, HealthStatus, InstanceKey, Store};
+use toygres_models::{Failure, FailureKind, Health, InstanceKey, Store};
+use uuid::Uuid;
 
 use crate::context::Context;
-use crate::platform::probe::check;
+use crate::platform::probe::{Checked, check};
 use crate::platforms::Place;
 use crate::types::{SweepHealthInput, SweepHealthOutput};
 
@@ -34,7 +38,14 @@ pub async fn sweep_health_activity(
         ctx.trace_warn(format!("the sweep's history could not be cut: {error}"));
     }
     let interval = context.health_interval;
-    let mut sweep = Sweep { store, shard: &input.shard, workflow_id: ctx.instance_id(), interval, is_away: false };
+    let mut sweep = Sweep {
+        store,
+        swept: context.swept.clone(),
+        shard: &input.shard,
+        workflow_id: ctx.instance_id(),
+        interval,
+        was_reached: None,
+    };
     for cycle in 0..CYCLES {
         let begun = Instant::now();
         let ends = async {
@@ -57,20 +68,47 @@ pub async fn sweep_health_activity(
     Ok(SweepHealthOutput { cycles: CYCLES })
 }
 
+/// The instances that this process looks at, by their shards: of several servers each has some.
+#[derive(Debug, Clone, Default)]
+pub struct Swept(Arc<RwLock<HashMap<Shard, HashSet<Uuid>>>>);
+
+impl Swept {
+    /// Whether the instance of that id is among them.
+    #[must_use]
+    pub fn has(&self, id: Uuid) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().any(|ids| ids.contains(&id))
+    }
+
+    fn set(&self, shard: &Shard, ids: HashSet<Uuid>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(shard.clone(), ids);
+    }
+
+    fn remove(&self, shard: &Shard) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(shard);
+    }
+}
+
 struct Sweep<'a> {
     store: &'a Store,
+    swept: Swept,
     shard: &'a Shard,
     workflow_id: &'a str,
     interval: Duration,
-    /// Whether the platform could not be asked the last time.
-    is_away: bool,
+    /// Whether the platform could be asked the last time; `None` before the first.
+    was_reached: Option<bool>,
+}
+
+impl Drop for Sweep<'_> {
+    fn drop(&mut self) {
+        self.swept.remove(self.shard);
+    }
 }
 
 impl Sweep<'_> {
     async fn once(&mut self, context: &Context) -> Result<(), Failure> {
         let begun = Instant::now();
         let mut after = None;
-        let (mut looked_at, mut away) = (0, None);
+        let (mut looked_at, mut platform, mut platform_failure) = (HashSet::new(), None, None);
         loop {
             let page = self.store.instances_to_probe(self.shard, after.as_ref(), PAGE).await?;
             let Some(last) = page.last() else { break };
@@ -80,42 +118,47 @@ impl Sweep<'_> {
             for instance in &page {
                 looks.push(self.look(&place, instance));
             }
-            let seen: Vec<_> = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
-            looked_at += i32::try_from(page.len()).unwrap_or(i32::MAX);
-            for seen in seen {
-                away = away.or(seen?);
-            }
-            self.tell_of_platform(&place, away.as_deref()).await?;
+            let failures: Vec<_> = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
+            looked_at.extend(page.iter().map(|instance| instance.id));
+            platform = Some(place.platform.name());
+            platform_failure = platform_failure.or(failures.into_iter().flatten().next());
+        }
+        if let Some(platform) = platform
+            && self.was_reached != Some(platform_failure.is_none())
+        {
+            let words = platform_failure.as_ref().map(|failure: &Failure| failure.message.as_str());
+            self.store.record_platform_reached(platform, &self.shard.place, words).await?;
+            self.was_reached = Some(platform_failure.is_none());
         }
         let interval_seconds = self.interval.as_secs_f64();
-        self.store.finish_sweep(self.shard, interval_seconds, begun.elapsed().as_secs_f64(), looked_at).await?;
+        let instances = i32::try_from(looked_at.len()).unwrap_or(i32::MAX);
+        self.swept.set(self.shard, looked_at);
+        self.store.finish_sweep(self.shard, interval_seconds, begun.elapsed().as_secs_f64(), instances).await?;
         Ok(())
     }
 
-    /// Looks at one; why it can't be, if so.
-    async fn look(&self, place: &Place, instance: &Instance) -> Result<Option<String>, Failure> {
-        let key = InstanceKey::parse(&instance.namespace, &instance.name)?;
-        // Somebody who asked may have looked a moment ago.
-        let begun = Instant::now();
-        let health = check(&*place.platform, &key, self.interval / 2).await.health;
+    /// Looks at one; why its platform can't be asked, if so. What goes wrong with one is nothing to the others.
+    async fn look(&self, place: &Place, instance: &Instance) -> Option<Failure> {
+        let key = match InstanceKey::parse(&instance.namespace, &instance.name) {
+            Ok(key) => key,
+            Err(error) => {
+                tracing::error!(instance.id = %instance.id, %error, "an instance has a name that none can have");
+                return None;
+            }
+        };
+        let (begun, begun_at) = (Instant::now(), Utc::now());
+        let Checked { health, platform_failure, .. } = check(&*place.platform, &key, Duration::ZERO).await;
         metrics::histogram!("toygres_health_probe_duration_seconds", "health" => health.status.as_str()).record(begun.elapsed());
-        let words = (health.status == HealthStatus::Unknown).then(|| health.words());
-        if !self.is_known(instance, &health) {
-            self.store.record_health(instance.id, &health, Some(self.workflow_id)).await?;
+        if !self.is_known(instance, &health)
+            && let Err(error) = self.store.record_health(instance.id, &health, begun_at, Some(self.workflow_id)).await
+        {
+            tracing::warn!(instance.name = %key, %error, "an instance's health could not be written down; the next look is soon");
         }
-        Ok(words)
+        platform_failure
     }
 
     fn is_known(&self, instance: &Instance, health: &Health) -> bool {
         instance.status.health().as_ref() == Some(health)
             && instance.status.health_check_orchestration_id.as_deref() == Some(self.workflow_id)
-    }
-
-    async fn tell_of_platform(&mut self, place: &Place, away: Option<&str>) -> Result<(), Failure> {
-        if self.is_away != away.is_some() {
-            self.store.record_platform_reached(place.platform.name(), away).await?;
-            self.is_away = away.is_some();
-        }
-        Ok(())
     }
 }

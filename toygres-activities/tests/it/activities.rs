@@ -20,7 +20,7 @@ use toygres_activities::names::activities::{
 use toygres_activities::platform::local::{DirectoryPorts, LocalConfig, LocalHost, LocalPlatform};
 use toygres_activities::registry::{create_activity_registry, create_activity_registry_with};
 use toygres_activities::secrets::FileSecretStore;
-use toygres_activities::{Context, Place, Platforms};
+use toygres_activities::{Context, Place, Platforms, Swept};
 use toygres_models::{Failure, FailureKind};
 
 /// Among others a ligature and a no-break space, which SCRAM's SASLprep replaces.
@@ -42,6 +42,7 @@ async fn context(folder: &Path) -> Context {
         store: None,
         ready_timeout: DEFAULT_READY_TIMEOUT,
         health_interval: DEFAULT_HEALTH_INTERVAL,
+        swept: Swept::default(),
         stopping: CancellationToken::new(),
     }
 }

@@ -177,7 +177,7 @@ impl Store {
         if instance.state == InstanceState::Deleting || instance.cluster_id.as_deref() != cluster_id {
             return Ok(());
         }
-        if !healthy && (instance.spec.power == Power::Stopped || ends_by_operation(&mut tx, &instance).await?) {
+        if !healthy && (instance.spec.power == Power::Stopped || ends_by_operation(&mut tx, &instance, Utc::now()).await?) {
             return Ok(());
         }
         let health = match healthy {

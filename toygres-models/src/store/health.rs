@@ -13,13 +13,14 @@ use crate::{Health, HealthReason, HealthReasonKind, HealthStatus, InstanceKey, I
 
 /// How many changes of an instance's health are kept.
 const CHANGES_KEPT: i64 = 200;
-/// What gets well that often within ten minutes is told once, not each time.
-const FLAPPING_FROM: i64 = 4;
+/// What changes that often within ten minutes is told once, not each time.
+const FLAPPING_FROM: i64 = 10;
 
 /// Kinds of events that tell of an instance's health alone.
 const HEALTHY: &str = "instance_healthy";
 const DEGRADED: &str = "instance_degraded";
 const UNHEALTHY: &str = "instance_unhealthy";
+const UNREACHABLE: &str = "platform_unreachable";
 /// That of a platform whose server has ended, and will be started again.
 const SERVER_EXITED: &str = "server_exited";
 pub(super) const FLAPPING: &str = "instance_flapping";
@@ -132,27 +133,36 @@ impl Store {
         .await?)
     }
 
-    /// Notes an instance's health as it was just seen, by that sweep or by somebody who asked. A change is an event, but for one
-    /// to or from `unknown`: that is a matter of the platform.
+    /// Notes an instance's health as it was seen by a look that began then, by that sweep or by somebody who asked. A change is an
+    /// event, but for one to or from `unknown`: that is a matter of the platform. `false` if the look tells nothing: something
+    /// happened to the server meanwhile, or an operation ends it.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn record_health(&self, id: Uuid, seen: &Health, sweep_id: Option<&str>) -> Result<(), StoreError> {
+    pub async fn record_health(
+        &self,
+        id: Uuid,
+        seen: &Health,
+        looked_at: DateTime<Utc>,
+        sweep_id: Option<&str>,
+    ) -> Result<bool, StoreError> {
         let mut tx = self.pool.begin().await?;
         let found: Option<Instance> =
             sqlx::query_as(&format!("SELECT {} FROM instances WHERE id = $1 FOR NO KEY UPDATE", Instance::COLUMNS))
                 .bind(id)
                 .fetch_optional(&mut *tx)
                 .await?;
-        let Some(instance) = found else { return Ok(()) };
-        if seen.status != HealthStatus::Healthy && ends_by_operation(&mut tx, &instance).await? {
-            return Ok(());
+        let Some(instance) = found else { return Ok(false) };
+        let is_outdated = instance.status.health_since.is_some_and(|since| since > looked_at);
+        if is_outdated || (seen.status != HealthStatus::Healthy && ends_by_operation(&mut tx, &instance, looked_at).await?) {
+            return Ok(false);
         }
         if let Some((kind, message)) = set_health(&mut tx, &instance, seen, sweep_id).await? {
             let event = NewEvent::of(&instance, kind, &message).because("seen when it was looked at");
             insert_event(&mut tx, &event).await?;
         }
-        commit(tx).await
+        commit(tx).await?;
+        Ok(true)
     }
 
     /// Notes that a shard was looked at as a whole.
@@ -220,32 +230,52 @@ impl Store {
         Ok(sqlx::query_as(changes).bind(id).bind(limit).fetch_all(&self.pool).await?)
     }
 
-    /// Tells that a platform can't be asked, or can again. Not of an instance: one cause is one event.
+    /// Tells that a platform can't be asked, or can again, unless that was told already. Not of an instance, nor by each shard:
+    /// one cause is one event.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn record_platform_reached(&self, platform: PlatformName, failure: Option<&str>) -> Result<(), StoreError> {
+    pub async fn record_platform_reached(
+        &self,
+        platform: PlatformName,
+        place: &str,
+        failure: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let cause = format!("a sweep of the {platform} platform, {place}");
         let mut tx = self.pool.begin().await?;
+        // Of several shards' one at a time.
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 1))").bind(&cause).execute(&mut *tx).await?;
+        let last = "SELECT kind FROM events WHERE instance_id IS NULL AND kind LIKE 'platform%' AND cause = $1
+                    ORDER BY id DESC LIMIT 1";
+        let last: Option<(String,)> = sqlx::query_as(last).bind(&cause).fetch_optional(&mut *tx).await?;
+        let was_reached = last.is_none_or(|(kind,)| kind != UNREACHABLE);
+        if was_reached == failure.is_none() {
+            return Ok(());
+        }
         let event = match failure {
-            Some(words) => NewEvent::elsewhere("platform_unreachable", words),
+            Some(words) => NewEvent::elsewhere(UNREACHABLE, words),
             None => NewEvent::elsewhere("platform_reached", "its instances can be looked at again"),
         };
-        let cause = format!("a sweep of the {platform} platform");
         insert_event(&mut tx, &event.because(&cause)).await?;
         commit(tx).await
     }
 }
 
-/// Whether an operation at work, or one that has just ended, ends the instance's server: what happens to it then is told by the
-/// operation.
-pub(super) async fn ends_by_operation(connection: &mut PgConnection, instance: &Instance) -> Result<bool, StoreError> {
+/// Whether an operation at work, or one that has ended a moment ago or since then, ends the instance's server: what happens to it
+/// meanwhile is told by the operation.
+pub(super) async fn ends_by_operation(
+    connection: &mut PgConnection,
+    instance: &Instance,
+    since: DateTime<Utc>,
+) -> Result<bool, StoreError> {
     let ends: Vec<_> = OperationKind::ALL.iter().filter(|kind| kind.ends_server).map(|kind| kind.name).collect();
     let (ends,): (bool,) = sqlx::query_as(
         "SELECT EXISTS (SELECT FROM operations WHERE instance_id = $1 AND kind = ANY($2)
-            AND (state IN ('pending', 'running') OR finished_at > now() - interval '2 s'))",
+            AND (state IN ('pending', 'running') OR finished_at > least(now() - interval '2 s', $3)))",
     )
     .bind(instance.id)
     .bind(ends)
+    .bind(since)
     .fetch_one(connection)
     .await?;
     Ok(ends)
@@ -268,7 +298,7 @@ pub(super) async fn set_health(
     }
     let (times,): (i64,) = sqlx::query_as(
         "SELECT count(*) FROM health_changes
-         WHERE instance_id = $1 AND status = 'healthy' AND at > now() - interval '10 min'",
+         WHERE instance_id = $1 AND status <> 'unknown' AND at > now() - interval '10 min'",
     )
     .bind(instance.id)
     .fetch_one(&mut *connection)

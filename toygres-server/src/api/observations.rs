@@ -1,9 +1,12 @@
 //! Observes instances for those who ask about them: at most once a second each, however many ask and
 //! however often, so that reading a record stays as cheap as that.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use moka::future::Cache;
+use toygres_models::Store;
+use toygres_models::store::{StoreError, Sweep};
 use uuid::Uuid;
 
 /// How long an observation is good for. What happens meanwhile the platform's events write down.
@@ -15,15 +18,27 @@ const MOST: u64 = 20_000;
 #[derive(Debug, Clone)]
 pub struct Observations {
     recent: Cache<Uuid, bool>,
+    sweeps: Cache<(), Arc<Vec<Sweep>>>,
 }
 
 impl Default for Observations {
     fn default() -> Self {
-        Self { recent: Cache::builder().time_to_live(GOOD_FOR).max_capacity(MOST).build() }
+        Self {
+            recent: Cache::builder().time_to_live(GOOD_FOR).max_capacity(MOST).build(),
+            sweeps: Cache::builder().time_to_live(GOOD_FOR).max_capacity(1).build(),
+        }
     }
 }
 
 impl Observations {
+    /// When each shard was last looked at, as it was a second ago at most: a list needs no query more for that.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn sweeps(&self, store: &Store) -> Result<Arc<Vec<Sweep>>, Arc<StoreError>> {
+        self.sweeps.try_get_with((), async { Ok(Arc::new(store.sweeps().await?)) }).await
+    }
+
     /// Whether the instance could be observed, now or a moment ago; and whether now.
     pub async fn share(&self, id: Uuid, observation: impl Future<Output = bool>) -> (bool, bool) {
         let entry = self.recent.entry(id).or_insert_with(observation).await;

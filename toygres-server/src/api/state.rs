@@ -6,8 +6,8 @@ use axum::extract::State;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
-use toygres_activities::Platforms;
 use toygres_activities::platform::local::LocalHost;
+use toygres_activities::{Platforms, Swept};
 use toygres_models::Store;
 use toygres_models::store::Changes;
 
@@ -45,6 +45,8 @@ pub struct AppState {
     pub stopping: CancellationToken,
     /// What this server counts of itself.
     pub recorder: PrometheusHandle,
+    /// The instances that this server looks at.
+    pub swept: Swept,
     /// What requests come.
     pub traffic: Arc<Traffic>,
 }

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -63,11 +63,11 @@ pub async fn bind(settings: &ServerSettings) -> anyhow::Result<TcpListener> {
              --allow-plaintext where something in front of the server speaks TLS"
         );
     }
-    let listener = match TcpListener::bind(wanted).await {
+    let listener = match listen(wanted) {
         Ok(listener) => listener,
         Err(error) if settings.listen.is_none() && error.kind() == io::ErrorKind::AddrInUse => {
             info!(%wanted, "the usual port is taken by another program; listening on a free one");
-            TcpListener::bind(SocketAddr::new(wanted.ip(), 0)).await.context("no free port to listen on")?
+            listen(SocketAddr::new(wanted.ip(), 0)).context("no free port to listen on")?
         }
         Err(error) => {
             return Err(error).with_context(|| {
@@ -96,6 +96,15 @@ pub fn url(listener: &TcpListener, settings: &ServerSettings) -> anyhow::Result<
     }
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
     Ok(format!("{scheme}://{address}"))
+}
+
+/// Listens with a queue for as many connections as there is room for: what the kernel's queue has no room for hangs.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As every server does: a connection that has just ended doesn't keep the port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(MAX_CONNECTIONS as u32)
 }
 
 /// How many connections there is room for: each is an open file, and the usual soft limit is 1,024.

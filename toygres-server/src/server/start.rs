@@ -18,7 +18,7 @@ use toygres_activities::platform::kubernetes::KubernetesPlatform;
 use toygres_activities::platform::local::{LocalHost, LocalPlatform};
 use toygres_activities::registry::create_activity_registry_with;
 use toygres_activities::secrets::FileSecretStore;
-use toygres_activities::{Context, Place, Platforms};
+use toygres_activities::{Context, Place, Platforms, Swept};
 use toygres_models::store::Subject;
 use toygres_models::{PlatformName, StorageSize, Store};
 use toygres_orchestrations::registry::create_orchestration_registry;
@@ -129,12 +129,13 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &ServerSettings, say: 
             }
         }
     }
-    let sweeps_stopping = CancellationToken::new();
+    let (swept, sweeps_stopping) = (Swept::default(), CancellationToken::new());
     let context = Context {
         platforms: platforms.clone(),
         store: Some(store.clone()),
         ready_timeout: settings.ready_timeout,
         health_interval: settings.health_interval,
+        swept: swept.clone(),
         stopping: sweeps_stopping.clone(),
     };
     let activities = create_activity_registry_with(context);
@@ -163,6 +164,7 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &ServerSettings, say: 
         token,
         hands_out_superuser: settings.hands_out_superuser,
         recorder,
+        swept,
         traffic: Arc::new(Traffic::new(stopping.clone())),
         stopping: stopping.clone(),
         kube_context: settings.kubernetes.cluster.context.clone(),

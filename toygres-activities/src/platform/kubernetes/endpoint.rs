@@ -122,7 +122,7 @@ impl Cluster {
         };
         let probed = self.probes.probe(key, max_age, way).await.map_err(|failure| match failure.kind {
             // From outside, the API server and a kubelet are in between.
-            FailureKind::ConnectionFailed if failure.retryable && !self.client.is_in_cluster() => {
+            FailureKind::ConnectionFailed | FailureKind::TimedOut if failure.retryable && !self.client.is_in_cluster() => {
                 Failure::transient(FailureKind::Platform, failure.message)
             }
             _ => failure,

@@ -49,8 +49,8 @@ pub(super) fn of(probe: &Probe) -> Health {
     Health { status, reasons: grave }
 }
 
-fn reason(kind: HealthReasonKind, message: impl Into<String>) -> HealthReason {
-    HealthReason { kind, message: message.into() }
+fn reason(kind: HealthReasonKind, message: impl AsRef<str>) -> HealthReason {
+    HealthReason::new(kind, message.as_ref())
 }
 
 fn read_only(sample: &Sample) -> Option<HealthReason> {
@@ -66,7 +66,7 @@ fn read_only_databases(sample: &Sample) -> Option<HealthReason> {
     let names = &sample.read_only_databases;
     (!names.is_empty()).then(|| {
         let message = format!(
-            "transactions are read-only for {}, by default_transaction_read_only; ALTER DATABASE (or ROLE) … RESET undoes that",
+            "transactions are read-only in {}, by default_transaction_read_only; ALTER DATABASE … RESET undoes that",
             names.join(", ")
         );
         reason(HealthReasonKind::ReadOnly, message)
@@ -98,8 +98,9 @@ fn disk(volume: Volume, grave: &mut Vec<HealthReason>, slight: &mut Vec<HealthRe
 }
 
 fn restart_pending(sample: &Sample) -> Option<HealthReason> {
-    let names = sample.slow.restart_pending.as_ref().filter(|names| !names.is_empty())?;
-    Some(reason(HealthReasonKind::RestartPending, format!("it has to be restarted for {}", names.join(", "))))
+    let names = &sample.slow.restart_pending;
+    (!names.is_empty())
+        .then(|| reason(HealthReasonKind::RestartPending, format!("it has to be restarted for {}", names.join(", "))))
 }
 
 fn transactions(sample: &Sample) -> Vec<HealthReason> {
@@ -137,11 +138,11 @@ fn hours(seconds: f64) -> String {
 fn slots(sample: &Sample) -> Option<HealthReason> {
     let holds = |slot: &&super::Slot| {
         !slot.active && slot.retained_bytes.is_some_and(|bytes| bytes >= RETAINED_BYTES)
-            || slot.wal_status.as_deref().is_some_and(|status| ["unreserved", "lost"].contains(&status))
+            || ["unreserved", "lost"].contains(&&*slot.wal_status)
     };
     let slot = sample.slots.iter().filter(holds).max_by_key(|slot| slot.retained_bytes)?;
-    let message = match slot.wal_status.as_deref() {
-        Some("lost") => format!("the replication slot {} has lost WAL: whoever reads it has to begin anew", slot.name),
+    let message = match &*slot.wal_status {
+        "lost" => format!("the replication slot {} has lost WAL: whoever reads it has to begin anew", slot.name),
         _ => format!(
             "the replication slot {} keeps {:.1} GB of WAL that nobody reads; pg_drop_replication_slot gives it up",
             slot.name,
@@ -159,7 +160,10 @@ fn archiver(sample: &Sample) -> Option<HealthReason> {
 }
 
 fn collations(sample: &Sample) -> Option<HealthReason> {
-    let names = sample.slow.collation_mismatches.as_ref().filter(|names| !names.is_empty())?;
+    let names = &sample.slow.collation_mismatches;
+    if names.is_empty() {
+        return None;
+    }
     let message = format!(
         "{} was made with another version of its collation than the server has: reindex what sorts text, then ALTER DATABASE … \
          REFRESH COLLATION VERSION",
@@ -193,8 +197,7 @@ mod tests {
         "archive_mode": "off", "archiver": {"archived_count": 0, "failed_count": 0, "last_archived_at": null, "last_failed_at": null},
         "wal": {"records": 1, "bytes": 1}, "checkpoints": {"timed": 1, "requested": 1, "write_milliseconds": 1,
             "sync_milliseconds": 1, "buffers_written": 1, "buffers_clean": 1, "maxwritten_clean": 1, "buffers_alloc": 1},
-        "settings": {"work_mem_bytes": 4194304}, "volume": null, "restart_pending": [], "locks": {}, "wal_files": null,
-        "collation_mismatches": []
+        "settings": {"work_mem_bytes": 4194304}, "volume": null
     }"#;
 
     fn judged(change: impl FnOnce(&mut Sample), volume: Option<Volume>) -> (HealthStatus, Vec<HealthReasonKind>) {
@@ -215,7 +218,7 @@ mod tests {
         assert_eq!(judged(|_| {}, volume(10 << 30)), (HealthStatus::Unhealthy, vec![Kind::DiskFull]));
         let full = |sample: &mut Sample| {
             sample.activity.total = 96;
-            sample.slow.restart_pending = Some(vec!["shared_buffers".into()]);
+            sample.slow.restart_pending = vec!["shared_buffers".into()];
             sample.activity.longest_transaction_seconds = 4000.0;
         };
         let kinds = vec![Kind::ConnectionsUsedUp, Kind::RestartPending, Kind::LongTransaction];
@@ -224,7 +227,7 @@ mod tests {
             name: "s".into(),
             kind: "logical".into(),
             active,
-            wal_status: Some("reserved".into()),
+            wal_status: "reserved".into(),
             safe_wal_size: None,
             retained_bytes: Some(retained_bytes),
         };
@@ -239,5 +242,8 @@ mod tests {
         }
         let long = Sample::parse(&SAMPLE.replace("17.4", &"x".repeat(10_000))).unwrap();
         assert_eq!(long.server_version.len(), 63);
+        let odd = Sample::parse(&SAMPLE.replace("17.4", "1\\u0000\\u001b7")).unwrap();
+        assert_eq!(odd.server_version, "17");
+        assert!(Sample::parse(&SAMPLE.replace("17.4", &"x".repeat(300_000))).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! The connection that is kept into each instance, and what it last brought.
 //!
 //! While a server hangs, its probe is waited for and no second one is sent: a server that is stopped has one session of
-//! toygres's, however long that lasts.
+//! toygres's, however long that lasts. Who waits may leave at any time; the probe stays where it is.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use tokio_postgres::Statement;
+use tokio_util::task::AbortOnDropHandle;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
-use super::sample::{Sample, Slow, statement};
+use super::sample::{Sample, Slow, slow_statement, statement};
 use crate::platform::session::connection::{Connection, Error, Target};
 use crate::platform::session::log_in;
 
@@ -28,6 +29,10 @@ const SESSION_LIMIT: Duration = Duration::from_secs(30 * 60);
 const SLOW_INTERVAL: Duration = Duration::from_secs(60);
 /// A connection that nobody asks for is closed after that long.
 const UNUSED_LIMIT: Duration = Duration::from_secs(120);
+
+/// A probe's commit waits for this server's disk and no other; what fails is nothing for the log of the instance.
+const SETTINGS: &str = "SET synchronous_commit = 'local'; SET statement_timeout = '5s'; SET log_min_error_statement = 'panic'; \
+                        SET log_min_messages = 'fatal'";
 
 /// What a probe brought.
 #[derive(Debug, Clone)]
@@ -48,15 +53,17 @@ struct Kept {
     target: Target,
     connection: Connection,
     statement: Statement,
+    slow_statement: Statement,
     opened: Instant,
     held: Option<Box<dyn std::any::Any + Send + Sync>>,
 }
 
-type Ended = (Option<Kept>, Result<Sample, Failure>);
-
 /// A probe that is on its way.
 struct Pending {
-    task: JoinHandle<Ended>,
+    /// Ends with the session, where that is of use still, and what takes longer, where that was asked for.
+    task: AbortOnDropHandle<(Option<Kept>, Option<Slow>)>,
+    /// The answer, until it was taken.
+    answer: Option<oneshot::Receiver<Result<Sample, Failure>>>,
     begun: Instant,
     begun_at: DateTime<Utc>,
     is_late: bool,
@@ -67,7 +74,8 @@ struct State {
     kept: Option<Kept>,
     pending: Option<Pending>,
     last: Option<(Instant, Arc<Probed>)>,
-    slow: Option<(Instant, Slow)>,
+    slow: Slow,
+    slow_asked: Option<Instant>,
     used: Option<Instant>,
 }
 
@@ -103,36 +111,28 @@ impl Probes {
         let mut state = slot.lock().await;
         state.used = Some(Instant::now());
         if let Some((at, last)) = &state.last
+            && !max_age.is_zero()
             && at.elapsed() <= max_age
         {
             return Ok(last.clone());
         }
-        let is_slow_due = state.slow.as_ref().is_none_or(|(at, _)| at.elapsed() >= SLOW_INTERVAL);
-        let mut pending = match state.pending.take() {
-            Some(pending) => pending,
-            None => Pending {
-                task: tokio::spawn(ask(state.kept.take(), way, is_slow_due, self.volume_file)),
-                begun: Instant::now(),
-                begun_at: Utc::now(),
-                is_late: false,
-            },
-        };
-        let patience = if pending.is_late { GLANCE } else { ANSWER_LIMIT };
-        let Ok(ended) = tokio::time::timeout(patience, &mut pending.task).await else {
-            let message = format!("the server of {key} has not answered since {}", pending.begun_at.format("%F %T UTC"));
-            state.pending = Some(Pending { is_late: true, ..pending });
-            return Err(Failure::transient(FailureKind::TimedOut, message));
-        };
-        let (kept, sample) = ended
-            .map_err(|error| Failure::transient(FailureKind::Internal, format!("the probe of {key} was cut off: {error}")))?;
-        state.kept = kept;
-        state.last = None;
-        let mut sample = sample?;
-        match &state.slow {
-            Some((_, slow)) if sample.slow == Slow::default() => sample.slow = slow.clone(),
-            _ => state.slow = Some((Instant::now(), sample.slow.clone())),
+        state.wait_for_session(key).await?;
+        if state.pending.is_none() {
+            state.begin(way, self.volume_file);
         }
-        let probed = Arc::new(Probed { at: Utc::now(), latency: pending.begun.elapsed(), sample });
+        let Some(pending) = &mut state.pending else { return Err(cut_off(key)) };
+        let Some(answer) = &mut pending.answer else { return Err(cut_off(key)) };
+        let patience = if pending.is_late { GLANCE } else { ANSWER_LIMIT };
+        let Ok(answer) = tokio::time::timeout(patience, answer).await else {
+            pending.is_late = true;
+            return Err(pending.no_answer(key));
+        };
+        pending.answer = None;
+        let latency = pending.begun.elapsed();
+        state.last = None;
+        let mut sample = answer.unwrap_or_else(|_| Err(cut_off(key)))?;
+        sample.slow = state.slow.clone();
+        let probed = Arc::new(Probed { at: Utc::now(), latency, sample });
         state.last = Some((Instant::now(), probed.clone()));
         Ok(probed)
     }
@@ -146,23 +146,77 @@ impl Probes {
         *last_cleaned = Some(Instant::now());
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // One that is locked is in use.
-        slots.retain(|_, slot| {
-            let Ok(state) = slot.try_lock() else { return true };
-            let is_used = state.used.is_none_or(|used| used.elapsed() < UNUSED_LIMIT);
-            if !is_used && let Some(pending) = &state.pending {
-                pending.task.abort();
+        slots.retain(|_, slot| slot.try_lock().map_or(true, |state| state.used.is_none_or(|used| used.elapsed() < UNUSED_LIMIT)));
+    }
+}
+
+fn cut_off(key: &InstanceKey) -> Failure {
+    Failure::transient(FailureKind::Internal, format!("the probe of {key} was cut off"))
+}
+
+impl Pending {
+    fn no_answer(&self, key: &InstanceKey) -> Failure {
+        let message = format!("the server of {key} has not answered since {}", self.begun_at.format("%F %T UTC"));
+        Failure::transient(FailureKind::TimedOut, message)
+    }
+}
+
+impl State {
+    /// After an answer was taken, the session may be at what takes longer.
+    async fn wait_for_session(&mut self, key: &InstanceKey) -> Result<(), Failure> {
+        let Some(pending) = self.pending.as_mut().filter(|pending| pending.answer.is_none()) else { return Ok(()) };
+        let Ok(ended) = tokio::time::timeout(ANSWER_LIMIT, &mut pending.task).await else {
+            return Err(pending.no_answer(key));
+        };
+        self.pending = None;
+        let (kept, slow) = ended.unwrap_or_default();
+        self.kept = kept;
+        if let Some(slow) = slow {
+            self.slow = slow;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, way: impl Future<Output = Result<Way, Failure>> + Send + 'static, volume_file: &'static str) {
+        let wants_slow = self.slow_asked.is_none_or(|asked| asked.elapsed() >= SLOW_INTERVAL);
+        if wants_slow {
+            self.slow_asked = Some(Instant::now());
+        }
+        let (answers, answer) = oneshot::channel();
+        let kept = self.kept.take();
+        let task = tokio::spawn(async move {
+            let (kept, sample) = ask(kept, way, volume_file).await;
+            let is_answered = sample.is_ok();
+            // Whoever asked may have left.
+            let _ = answers.send(sample);
+            match kept {
+                Some(kept) if wants_slow && is_answered => {
+                    let slow = kept.ask_slow().await;
+                    (Some(kept), slow)
+                }
+                kept => (kept, None),
             }
-            is_used
+        });
+        self.pending = Some(Pending {
+            task: AbortOnDropHandle::new(task),
+            answer: Some(answer),
+            begun: Instant::now(),
+            begun_at: Utc::now(),
+            is_late: false,
         });
     }
 }
 
 /// Asks over the session that is kept, or over a new one: that of a server which was restarted is dead.
-async fn ask(kept: Option<Kept>, way: impl Future<Output = Result<Way, Failure>>, slow: bool, volume_file: &str) -> Ended {
+async fn ask(
+    kept: Option<Kept>,
+    way: impl Future<Output = Result<Way, Failure>>,
+    volume_file: &str,
+) -> (Option<Kept>, Result<Sample, Failure>) {
     // Through a forwarded port a knock says nothing, so that each probe logs in.
     if let Some(kept) = kept.filter(|kept| kept.opened.elapsed() < SESSION_LIMIT && kept.held.is_none())
         && kept.target.knock().await.is_ok()
-        && let Ok(sample) = kept.ask(slow, volume_file).await
+        && let Ok(sample) = kept.ask(volume_file).await
     {
         return (Some(kept), sample);
     }
@@ -170,7 +224,7 @@ async fn ask(kept: Option<Kept>, way: impl Future<Output = Result<Way, Failure>>
         Ok(kept) => kept,
         Err(failure) => return (None, Err(failure)),
     };
-    match kept.ask(true, volume_file).await {
+    match kept.ask(volume_file).await {
         Ok(sample) => (Some(kept), sample),
         Err(failure) => (None, Err(failure)),
     }
@@ -178,21 +232,29 @@ async fn ask(kept: Option<Kept>, way: impl Future<Output = Result<Way, Failure>>
 
 impl Kept {
     /// What it says; an error is one of the session, which is of no use any more.
-    async fn ask(&self, slow: bool, volume_file: &str) -> Result<Result<Sample, Failure>, Failure> {
-        let row = self.connection.client.query_one(&self.statement, &[&slow, &volume_file]).await.map_err(refused)?;
+    async fn ask(&self, volume_file: &str) -> Result<Result<Sample, Failure>, Failure> {
+        let row = self.connection.client.query_one(&self.statement, &[&volume_file]).await.map_err(refused)?;
         let answer: Result<&str, _> = row.try_get(0);
         let answer = answer.map_err(|error| not_understood(&error));
         Ok(answer.and_then(|answer| Sample::parse(answer).map_err(|error| not_understood(&error))))
+    }
+
+    /// What takes longer. Without it an instance is as well as with it.
+    async fn ask_slow(&self) -> Option<Slow> {
+        let row = self.connection.client.query_one(&self.slow_statement, &[]).await.ok()?;
+        Slow::parse(row.try_get(0).ok()?).ok()
     }
 }
 
 async fn open(way: impl Future<Output = Result<Way, Failure>>) -> Result<Kept, Failure> {
     let (target, held) = way.await?;
     let connection = log_in(&target).await?;
+    connection.client.batch_execute(SETTINGS).await.map_err(refused)?;
     let version = connection.client.query_one("SELECT current_setting('server_version_num')::int", &[]).await.map_err(refused)?;
     let version: i32 = version.try_get(0).map_err(|error| not_understood(&error))?;
     let statement = connection.client.prepare(&statement(version)).await.map_err(refused)?;
-    Ok(Kept { target, connection, statement, opened: Instant::now(), held })
+    let slow_statement = connection.client.prepare(&slow_statement(version)).await.map_err(refused)?;
+    Ok(Kept { target, connection, statement, slow_statement, opened: Instant::now(), held })
 }
 
 fn refused(error: tokio_postgres::Error) -> Failure {

@@ -13,9 +13,9 @@ use toygres_models::{Failure, FailureKind, Health, HealthReasonKind, HealthStatu
 
 pub use kept::Probed;
 pub(crate) use kept::Probes;
-pub use sample::{Activity, Archiver, Checkpoints, Database, Sample, Slot, Slow, Standby, Wal, WalFiles};
+pub use sample::{Activity, Archiver, Checkpoints, Database, DatabaseSize, Sample, Slot, Slow, Standby, Wal, WalFiles};
 
-use super::{Observation, Platform};
+use super::{Observation, Phase, Platform};
 
 /// The file system that has an instance's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,19 +57,23 @@ pub struct Checked {
     pub health: Health,
     /// What it said.
     pub probe: Option<Probe>,
+    /// Why its platform can't be asked, if that is so.
+    pub platform_failure: Option<Failure>,
 }
 
 /// Looks at an instance that is to run. A probe of the last `max_age` will do.
 pub async fn check(platform: &dyn Platform, key: &InstanceKey, max_age: Duration) -> Checked {
     let failure = match platform.probe(key, max_age).await {
-        Ok(probe) => return Checked { health: judgement::of(&probe), probe: Some(probe) },
+        Ok(probe) => return Checked { health: judgement::of(&probe), probe: Some(probe), platform_failure: None },
         Err(failure) => failure,
     };
-    let health = match platform.observe(key).await {
-        Ok(seen) => without_answer(&failure, seen),
-        Err(unknown) => Health::of(HealthStatus::Unknown, HealthReasonKind::NotObserved, &unknown.message),
-    };
-    Checked { health, probe: None }
+    match platform.observe(key).await {
+        Ok(seen) => Checked { health: without_answer(&failure, seen), probe: None, platform_failure: None },
+        Err(unknown) => {
+            let health = Health::of(HealthStatus::Unknown, HealthReasonKind::NotObserved, &unknown.message);
+            Checked { health, probe: None, platform_failure: Some(unknown) }
+        }
+    }
 }
 
 /// How an instance is that gives no sample.
@@ -78,27 +82,29 @@ fn without_answer(failure: &Failure, seen: Option<Observation>) -> Health {
     let Some(seen) = seen else {
         return unhealthy(HealthReasonKind::NotReady, "nothing of it is there any more");
     };
-    match (seen.ready, seen.reason) {
-        (false, Some(reason)) => unhealthy(kind_of(&reason), &reason.message),
-        (false, None) => unhealthy(HealthReasonKind::NotReady, &format!("its server isn't ready ({})", seen.phase.as_str())),
-        // The way to it is at fault.
-        (true, _) if failure.kind == FailureKind::Platform => {
-            Health::of(HealthStatus::Unknown, HealthReasonKind::NotObserved, &failure.message)
-        }
+    if !seen.ready && seen.reason.is_none() {
+        return unhealthy(HealthReasonKind::NotReady, &format!("its server isn't ready ({})", seen.phase.as_str()));
+    }
+    let words = seen.reason.as_ref().filter(|_| !seen.ready).unwrap_or(failure);
+    match kind_of(words) {
         // Its users may not notice.
-        (true, _) if failure.kind == FailureKind::ConnectionFailed && !failure.retryable => {
-            Health::of(HealthStatus::Degraded, HealthReasonKind::LockedOut, &failure.message)
+        HealthReasonKind::LockedOut if seen.phase == Phase::Running => {
+            Health::of(HealthStatus::Degraded, HealthReasonKind::LockedOut, &words.message)
         }
-        (true, _) => unhealthy(kind_of(failure), &failure.message),
+        // The way to it is at fault.
+        HealthReasonKind::NotObserved => Health::of(HealthStatus::Unknown, HealthReasonKind::NotObserved, &words.message),
+        kind => unhealthy(kind, &words.message),
     }
 }
 
 fn kind_of(failure: &Failure) -> HealthReasonKind {
     match failure.kind {
         FailureKind::TimedOut => HealthReasonKind::NoAnswer,
-        FailureKind::ConnectionFailed if !failure.retryable => HealthReasonKind::LockedOut,
+        // Its role, or the database that it comes to.
+        FailureKind::ConnectionFailed | FailureKind::InvalidInput if !failure.retryable => HealthReasonKind::LockedOut,
         FailureKind::ConnectionFailed => HealthReasonKind::ProbeFailed,
         FailureKind::Exhausted => HealthReasonKind::ConnectionsUsedUp,
+        FailureKind::Platform if failure.retryable => HealthReasonKind::NotObserved,
         _ => HealthReasonKind::NotReady,
     }
 }

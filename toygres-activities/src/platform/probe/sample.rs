@@ -8,6 +8,8 @@ use serde::{Deserialize, Deserializer};
 
 /// Characters that are kept of a name.
 const NAME_CHARACTERS: usize = 63;
+/// The longest answer, in bytes: that of a server with fifty databases and as many slots has some 30,000.
+const ANSWER_LENGTH: usize = 256 * 1024;
 /// Elements that are kept of a list.
 const LIST_LENGTH: usize = 50;
 
@@ -25,17 +27,21 @@ pub(crate) fn statement(version_number: i32) -> String {
             'buffers_clean', buffers_clean, 'maxwritten_clean', maxwritten_clean, 'buffers_alloc', buffers_alloc)
          FROM pg_stat_bgwriter"
     };
+    include_str!("statement.sql").replace("{wal_source}", wal_source).replace("{checkpoints}", checkpoints)
+}
+
+/// The same of what takes longer.
+pub(crate) fn slow_statement(version_number: i32) -> String {
     let collations = if version_number >= 150_000 {
-        "SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database
-         WHERE datallowconn AND datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid)"
+        "SELECT json_agg(datname) FROM (
+            SELECT datname FROM pg_database
+            WHERE datallowconn AND datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid)
+            ORDER BY 1 LIMIT 50) n"
     } else {
         // Before 15 a database doesn't know its collation's version.
-        "SELECT '[]'::json"
+        "SELECT NULL::json"
     };
-    include_str!("statement.sql")
-        .replace("{wal_source}", wal_source)
-        .replace("{checkpoints}", checkpoints)
-        .replace("{collations}", collations)
+    include_str!("slow_statement.sql").replace("{collations}", collations)
 }
 
 /// What a server said of itself. Counters are PostgreSQL's own, since its statistics were last reset.
@@ -82,12 +88,13 @@ pub struct Sample {
     /// Its checkpoints and background writes.
     pub checkpoints: Checkpoints,
     /// A chosen dozen of its settings.
+    #[serde(deserialize_with = "map")]
     pub settings: BTreeMap<String, f64>,
     /// What the pod's own probe wrote about its volume.
     #[serde(default)]
     pub volume: Option<String>,
-    /// What was found out with it that takes longer.
-    #[serde(flatten)]
+    /// What takes longer, as it was last found out.
+    #[serde(skip)]
     pub slow: Slow,
 }
 
@@ -95,17 +102,37 @@ pub struct Sample {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct Slow {
     /// Settings that take a restart which they didn't get.
-    #[serde(default, deserialize_with = "some_names")]
-    pub restart_pending: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "names")]
+    pub restart_pending: Vec<String>,
     /// Locks by their modes.
-    #[serde(default)]
-    pub locks: Option<BTreeMap<String, i64>>,
+    #[serde(default, deserialize_with = "map")]
+    pub locks: BTreeMap<String, f64>,
     /// The files of its WAL.
     #[serde(default)]
     pub wal_files: Option<WalFiles>,
     /// Databases that were made with another version of their collation.
-    #[serde(default, deserialize_with = "some_names")]
-    pub collation_mismatches: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "names")]
+    pub collation_mismatches: Vec<String>,
+    /// Databases with their sizes.
+    #[serde(default, deserialize_with = "list")]
+    pub database_sizes: Vec<DatabaseSize>,
+}
+
+/// A database's size.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct DatabaseSize {
+    /// Its name.
+    #[serde(deserialize_with = "name")]
+    pub name: String,
+    /// Its size.
+    pub bytes: f64,
+}
+
+impl Slow {
+    /// What the server's answer says.
+    pub(crate) fn parse(answer: &str) -> Result<Self, serde_json::Error> {
+        parse(answer)
+    }
 }
 
 /// Sessions of clients, but for toygres's own.
@@ -148,8 +175,6 @@ pub struct Database {
     pub temp_bytes: i64,
     pub deadlocks: i64,
     pub transaction_age: i64,
-    #[serde(default)]
-    pub size_bytes: Option<i64>,
 }
 
 /// A replication slot.
@@ -163,9 +188,9 @@ pub struct Slot {
     pub kind: String,
     /// Whether somebody reads it.
     pub active: bool,
-    /// What of its WAL is there still.
-    #[serde(default)]
-    pub wal_status: Option<String>,
+    /// What of its WAL is there still; empty where it keeps none.
+    #[serde(default, deserialize_with = "some_name")]
+    pub wal_status: String,
     /// How much more may be written before it is lost.
     #[serde(default)]
     pub safe_wal_size: Option<i64>,
@@ -245,7 +270,7 @@ impl Sample {
     /// # Errors
     /// If it is another one than toygres's statement gives.
     pub(crate) fn parse(answer: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(answer)
+        parse(answer)
     }
 
     /// How many connections ordinary roles may have, beside toygres's.
@@ -261,28 +286,38 @@ impl Sample {
     }
 }
 
-fn shortened(name: String) -> String {
-    match name.char_indices().nth(NAME_CHARACTERS) {
-        Some((at, _)) => name[..at].to_owned(),
-        None => name,
+/// An answer of a server's that could be anybody's.
+fn parse<'a, T: Deserialize<'a>>(answer: &'a str) -> Result<T, serde_json::Error> {
+    if answer.len() > ANSWER_LENGTH {
+        return Err(serde::de::Error::custom(format!("{} bytes are too many", answer.len())));
     }
+    serde_json::from_str(answer)
+}
+
+/// Without characters that neither a label nor the metadata store takes.
+fn shortened(name: &str) -> String {
+    name.chars().filter(|character| !character.is_control() || *character == '\n').take(NAME_CHARACTERS).collect()
 }
 
 fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    String::deserialize(deserializer).map(shortened)
+    Ok(shortened(&String::deserialize(deserializer)?))
 }
 
-fn some_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
-    let names = Option::<Vec<String>>::deserialize(deserializer)?;
-    Ok(names.map(|names| names.into_iter().take(LIST_LENGTH).map(shortened).collect()))
+fn some_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(shortened(&Option::<String>::deserialize(deserializer)?.unwrap_or_default()))
 }
 
 fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    some_names(deserializer).map(Option::unwrap_or_default)
+    let names = Option::<Vec<String>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(names.iter().take(LIST_LENGTH).map(|name| shortened(name)).collect())
 }
 
 fn list<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    let mut list = Option::<Vec<T>>::deserialize(deserializer)?.unwrap_or_default();
-    list.truncate(LIST_LENGTH);
-    Ok(list)
+    let list = Option::<Vec<T>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(list.into_iter().take(LIST_LENGTH).collect())
+}
+
+fn map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let map = Option::<BTreeMap<String, f64>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(map.into_iter().take(LIST_LENGTH).map(|(key, value)| (shortened(&key), value)).collect())
 }

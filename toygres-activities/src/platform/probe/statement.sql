@@ -1,16 +1,22 @@
 -- What a probe asks, in one row of one text. What stands in braces is the version's.
--- $1: also what takes longer to find out. $2: the file that the pod's own probe writes about its volume, if there is one.
+-- $1: the file that the pod's own probe writes about its volume, if there is one.
 SELECT json_build_object(
     -- A write: it returns when the transaction's end is on disk, or fails.
     'written', CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_logical_emit_message(true, 'toygres', '')::text END,
     'in_recovery', pg_is_in_recovery(),
     'server_version', current_setting('server_version'),
     'started_at', extract(epoch FROM pg_postmaster_start_time()),
-    'read_only', current_setting('default_transaction_read_only')::bool,
+    -- By what holds for all: this session may have it from its own role or database.
+    'read_only', current_setting('default_transaction_read_only')::bool AND NOT EXISTS (
+        SELECT FROM pg_db_role_setting s, unnest(s.setconfig) c WHERE c LIKE 'default_transaction_read_only=%'
+            AND (s.setrole = current_user::regrole OR s.setrole = 0 AND s.setdatabase = (
+                SELECT oid FROM pg_database WHERE datname = current_database()))),
     'read_only_databases', (
-        SELECT json_agg(coalesce(d.datname, r.rolname, '')) FROM pg_db_role_setting s
-            LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
-        WHERE EXISTS (SELECT FROM unnest(s.setconfig) c WHERE c ~* '^default_transaction_read_only=(on|true|yes|1)$')),
+        SELECT json_agg(d.datname) FROM (
+            SELECT d.datname FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
+            WHERE s.setrole = 0 AND EXISTS (
+                SELECT FROM unnest(s.setconfig) c WHERE c ~* '^default_transaction_read_only=(on|true|yes|1)$')
+            ORDER BY 1 LIMIT 50) d),
     'max_connections', current_setting('max_connections')::int,
     'reserved_connections', current_setting('superuser_reserved_connections')::int
         + coalesce(current_setting('reserved_connections', true)::int, 0),
@@ -31,8 +37,7 @@ SELECT json_build_object(
         SELECT json_agg(d) FROM (
             SELECT d.datname AS name, numbackends, xact_commit, xact_rollback, blks_read, blks_hit, tup_returned, tup_fetched,
                 tup_inserted, tup_updated, tup_deleted, conflicts, temp_files, temp_bytes, deadlocks,
-                age(d.datfrozenxid) AS transaction_age,
-                CASE WHEN $1 THEN pg_database_size(d.oid) END AS size_bytes
+                age(d.datfrozenxid) AS transaction_age
             FROM pg_database d JOIN pg_stat_database s ON s.datid = d.oid
             WHERE d.datallowconn ORDER BY d.oid LIMIT 50) d),
     'slots', (
@@ -63,12 +68,5 @@ SELECT json_build_object(
         'max_worker_processes', current_setting('max_worker_processes')::bigint,
         'autovacuum_max_workers', current_setting('autovacuum_max_workers')::bigint,
         'autovacuum_freeze_max_age', current_setting('autovacuum_freeze_max_age')::bigint),
-    'volume', CASE WHEN $2 <> '' THEN pg_read_file($2, 0, 1000, true) END,
-    -- From here on what takes longer.
-    'restart_pending', CASE WHEN $1 THEN (
-        SELECT coalesce(json_agg(name ORDER BY name), '[]') FROM pg_settings WHERE pending_restart) END,
-    'locks', CASE WHEN $1 THEN (SELECT json_object_agg(mode, n) FROM (SELECT mode, count(*) AS n FROM pg_locks GROUP BY mode) l) END,
-    'wal_files', CASE WHEN $1 THEN (
-        SELECT json_build_object('count', count(*), 'bytes', coalesce(sum(size), 0)) FROM pg_ls_waldir()) END,
-    'collation_mismatches', CASE WHEN $1 THEN ({collations}) END
+    'volume', CASE WHEN $1 <> '' THEN pg_read_file($1, 0, 1000, true) END
 )::text

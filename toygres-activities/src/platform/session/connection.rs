@@ -4,17 +4,29 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use native_tls::{Certificate, TlsConnector, TlsConnectorBuilder};
 use postgres_native_tls::TlsConnector as TlsOfPostgres;
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::JoinHandle;
 use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, Config, NoTls};
+use tokio_util::task::AbortOnDropHandle;
 
 /// In one connection. What toygres asks for takes kilobytes.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How long a connection may take to be there.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_COUNT: u32 = 3;
+/// How long what was sent may be without an acknowledgement.
+#[cfg(target_os = "linux")]
+const ACKNOWLEDGE_LIMIT_MILLISECONDS: u32 = 15_000;
+/// How long a server may take to close a session.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where a server listens.
 #[derive(Debug, Clone)]
@@ -84,17 +96,17 @@ pub(crate) fn trusting(ca_pem: &[u8]) -> Result<TlsConnectorBuilder, native_tls:
     Ok(tls)
 }
 
-/// A session of one's own.
+/// A session of one's own. Dropped, it is cut off, whatever the server is at.
 pub(crate) struct Connection {
     pub(crate) client: Client,
-    driver: JoinHandle<()>,
+    driver: AbortOnDropHandle<()>,
 }
 
 impl Target {
     pub(crate) async fn connect(&self) -> Result<Connection, Error> {
         match &self.address {
             Address::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let stream = connect(host, *port).await?;
                 stream.set_nodelay(true)?;
                 self.log_in(stream, host).await
             }
@@ -106,11 +118,14 @@ impl Target {
     /// the log. (One that is stopped, or has no room for a process, leaves it to the kernel's queue.)
     pub(crate) async fn knock(&self) -> io::Result<()> {
         let Address::Tcp { host, port } = &self.address else { return Ok(()) };
-        let mut stream = TcpStream::connect((host.as_str(), *port)).await?;
+        let mut stream = connect(host, *port).await?;
         stream.shutdown().await?;
         let mut said = [0; 256];
-        while stream.read(&mut said).await? > 0 {}
-        Ok(())
+        // What speaks nevertheless is no postmaster.
+        match stream.read(&mut said).await? {
+            0 => Ok(()),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 
     async fn log_in(&self, stream: impl AsyncRead + AsyncWrite + Send + 'static, host: &str) -> Result<Connection, Error> {
@@ -121,6 +136,19 @@ impl Target {
             None => driven(self.config.connect_raw(stream, NoTls).await?),
         })
     }
+}
+
+/// A connection that breaks when nobody acknowledges it any more: its machine is gone, or a network policy in between. (One that
+/// hangs acknowledges.)
+async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect((host, port))).await??;
+    set_socket_keepalive(&stream, true)?;
+    set_tcp_keepidle(&stream, KEEPALIVE_INTERVAL)?;
+    set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
+    set_tcp_keepcnt(&stream, KEEPALIVE_COUNT)?;
+    #[cfg(target_os = "linux")]
+    rustix::net::sockopt::set_tcp_user_timeout(&stream, ACKNOWLEDGE_LIMIT_MILLISECONDS)?;
+    Ok(stream)
 }
 
 fn driven<S, T>((client, mut connection): (Client, tokio_postgres::Connection<S, T>)) -> Connection
@@ -137,7 +165,7 @@ where
             }
         }
     });
-    Connection { client, driver }
+    Connection { client, driver: AbortOnDropHandle::new(driver) }
 }
 
 impl Connection {
@@ -145,7 +173,8 @@ impl Connection {
     pub(crate) async fn close(self) {
         let Self { client, driver } = self;
         drop(client);
-        if let Err(error) = driver.await {
+        // What isn't closed by then is cut off.
+        if let Ok(Err(error)) = tokio::time::timeout(CLOSE_LIMIT, driver).await {
             tracing::error!(%error, "the driver of a connection failed");
         }
     }

@@ -26,6 +26,9 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     sync -f "$PGDATA"
 fi
 
+# Of a probe that was killed.
+rm -f /tmp/volume.new
+
 # What owners may ask for and has to be loaded at the start, where the image has it.
 : >/tmp/preload.conf
 libraries=$(dirname "$(command -v postgres)")/../lib

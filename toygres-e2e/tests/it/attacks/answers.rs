@@ -115,3 +115,51 @@ async fn an_owners_operators_are_not_used_in_a_superusers_session() {
         sqlx::query_as("SELECT rolsuper FROM pg_roles WHERE rolname = 'app'").fetch_one(&mut owner).await.unwrap();
     assert!(!is_superuser, "the owner has become a superuser");
 }
+
+#[tokio::test]
+async fn an_odd_answer_to_a_probe_is_a_matter_of_its_instance_alone() {
+    let toygres = Toygres::new().unwrap().with("TOYGRES_HEALTH_INTERVAL_SECONDS", "1");
+    let api = toygres.serve().await.unwrap();
+    // In this order they are looked at.
+    for name in ["a-odd", "b-other"] {
+        api.create(name).await.unwrap();
+    }
+    let mut session = log_in(&api.superuser_uri("a-odd").await.unwrap()).await.unwrap();
+    for statement in [
+        "SET allow_system_table_mods = on",
+        "ALTER VIEW pg_catalog.pg_stat_replication RENAME TO pg_stat_replication_before",
+        r#"CREATE VIEW pg_catalog.pg_stat_replication AS SELECT 1 AS pid, '"a\u0000\u001b[2Jb"'::json AS application_name,
+            NULL::inet AS client_addr, repeat('x', 1000000) AS state, pg_current_wal_lsn() AS replay_lsn, NULL::interval AS replay_lag"#,
+    ] {
+        session.execute(statement).await.unwrap();
+    }
+    eventually("the odd answer to be refused", SOON, async || {
+        let odd = api.get("/v1/instances/a-odd/health").await?.expect(200)?;
+        Ok(odd.to_string().contains("something else than PostgreSQL").then_some(()))
+    })
+    .await
+    .unwrap();
+    session.execute("CREATE OR REPLACE VIEW pg_catalog.pg_stat_replication AS SELECT 1 AS pid, '\"a\\u0000\\u001b[2Jb\"'::json AS application_name,
+        NULL::inet AS client_addr, 'x'::text AS state, pg_current_wal_lsn() AS replay_lsn, NULL::interval AS replay_lag").await.unwrap();
+    eventually("it to be told", SOON, async || {
+        let page = api.get("/v1/metrics").await?.text;
+        Ok(page.contains("application_name=\"a[2Jb\"").then_some(page))
+    })
+    .await
+    .unwrap();
+    // The other one is looked at all the time.
+    let mut other = log_in(&api.superuser_uri("b-other").await.unwrap()).await.unwrap();
+    other.execute("ALTER SYSTEM SET default_transaction_read_only = on").await.unwrap();
+    other.execute("SELECT pg_reload_conf()").await.unwrap();
+    eventually("what happens to the other one", SOON, async || {
+        let listed = toygres.json(&["health"]).await?;
+        let found = listed
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|health| health["name"] == "b-other" && health["health_status"] == "unhealthy");
+        Ok(found.then_some(()))
+    })
+    .await
+    .unwrap();
+}

@@ -73,6 +73,8 @@ async fn an_instances_page_has_what_its_server_says_whatever_it_is_called() {
     let all = page(&api, "/v1/metrics?shard=0/1").await.unwrap();
     assert!(all.contains("namespace=\"default\",instance=\"demo\""), "{all}");
     assert_eq!(page(&api, "/v1/metrics?shard=1/2").await.unwrap(), "");
+    assert!(page(&api, "/v1/metrics?swept=true").await.unwrap().contains("pg_up{"));
+    assert_eq!(page(&api, "/v1/metrics?swept=false").await.unwrap(), "");
     api.get("/v1/metrics?shard=2/2").await.unwrap().expect_problem(422).unwrap();
 
     let server = page(&api, "/metrics").await.unwrap();

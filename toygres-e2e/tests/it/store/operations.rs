@@ -3,6 +3,7 @@
 
 use serde_json::json;
 use sqlx::types::Uuid;
+use sqlx::types::chrono::Utc;
 use tokio::task::JoinSet;
 use toygres_e2e::store_database::{database, empty_database, key, new_instance, request_delete, to_state};
 use toygres_models::store::{
@@ -138,7 +139,7 @@ async fn events_are_in_order_and_those_of_a_deleted_instance_are_no_error() {
     store.record_platform_event(&key("default", "demo"), None, "server_exited", "w", "a test", false).await.unwrap();
     assert_eq!(count().await, 5, "only that its deletion was asked for");
     store.record_platform_event(&key("default", "nobody"), None, "server_exited", "words", "a test", false).await.unwrap();
-    store.record_health(Uuid::now_v7(), &Health::healthy(), None).await.unwrap();
+    store.record_health(Uuid::now_v7(), &Health::healthy(), Utc::now(), None).await.unwrap();
 }
 
 #[tokio::test]

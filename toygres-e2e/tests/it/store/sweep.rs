@@ -10,7 +10,7 @@ use duroxide_pg::{PostgresProvider, ProviderConfig};
 use tokio_util::sync::CancellationToken;
 use toygres_activities::context::DEFAULT_READY_TIMEOUT;
 use toygres_activities::registry::create_activity_registry_with;
-use toygres_activities::{Context, Platforms, SweepHealthInput};
+use toygres_activities::{Context, Platforms, SweepHealthInput, Swept};
 use toygres_e2e::eventually;
 use toygres_e2e::store_database::empty_database;
 use toygres_e2e::wait::SOON;
@@ -31,6 +31,7 @@ async fn a_thousand_looks_leave_a_short_history() {
         store: Some(store.clone()),
         ready_timeout: DEFAULT_READY_TIMEOUT,
         health_interval: Duration::from_millis(1),
+        swept: Swept::default(),
         stopping: CancellationToken::new(),
     };
     let options = RuntimeOptions {

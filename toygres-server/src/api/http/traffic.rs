@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use tokio_util::sync::CancellationToken;
@@ -44,7 +44,9 @@ pub async fn count(State(traffic): State<Arc<Traffic>>, request: Request, next: 
     }
     let begun = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let method = request.method().as_str().to_owned();
+    // A stranger's may be any word, and each is counted for ever.
+    let known = [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::HEAD, Method::OPTIONS];
+    let method = known.iter().find(|known| **known == *request.method()).map_or("other", Method::as_str).to_owned();
     let mut response = next.run(request).await;
     let code = response.status().as_str().to_owned();
     metrics::counter!("toygres_http_requests_total", "route" => route.clone(), "method" => method.clone(), "code" => code)

@@ -97,7 +97,8 @@ async fn observe(state: &AppState, instance: &Instance, key: &InstanceKey) -> Ob
     // Before the log-in, which writes a line where it is refused.
     observed.log = in_time(until, place.platform.log_tail(key, LOG_LINES)).await.map(parse_own_lines).unwrap_or_default();
     if observed.seen == Seen::Ready && instance.state != InstanceState::Deleting {
-        observed.health = Some(check(&*place.platform, key, FRESH).await.health);
+        let checking = async { Ok(check(&*place.platform, key, FRESH).await.health) };
+        observed.health = in_time(until, checking).await.ok();
         observed.log_in = match in_time(Instant::now() + OBSERVATION_TIMEOUT, try_log_in(&place, key, &instance.spec)).await {
             Ok(()) => LogIn::Works,
             Err(failure) => LogIn::Failed(failure),

@@ -168,7 +168,10 @@ pub(super) async fn list(
     let namespaces = caller.listed_namespaces(namespace.as_ref())?;
     let filter = InstanceFilter { namespaces, platform: parameters.platform, state: parameters.state, labels, after };
     let mut items = state.store.instances(&filter, limit + 1).await?;
-    mark_stale(&mut items, &state.store.sweeps().await?, Utc::now());
+    match state.observations.sweeps(&state.store).await {
+        Ok(sweeps) => mark_stale(&mut items, &sweeps, Utc::now()),
+        Err(error) => tracing::warn!(%error, "whether somebody looks at the instances can't be found out"),
+    }
     Ok(Json(Page::cut(items, limit, |last| format!("{}/{}", last.namespace, last.name))))
 }
 

@@ -38,6 +38,7 @@ pub(super) async fn look(state: &AppState, key: &InstanceKey) -> Result<(Instanc
         }
         _ => return Ok((instance, None)),
     }
+    let begun_at = Utc::now();
     let looking = async {
         let place = state.platforms.of(&instance).await?;
         Ok::<_, toygres_models::Failure>(check(&*place.platform, key, FRESH).await)
@@ -45,12 +46,15 @@ pub(super) async fn look(state: &AppState, key: &InstanceKey) -> Result<(Instanc
     let unknown = |words: &str| Health::of(HealthStatus::Unknown, HealthReasonKind::NotObserved, words);
     match tokio::time::timeout(TIME_LIMIT, looking).await {
         Ok(Ok(checked)) => {
-            if checked.health.status == HealthStatus::Unknown {
-                // A matter of the moment, and of whoever asks.
-                instance.status.0.set_health(Some(checked.health.clone()));
-            } else if instance.status.health().as_ref() != Some(&checked.health) {
-                state.store.record_health(instance.id, &checked.health, None).await?;
+            // What is unknown is a matter of the moment, and of whoever asks.
+            let is_for_the_record = checked.health.status != HealthStatus::Unknown;
+            if instance.status.health().as_ref() == Some(&checked.health) {
+                return Ok((instance, Some(checked)));
+            }
+            if is_for_the_record && state.store.record_health(instance.id, &checked.health, begun_at, None).await? {
                 instance = state.store.instance(key).await?;
+            } else {
+                instance.status.0.set_health(Some(checked.health.clone()));
             }
             Ok((instance, Some(checked)))
         }

@@ -57,6 +57,8 @@ impl Page {
 }
 
 fn escaped(text: &str) -> String {
+    // Prometheus takes no other control characters.
+    let text: String = text.chars().filter(|character| *character == '\n' || !character.is_control()).collect();
     text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
 }
 
@@ -68,7 +70,7 @@ mod tests {
     fn odd_labels_are_escaped_and_nothing_comes_twice() {
         let mut page = Page::default();
         for value in [1.0, 2.0] {
-            page.gauge("a", "What it is", &[("name", "x\"y\\z\nü")], value);
+            page.gauge("a", "What it is", &[("name", "x\"y\\z\n\0ü")], value);
         }
         page.gauge("b", "Nothing", &[], f64::NAN);
         assert_eq!(page.render(), "# HELP a What it is\n# TYPE a gauge\na{name=\"x\\\"y\\\\z\\nü\"} 1\n");

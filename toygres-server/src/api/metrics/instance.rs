@@ -108,9 +108,6 @@ impl Of<'_> {
             self.gauge("pg_stat_database_numbackends", "Sessions in the database", &label, float(database.numbackends));
             let age = float(database.transaction_age);
             self.gauge("pg_database_transaction_age", "Transactions since its oldest row that isn't frozen", &label, age);
-            if let Some(bytes) = database.size_bytes {
-                self.gauge("pg_database_size_bytes", "Size of the database", &label, float(bytes));
-            }
             for (name, help, value) in [
                 ("pg_stat_database_xact_commit", "Transactions that were committed", database.xact_commit),
                 ("pg_stat_database_xact_rollback", "Transactions that were rolled back", database.xact_rollback),
@@ -172,15 +169,17 @@ impl Of<'_> {
     }
 
     fn add_slow(&mut self, sample: &Sample) {
-        if let Some(names) = &sample.slow.restart_pending {
-            let count = names.len() as f64;
-            self.gauge("toygres_instance_restart_pending", "Settings that wait for a restart", &[], count);
+        let slow = &sample.slow;
+        let pending = slow.restart_pending.len() as f64;
+        self.gauge("toygres_instance_restart_pending", "Settings that wait for a restart", &[], pending);
+        let mismatches = slow.collation_mismatches.len() as f64;
+        self.gauge("toygres_collation_mismatches", "Databases with another collation version", &[], mismatches);
+        for mode in LOCK_MODES {
+            let count = slow.locks.get(*mode).copied().unwrap_or_default();
+            self.gauge("pg_locks_count", "Locks by their mode", &[("mode", mode)], count);
         }
-        if let Some(names) = &sample.slow.collation_mismatches {
-            self.gauge("toygres_collation_mismatches", "Databases with another collation version", &[], names.len() as f64);
-        }
-        for (mode, count) in sample.slow.locks.iter().flatten() {
-            self.gauge("pg_locks_count", "Locks by their mode", &[("mode", mode)], float(*count));
+        for database in &slow.database_sizes {
+            self.gauge("pg_database_size_bytes", "Size of the database", &[("datname", &database.name)], database.bytes);
         }
         if let Some(files) = &sample.slow.wal_files {
             self.gauge("pg_wal_segments", "Files of WAL", &[], float(files.count));
@@ -189,6 +188,18 @@ impl Of<'_> {
     }
 }
 
+/// <https://www.postgresql.org/docs/current/explicit-locking.html>
+const LOCK_MODES: &[&str] = &[
+    "AccessShareLock",
+    "RowShareLock",
+    "RowExclusiveLock",
+    "ShareUpdateExclusiveLock",
+    "ShareLock",
+    "ShareRowExclusiveLock",
+    "ExclusiveLock",
+    "AccessExclusiveLock",
+    "SIReadLock",
+];
 const CHECKPOINTER: &[(&str, &str)] = &[
     ("pg_stat_checkpointer_num_timed_total", "Checkpoints for their time"),
     ("pg_stat_checkpointer_num_requested_total", "Checkpoints that were asked for"),

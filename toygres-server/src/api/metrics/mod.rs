@@ -113,6 +113,8 @@ async fn of_instance(
 struct ShardParameters {
     /// Of so many parts that one, such as `0/4`; all of them without it.
     shard: Option<String>,
+    /// Only those that this server looks at: of several servers, each has some.
+    swept: Option<bool>,
 }
 
 fn parse_shard(text: &str) -> Result<(usize, usize), ApiError> {
@@ -130,7 +132,9 @@ async fn of_instances(
     Parameters(parameters): Parameters<ShardParameters>,
 ) -> Result<impl IntoResponse, ApiError> {
     let (number, of) = parameters.shard.as_deref().map_or(Ok((0, 1)), parse_shard)?;
-    let instances: Vec<_> = running(&state, &caller).await?.into_iter().skip(number).step_by(of).collect();
+    let is_swept = |instance: &Instance| parameters.swept.is_none_or(|swept| swept == state.swept.has(instance.id));
+    let instances = running(&state, &caller).await?.into_iter().skip(number).step_by(of);
+    let instances: Vec<_> = instances.filter(|(_, instance)| is_swept(instance)).collect();
     let mut looks = Vec::with_capacity(instances.len());
     for (key, instance) in &instances {
         looks.push(look(&state, key, instance));
