@@ -26,7 +26,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 /// a limit.
 const SESSION_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// What takes longer to find out is asked for that often.
-const SLOW_INTERVAL: Duration = Duration::from_secs(60);
+const SLOW_INTERVAL: Duration = Duration::from_secs(30);
 /// A connection that nobody asks for is closed after that long.
 const UNUSED_LIMIT: Duration = Duration::from_secs(120);
 

@@ -98,7 +98,7 @@ pub struct Sample {
     pub slow: Slow,
 }
 
-/// What takes longer to find out, and is asked for once a minute.
+/// What takes longer to find out, and is asked for every half minute.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct Slow {
     /// Settings that take a restart which they didn't get.
