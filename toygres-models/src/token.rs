@@ -1,4 +1,4 @@
-//! Bearer tokens: what a person or program shows to be let in.
+//! Bearer tokens, by which the API knows who sends a request.
 
 use rand::distr::{Alphanumeric, SampleString};
 use secrecy::{ExposeSecret, SecretString};

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::events::{NewEvent, insert_event};
+use super::instances::lock_instance;
 use super::{Instance, Store, StoreError, commit};
 use crate::{Health, HealthReason, HealthReasonKind, HealthStatus, InstanceKey, InstanceState, OperationKind, PlatformName};
 
@@ -147,12 +148,7 @@ impl Store {
         sweep_id: Option<&str>,
     ) -> Result<bool, StoreError> {
         let mut tx = self.pool.begin().await?;
-        let found: Option<Instance> =
-            sqlx::query_as(&format!("SELECT {} FROM instances WHERE id = $1 FOR NO KEY UPDATE", Instance::COLUMNS))
-                .bind(id)
-                .fetch_optional(&mut *tx)
-                .await?;
-        let Some(instance) = found else { return Ok(false) };
+        let Some(instance) = lock_instance(&mut tx, id).await? else { return Ok(false) };
         let is_outdated = instance.status.health_since.is_some_and(|since| since > looked_at);
         if is_outdated || (seen.status != HealthStatus::Healthy && ends_by_operation(&mut tx, &instance, looked_at).await?) {
             return Ok(false);

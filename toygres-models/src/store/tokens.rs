@@ -61,7 +61,7 @@ pub struct NewToken {
 /// What became of a token that was sent.
 #[derive(Debug)]
 pub enum TokenCheck {
-    /// Its holder is let in.
+    /// It is valid: the request is its holder's.
     Valid(Token),
     /// There is no such token, or its secret is another: nobody learns which.
     Unknown,

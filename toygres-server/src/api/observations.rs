@@ -1,5 +1,4 @@
-//! Observes instances for those who ask about them: at most once a second each, however many ask and
-//! however often, so that reading a record stays as cheap as that.
+//! What many readers ask for, found out at most once a second.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ const GOOD_FOR: Duration = Duration::from_secs(1);
 /// Observations that are remembered at once; each takes some hundred bytes.
 const MOST: u64 = 20_000;
 
-/// Whether an instance could be observed a moment ago.
+/// What was found out within the last second.
 #[derive(Debug, Clone)]
 pub struct Observations {
     recent: Cache<Uuid, bool>,
@@ -39,9 +38,8 @@ impl Observations {
         self.sweeps.try_get_with((), async { Ok(Arc::new(store.sweeps().await?)) }).await
     }
 
-    /// Whether the instance could be observed, now or a moment ago; and whether now.
-    pub async fn share(&self, id: Uuid, observation: impl Future<Output = bool>) -> (bool, bool) {
-        let entry = self.recent.entry(id).or_insert_with(observation).await;
-        (*entry.value(), entry.is_fresh())
+    /// What the observation finds, or found for another reader within a second.
+    pub async fn share(&self, id: Uuid, observation: impl Future<Output = bool>) -> bool {
+        self.recent.get_with(id, observation).await
     }
 }

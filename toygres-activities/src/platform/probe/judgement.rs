@@ -142,7 +142,9 @@ fn slots(sample: &Sample) -> Option<HealthReason> {
     };
     let slot = sample.slots.iter().filter(holds).max_by_key(|slot| slot.retained_bytes)?;
     let message = match &*slot.wal_status {
-        "lost" => format!("the replication slot {} has lost WAL: whoever reads it has to begin anew", slot.name),
+        "lost" => {
+            format!("WAL that the replication slot {} needs is removed: drop the slot, and set up its reader again", slot.name)
+        }
         _ => format!(
             "the replication slot {} keeps {:.1} GB of WAL that nobody reads; pg_drop_replication_slot gives it up",
             slot.name,

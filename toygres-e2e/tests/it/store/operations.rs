@@ -165,7 +165,7 @@ async fn operations_are_listed_newest_first_and_by_instance() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_an_operation_is_woken_by_its_changes() {
+async fn a_wait_for_an_operation_ends_when_the_operation_changes() {
     let Some(database) = database().await.unwrap() else { return };
     let changes = database.store.listen().await.unwrap();
     let mut woken = changes.subscribe(Subject::Operations);

@@ -103,12 +103,7 @@ impl Store {
     /// If the database fails.
     pub async fn record_version(&self, id: Uuid, version: PostgresVersion) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
-        let found: Option<Instance> =
-            sqlx::query_as(&format!("SELECT {} FROM instances WHERE id = $1 FOR NO KEY UPDATE", Instance::COLUMNS))
-                .bind(id)
-                .fetch_optional(&mut *tx)
-                .await?;
-        let Some(instance) = found else { return Ok(()) };
+        let Some(instance) = lock_instance(&mut tx, id).await? else { return Ok(()) };
         let mut status = instance.status.0.clone();
         let version = Some(version.to_string());
         match status.members.first_mut() {
@@ -148,6 +143,12 @@ impl Store {
             .await?
             .ok_or_else(|| StoreError::InstanceNotFound(key.to_string()))
     }
+}
+
+/// An instance by its id, held until the transaction ends.
+pub(super) async fn lock_instance(connection: &mut PgConnection, id: Uuid) -> Result<Option<Instance>, StoreError> {
+    let instance = format!("SELECT {} FROM instances WHERE id = $1 FOR NO KEY UPDATE", Instance::COLUMNS);
+    Ok(sqlx::query_as(&instance).bind(id).fetch_optional(connection).await?)
 }
 
 /// A live instance, held until the transaction ends.

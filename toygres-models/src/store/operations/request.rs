@@ -1,5 +1,4 @@
-//! Requests that change an instance: what is to be, and the operation that brings it about, written
-//! together or not at all. One path for every kind.
+//! Requests that change an instance: the new spec and the operation that applies it, written together or not at all. One path for every kind.
 
 use serde_json::{Value, json};
 use sqlx::PgConnection;

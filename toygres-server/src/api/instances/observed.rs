@@ -78,7 +78,7 @@ async fn is_ready(state: &AppState, key: &InstanceKey, instance: &Instance) -> b
         place.platform.observe(key).await.is_ok_and(|seen| seen.is_some_and(|seen| seen.ready))
     };
     let looking = state.observations.share(instance.id, looking);
-    tokio::time::timeout(TIME_LIMIT, looking).await.is_ok_and(|(is_ready, _)| is_ready)
+    tokio::time::timeout(TIME_LIMIT, looking).await.unwrap_or(false)
 }
 
 /// Says of those that nobody has looked at of late that their health isn't known.
