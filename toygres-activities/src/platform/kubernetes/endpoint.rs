@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Service};
 use kube::api::ListParams;
 use secrecy::SecretString;
@@ -14,7 +15,7 @@ use super::forward::Forward;
 use super::identity::{MemberNames, PORT, is_of, spec_of};
 use super::objects::tls::{external_address, internal_name};
 use super::watch::readiness::describe;
-use crate::platform::probe::{Probe, Volume};
+use crate::platform::probe::{Knock, Probe, Volume};
 use crate::platform::session::connection::Target;
 use crate::platform::session::{extensions, owner};
 use crate::platform::{Endpoint, Reach};
@@ -120,7 +121,15 @@ impl Cluster {
             let target = cluster.target(&server, forward.as_ref())?;
             Ok((target, forward.map(|forward| -> Box<dyn std::any::Any + Send + Sync> { Box::new(forward) })))
         };
-        let probed = self.probes.probe(key, max_age, way).await.map_err(|failure| match failure.kind {
+        let knock = match self.client.is_in_cluster() {
+            true => Knock::AtTheServer,
+            // The kubelet knocks.
+            false => {
+                let (cluster, key) = (self.clone(), key.clone());
+                Knock::Elsewhere(async move { cluster.fetch_objects(&key).await.is_ok_and(|objects| objects.is_ready()) }.boxed())
+            }
+        };
+        let probed = self.probes.probe(key, max_age, way, knock).await.map_err(|failure| match failure.kind {
             // From outside, the API server and a kubelet are in between.
             FailureKind::ConnectionFailed | FailureKind::TimedOut if failure.retryable && !self.client.is_in_cluster() => {
                 Failure::transient(FailureKind::Platform, failure.message)

@@ -26,7 +26,7 @@ use super::server::leftovers::end_all_of;
 use super::server::tls::certificate_ends_at;
 use super::server::{Server, major_of};
 use crate::kill_point::kill_point;
-use crate::platform::probe::{Probe, Probed, Probes, Volume};
+use crate::platform::probe::{Knock, Probe, Probed, Probes, Volume};
 use crate::platform::session::{extensions, owner};
 use crate::platform::sizing::Sizing;
 use crate::platform::{
@@ -212,7 +212,7 @@ impl Inner {
         max_age: Duration,
     ) -> Result<Arc<Probed>, Failure> {
         let server = server.clone();
-        self.probes.probe(key, max_age, async move { Ok((server.target(port)?, None)) }).await
+        self.probes.probe(key, max_age, async move { Ok((server.target(port)?, None)) }, Knock::AtTheServer).await
     }
 
     async fn probe(&self, key: &InstanceKey, max_age: Duration) -> Result<Probe, Failure> {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio_postgres::Statement;
 use tokio_util::task::AbortOnDropHandle;
@@ -48,6 +49,14 @@ pub struct Probed {
 /// How to log in to a server, and what has to be held meanwhile: a forwarded port, say.
 pub(crate) type Way = (Target, Option<Box<dyn std::any::Any + Send + Sync>>);
 
+/// How it is found out whether a server takes connections: sessions that are there outlive a postmaster that is stopped.
+pub(crate) enum Knock {
+    /// By a connection to it.
+    AtTheServer,
+    /// By asking somebody who knows, where a connection would be one to whoever forwards it.
+    Elsewhere(BoxFuture<'static, bool>),
+}
+
 /// An open session.
 struct Kept {
     target: Target,
@@ -55,7 +64,8 @@ struct Kept {
     statement: Statement,
     slow_statement: Statement,
     opened: Instant,
-    held: Option<Box<dyn std::any::Any + Send + Sync>>,
+    /// Held for the connection.
+    _held: Option<Box<dyn std::any::Any + Send + Sync>>,
 }
 
 /// A probe that is on its way.
@@ -105,6 +115,7 @@ impl Probes {
         key: &InstanceKey,
         max_age: Duration,
         way: impl Future<Output = Result<Way, Failure>> + Send + 'static,
+        knock: Knock,
     ) -> Result<Arc<Probed>, Failure> {
         self.close_unused();
         let slot = self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default().clone();
@@ -118,7 +129,7 @@ impl Probes {
         }
         state.wait_for_session(key).await?;
         if state.pending.is_none() {
-            state.begin(way, self.volume_file);
+            state.begin(way, knock, self.volume_file);
         }
         let Some(pending) = &mut state.pending else { return Err(cut_off(key)) };
         let Some(answer) = &mut pending.answer else { return Err(cut_off(key)) };
@@ -177,7 +188,12 @@ impl State {
         Ok(())
     }
 
-    fn begin(&mut self, way: impl Future<Output = Result<Way, Failure>> + Send + 'static, volume_file: &'static str) {
+    fn begin(
+        &mut self,
+        way: impl Future<Output = Result<Way, Failure>> + Send + 'static,
+        knock: Knock,
+        volume_file: &'static str,
+    ) {
         let wants_slow = self.slow_asked.is_none_or(|asked| asked.elapsed() >= SLOW_INTERVAL);
         if wants_slow {
             self.slow_asked = Some(Instant::now());
@@ -185,7 +201,7 @@ impl State {
         let (answers, answer) = oneshot::channel();
         let kept = self.kept.take();
         let task = tokio::spawn(async move {
-            let (kept, sample) = ask(kept, way, volume_file).await;
+            let (kept, sample) = ask(kept, way, knock, volume_file).await;
             let is_answered = sample.is_ok();
             // Whoever asked may have left.
             let _ = answers.send(sample);
@@ -211,11 +227,11 @@ impl State {
 async fn ask(
     kept: Option<Kept>,
     way: impl Future<Output = Result<Way, Failure>>,
+    knock: Knock,
     volume_file: &str,
 ) -> (Option<Kept>, Result<Sample, Failure>) {
-    // Through a forwarded port a knock says nothing, so that each probe logs in.
-    if let Some(kept) = kept.filter(|kept| kept.opened.elapsed() < SESSION_LIMIT && kept.held.is_none())
-        && kept.target.knock().await.is_ok()
+    if let Some(kept) = kept.filter(|kept| kept.opened.elapsed() < SESSION_LIMIT)
+        && kept.is_answered(knock).await
         && let Ok(sample) = kept.ask(volume_file).await
     {
         return (Some(kept), sample);
@@ -231,6 +247,14 @@ async fn ask(
 }
 
 impl Kept {
+    /// Whether the server takes connections besides this one.
+    async fn is_answered(&self, knock: Knock) -> bool {
+        match knock {
+            Knock::AtTheServer => self.target.knock().await.is_ok(),
+            Knock::Elsewhere(is_answered) => is_answered.await,
+        }
+    }
+
     /// What it says; an error is one of the session, which is of no use any more.
     async fn ask(&self, volume_file: &str) -> Result<Result<Sample, Failure>, Failure> {
         let row = self.connection.client.query_one(&self.statement, &[&volume_file]).await.map_err(refused)?;
@@ -254,7 +278,7 @@ async fn open(way: impl Future<Output = Result<Way, Failure>>) -> Result<Kept, F
     let version: i32 = version.try_get(0).map_err(|error| not_understood(&error))?;
     let statement = connection.client.prepare(&statement(version)).await.map_err(refused)?;
     let slow_statement = connection.client.prepare(&slow_statement(version)).await.map_err(refused)?;
-    Ok(Kept { target, connection, statement, slow_statement, opened: Instant::now(), held })
+    Ok(Kept { target, connection, statement, slow_statement, opened: Instant::now(), _held: held })
 }
 
 fn refused(error: tokio_postgres::Error) -> Failure {

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use toygres_models::{Failure, FailureKind, Health, HealthReasonKind, HealthStatus, InstanceKey};
 
 pub use kept::Probed;
-pub(crate) use kept::Probes;
+pub(crate) use kept::{Knock, Probes};
 pub use sample::{Activity, Archiver, Checkpoints, Database, DatabaseSize, Sample, Slot, Slow, Standby, Wal, WalFiles};
 
 use super::{Observation, Phase, Platform};

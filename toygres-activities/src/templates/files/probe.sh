@@ -22,8 +22,8 @@ ready)
         kill -HUP 1
         printf '%s\n' "$now" >/tmp/loaded
     fi
-    # How full the volume is, for toygres, which reads it over SQL; every third time or so. One that hangs is asked once.
-    if [ "$(($(date +%s) % 10))" -lt 3 ] && [ ! -e /tmp/volume.new ]; then
+    # How full the volume is, for toygres, which reads it over SQL. One that hangs is asked once.
+    if [ ! -e /tmp/volume.new ]; then
         df -Pk "$PGDATA" >/tmp/volume.new && mv /tmp/volume.new /tmp/volume || rm -f /tmp/volume.new
     fi
     ;;
