@@ -305,7 +305,9 @@ impl Toygres {
     /// # Errors
     /// If there is none.
     pub async fn kill_server(&self) -> Result<()> {
-        process::kill(self.server_pid()?).await
+        // A command that waits may be starting the next one.
+        let pid = eventually("a server to listen", SOON, async || self.server_pid().map(Some)).await?;
+        process::kill(pid).await
     }
 
     /// Kills every server process on the state directory, one that is still starting too.
