@@ -13,7 +13,7 @@ use axum::response::IntoResponse;
 use chrono::Utc;
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use toygres_activities::platform::probe::{Checked, check};
+use toygres_activities::platform::probe::Checked;
 use toygres_models::store::{Instance, InstanceFilter};
 use toygres_models::{InstanceKey, InstanceState};
 use utoipa::{IntoParams, ToSchema};
@@ -112,6 +112,7 @@ async fn of_instance(
 #[into_params(parameter_in = Query)]
 struct ShardParameters {
     /// Of so many parts that one, such as `0/4`; all of them without it.
+    #[param(pattern = "^(0|[1-9][0-9]{0,3})/[1-9][0-9]{0,3}$")]
     shard: Option<String>,
     /// Only those that this server looks at: of several servers, each has some.
     swept: Option<bool>,
@@ -224,7 +225,7 @@ async fn look(state: &AppState, key: &InstanceKey, instance: &Instance) -> Optio
     }
     let looking = async {
         let place = state.platforms.of(instance).await.ok()?;
-        Some(check(&*place.platform, key, GOOD_FOR).await)
+        Some(place.check(key, &instance.spec.owner, GOOD_FOR).await)
     };
     tokio::time::timeout(TIME_LIMIT, looking).await.ok().flatten()
 }
