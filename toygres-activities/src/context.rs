@@ -72,14 +72,14 @@ impl Context {
             PlatformName::Kubernetes => {
                 let platform = KubernetesPlatform::connect(KubernetesConfig::from_environment()?).await?;
                 let secrets = Arc::new(platform.secrets());
-                Place { platform, secrets }
+                Place::new(platform, secrets)
             }
             PlatformName::Local => {
                 let config = LocalConfig::from_environment()?;
                 let secrets = Arc::new(FileSecretStore::new(config.state_dir.join("secrets")));
                 let host = LocalHost::open(config).await?;
                 let ports = Arc::new(DirectoryPorts::new(&host));
-                Place { platform: LocalPlatform::new(host, ports), secrets }
+                Place::new(LocalPlatform::new(host, ports), secrets)
             }
         };
         let store = match std::env::var("DATABASE_URL") {

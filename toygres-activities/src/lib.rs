@@ -46,6 +46,7 @@ pub mod diagnosis;
 pub mod k8s_client;
 pub mod kill_point;
 pub mod names;
+mod password_checks;
 pub mod platform;
 pub mod platforms;
 pub mod registry;

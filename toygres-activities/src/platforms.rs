@@ -3,12 +3,15 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 use toygres_models::store::Instance;
-use toygres_models::{Failure, FailureKind, Invalid, PlatformName};
+use toygres_models::{Failure, FailureKind, HealthReasonKind, InstanceKey, Invalid, PlatformName, RoleName};
 
+use crate::password_checks::PasswordChecks;
 use crate::platform::Platform;
+use crate::platform::probe::{self, Checked};
 use crate::secrets::SecretStore;
 
 /// A platform, and the place for the passwords of its instances.
@@ -18,6 +21,29 @@ pub struct Place {
     pub platform: Arc<dyn Platform>,
     /// Where their passwords rest.
     pub secrets: Arc<dyn SecretStore>,
+    passwords: Arc<PasswordChecks>,
+}
+
+impl Place {
+    /// Of these two.
+    #[must_use]
+    pub fn new(platform: Arc<dyn Platform>, secrets: Arc<dyn SecretStore>) -> Self {
+        Self { platform, secrets, passwords: Arc::default() }
+    }
+
+    /// Looks at an instance that is to run. A probe of the last `max_age` will do.
+    pub async fn check(&self, key: &InstanceKey, owner: &RoleName, max_age: Duration) -> Checked {
+        let mut checked = probe::check(&*self.platform, key, max_age).await;
+        if checked.probe.is_some() && self.passwords.differs(&self.platform, &self.secrets, key, owner) {
+            let message = format!(
+                "the role {owner} can't log in with the password that toygres keeps for it: somebody set another, or took the \
+                 right from it; `toygres rotate-password {}` sets a new one on both sides",
+                key.argument()
+            );
+            checked.health.degrade(HealthReasonKind::PasswordDiffers, &message);
+        }
+        checked
+    }
 }
 
 type OpenPlace = dyn Fn() -> Pin<Box<dyn Future<Output = Result<Place, Failure>> + Send>> + Send + Sync;

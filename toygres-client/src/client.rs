@@ -35,7 +35,9 @@ pub use instances::Applied;
 pub use logs::LogLines;
 pub use pages::{PageRequest, all_pages};
 
-use crate::resources::{Connection, Health, InstanceHealth, InstanceManifest, KUBE_CONTEXT, LocalServer, Page, Problem};
+use crate::resources::{
+    Connection, Health, InstanceDrift, InstanceHealth, InstanceManifest, KUBE_CONTEXT, LocalServer, Page, Problem,
+};
 use transport::Transport;
 
 /// For everything but long polls. Listing versions may ask an archive on the internet.
@@ -187,6 +189,11 @@ impl Client {
     /// How an instance is, and was.
     pub async fn instance_health(&self, key: &InstanceKey) -> Result<InstanceHealth, ClientError> {
         self.get(self.instance_url(key, &["health"], &[])?).await
+    }
+
+    /// What others changed of an instance.
+    pub async fn instance_drift(&self, key: &InstanceKey) -> Result<InstanceDrift, ClientError> {
+        self.get(self.instance_url(key, &["drift"], &[])?).await
     }
 
     /// How an instance is reached, its password included.

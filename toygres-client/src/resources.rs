@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use toygres_models::instance::Effect;
 use toygres_models::store::{HealthChange, Instance, Token};
-use toygres_models::{HealthReason, HealthStatus, InstanceSpec, InstanceState, PlatformName, Role};
+use toygres_models::{Drift, HealthReason, HealthStatus, InstanceSpec, InstanceState, PlatformName, Role};
 use utoipa::ToSchema;
 
 pub use crate::manifest::{InstanceManifest, ManifestError};
@@ -117,6 +117,15 @@ impl From<&Instance> for InstanceHealth {
             changes: Vec::new(),
         }
     }
+}
+
+/// Answer of `GET /v1/instances/{name}/drift`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceDrift {
+    /// What isn't as the spec has it.
+    pub items: Vec<Drift>,
+    /// What could not be compared now, and why.
+    pub not_compared: Option<String>,
 }
 
 /// Answer of `GET /v1/instances/{name}/connection`. Holds the password.

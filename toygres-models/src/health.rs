@@ -52,6 +52,8 @@ text_enum!(
         CollationMismatch = "collation_mismatch",
         /// The server's certificate ends soon.
         CertificateExpires = "certificate_expires",
+        /// The owner can't log in with the password that toygres keeps for it.
+        PasswordDiffers = "password_differs",
         /// WAL can't be archived.
         ArchivingFails = "archiving_fails",
         /// Its health changes again and again.
@@ -101,6 +103,14 @@ impl Health {
     #[must_use]
     pub fn of(status: HealthStatus, kind: HealthReasonKind, message: &str) -> Self {
         Self { status, reasons: vec![HealthReason::new(kind, message)] }
+    }
+
+    /// With one more reason, because of which something has to be seen to.
+    pub fn degrade(&mut self, kind: HealthReasonKind, message: &str) {
+        if self.status == HealthStatus::Healthy {
+            self.status = HealthStatus::Degraded;
+        }
+        self.reasons.push(HealthReason::new(kind, message));
     }
 
     /// The kinds of its reasons.

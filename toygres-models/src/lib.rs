@@ -4,6 +4,7 @@
 //! Nothing in here knows of HTTP, Kubernetes or processes. A value of one of these types has been
 //! checked: parse at the edge, then pass the type on.
 
+pub mod drift;
 pub mod failure;
 pub mod health;
 pub mod instance;
@@ -17,6 +18,7 @@ mod values;
 pub mod verdict;
 pub mod whole_file;
 
+pub use drift::Drift;
 pub use failure::{Failure, FailureKind};
 pub use health::{Health, HealthReason, HealthReasonKind, HealthStatus};
 pub use instance::{InstanceSpec, InstanceStatus, MemberStatus, Power, StepFailure};

@@ -13,7 +13,7 @@ use toygres_models::{Failure, FailureKind, Health, InstanceKey, Store};
 use uuid::Uuid;
 
 use crate::context::Context;
-use crate::platform::probe::{Checked, check};
+use crate::platform::probe::Checked;
 use crate::platforms::Place;
 use crate::types::{SweepHealthInput, SweepHealthOutput};
 
@@ -147,7 +147,7 @@ impl Sweep<'_> {
             }
         };
         let (begun, begun_at) = (Instant::now(), Utc::now());
-        let Checked { health, platform_failure, .. } = check(&*place.platform, &key, Duration::ZERO).await;
+        let Checked { health, platform_failure, .. } = place.check(&key, &instance.spec.owner, Duration::ZERO).await;
         metrics::histogram!("toygres_health_probe_duration_seconds", "health" => health.status.as_str()).record(begun.elapsed());
         if !self.is_known(instance, &health)
             && let Err(error) = self.store.record_health(instance.id, &health, begun_at, Some(self.workflow_id)).await

@@ -23,7 +23,9 @@ use probe::Probe;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
-use toygres_models::{Failure, InstanceKey, InstanceSpec, Invalid, MemberStatus, PlatformName, PostgresVersion, ServerAddress};
+use toygres_models::{
+    Drift, Failure, InstanceKey, InstanceSpec, Invalid, MemberStatus, PlatformName, PostgresVersion, RoleName, ServerAddress,
+};
 use uuid::Uuid;
 
 pub use default_folder::DefaultFolder;
@@ -270,15 +272,27 @@ pub trait Platform: Send + Sync + 'static {
     /// The instances of which there is anything, half-made ones included, in order of their keys.
     async fn list(&self) -> Result<Vec<InstanceKey>, Failure>;
 
-    /// Which parts of an instance whose data is intact are gone, and would be made again by `ensure`: `the Service`.
-    async fn missing_parts(&self, _key: &InstanceKey) -> Result<Vec<String>, Failure> {
+    /// What of an instance whose data is intact others changed or removed. `ensure` puts right what needs no person.
+    async fn drift(&self, _key: &InstanceKey, _spec: &InstanceSpec) -> Result<Vec<Drift>, Failure> {
         Ok(Vec::new())
     }
 
-    /// The instances of which such parts are gone, and which those are.
-    async fn incomplete(&self) -> Result<Vec<(InstanceKey, Vec<String>)>, Failure> {
+    /// The instances of which something may have been changed since they were last compared. Cheaper than to compare all.
+    async fn suspects(&self) -> Result<Vec<InstanceKey>, Failure> {
         Ok(Vec::new())
     }
+
+    /// The parameters of PostgreSQL that toygres sets and `ALTER SYSTEM` sets otherwise.
+    ///
+    /// # Errors
+    /// As [`set_password`](Self::set_password).
+    async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure>;
+
+    /// Whether the role logs in with that password; nothing is logged in to find out.
+    ///
+    /// # Errors
+    /// As [`set_password`](Self::set_password).
+    async fn has_password(&self, key: &InstanceKey, owner: &RoleName, password: &SecretString) -> Result<bool, Failure>;
 
     /// The records of all instances whose data is here, in order of their keys. Half-made ones have none.
     async fn records(&self) -> Result<Vec<InstanceRecord>, Failure>;

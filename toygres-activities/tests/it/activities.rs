@@ -36,7 +36,7 @@ async fn context(folder: &Path) -> Context {
     let secrets = Arc::new(FileSecretStore::new(config.state_dir.join("secrets")));
     let host = LocalHost::open(config).await.unwrap();
     let ports = Arc::new(DirectoryPorts::new(&host));
-    let place = Place { platform: LocalPlatform::new(host, ports), secrets };
+    let place = Place::new(LocalPlatform::new(host, ports), secrets);
     Context {
         platforms: Platforms::one(place),
         store: None,

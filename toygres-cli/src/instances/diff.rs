@@ -7,29 +7,41 @@ use serde_json::{Map, Value};
 use similar::{ChangeTag, TextDiff};
 use toygres_client::Client;
 use toygres_client::resources::{InstanceManifest, Plan};
+use toygres_models::InstanceName;
 
-use super::apply::{Input, effects, plans, refusals};
+use super::apply::{effects, plans, refusals};
 use super::documents::{self, Document};
 use crate::error::{CliError, Outcome};
 use crate::output::ui::{Style, Ui};
 use crate::session::Session;
 use crate::settings::Settings;
+use crate::values::instance_name;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  toygres diff -f instances.yaml
+  toygres diff demo                what others changed of the instance on its platform
+  toygres diff -f instances.yaml   what apply would change
   toygres diff -f instances.yaml || echo 'apply would change something'
 
-Nothing is changed. What apply would refuse is shown, too, and told on standard error.
+Nothing is changed. Of an instance's objects on Kubernetes, what others add beside toygres's fields is no difference. What apply
+would refuse is shown, too, and told on standard error.
 Exit status: 0 no difference, 1 differences, 2 wrong usage or a failure.")]
 pub struct Diff {
-    #[command(flatten)]
-    pub input: Input,
+    /// The instance that is compared with what is there of it
+    #[arg(value_parser = instance_name, required_unless_present = "files", conflicts_with = "files")]
+    pub name: Option<InstanceName>,
+
+    /// File with instances; `-` is standard input. May be given several times
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub files: Vec<String>,
 }
 
 pub async fn run(arguments: &Diff, settings: &Settings, ui: &Ui) -> Outcome {
-    let documents = documents::read(&arguments.input.files, &settings.namespace_or_default())?;
+    if let Some(name) = &arguments.name {
+        return drift(name, &mut Session::open(settings, ui).await?).await;
+    }
+    let documents = documents::read(&arguments.files, &settings.namespace_or_default())?;
     let mut session = Session::open(settings, ui).await?;
     let plans = plans(&session, &documents).await?;
     let mut exit_status = 0;
@@ -56,6 +68,31 @@ pub async fn run(arguments: &Diff, settings: &Settings, ui: &Ui) -> Outcome {
         }
     }
     Ok(ExitCode::from(exit_status))
+}
+
+/// What of an instance isn't as its spec has it.
+async fn drift(name: &InstanceName, session: &mut Session<'_>) -> Outcome {
+    let (ui, key) = (session.ui, session.key(name.clone()));
+    let told = session.call(async |client: &Client| client.instance_drift(&key).await).await?;
+    if !ui.is_for_people() {
+        ui.print_record(&told)?;
+    }
+    for drift in &told.items {
+        if ui.is_for_people() {
+            ui.print(drift)?;
+        }
+    }
+    if let Some(reason) = &told.not_compared {
+        ui.warn(format_args!("{key}: {reason}"));
+    }
+    if told.items.is_empty() && told.not_compared.is_none() {
+        ui.note(format_args!("{key} is as its spec has it."));
+    }
+    Ok(ExitCode::from(match (told.items.is_empty(), &told.not_compared) {
+        (false, _) => 1,
+        (true, Some(_)) => 2,
+        (true, None) => 0,
+    }))
 }
 
 /// `None` if there is no difference.

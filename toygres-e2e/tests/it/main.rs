@@ -39,6 +39,7 @@ mod instances {
     mod authorities;
     mod bad_days;
     mod bad_places;
+    mod drift;
     mod first_use;
     mod health;
     mod logs;
@@ -56,6 +57,7 @@ mod kubernetes {
     mod attacks;
     mod bad_days;
     mod bad_input;
+    mod drift;
     mod first_use;
     mod health;
     mod kill;

@@ -191,6 +191,21 @@ impl Store {
         commit(tx).await
     }
 
+    /// Whether an event of that kind happened to an instance since then.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn has_event_since(&self, instance_id: Uuid, kind: &str, since: DateTime<Utc>) -> Result<bool, StoreError> {
+        let (has,) =
+            sqlx::query_as("SELECT EXISTS (SELECT FROM events WHERE instance_id = $1 AND kind = $2 AND created_at > $3)")
+                .bind(instance_id)
+                .bind(kind)
+                .bind(since)
+                .fetch_one(&self.pool)
+                .await?;
+        Ok(has)
+    }
+
     /// Writes down what somebody asked for that is no operation, before it is done.
     ///
     /// # Errors

@@ -202,7 +202,7 @@ async fn serve_local(
 ) -> Result<Place, toygres_models::Failure> {
     let platform = LocalPlatform::new(host.clone(), Arc::new(StorePorts(store.clone())));
     let secrets = Arc::new(FileSecretStore::new(settings.state_dir.join("secrets")));
-    let place = Place { platform: platform.clone(), secrets };
+    let place = Place::new(platform.clone(), secrets);
     let events = platform.events();
     platform.supervise().await?;
     orphans::forget(&place, store, Duration::ZERO).await?;
@@ -235,7 +235,8 @@ fn serve_kubernetes(
                 places.add(cluster_id);
             }
             recorders.begin(platform.clone(), platform.events());
-            let place = Place { secrets: Arc::new(platform.secrets()), platform };
+            let secrets = Arc::new(platform.secrets());
+            let place = Place::new(platform, secrets);
             recorders.spawn(orphans::keep_forgetting(place.clone(), store.clone()));
             Ok(place)
         }

@@ -1,7 +1,7 @@
 //! What the verbs of the platform share: a client, a configuration, a CA, and a lock for each instance.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use toygres_models::{Failure, FailureKind, InstanceKey, Invalid, Namespace};
 
 use super::config::KubernetesConfig;
+use super::objects::drift::Clean;
 use super::watch::change::{Change, Gone};
 use super::watch::watches::Watches;
 use crate::k8s_client::K8sClient;
@@ -43,6 +44,7 @@ pub(super) struct Cluster {
     pub(super) probes: Probes,
     /// Cancelled when the platform ends.
     pub(super) stop: CancellationToken,
+    clean: Mutex<Clean>,
     locks: Mutex<HashMap<InstanceKey, Arc<tokio::sync::Mutex<()>>>>,
     /// Held while an instance's objects are made.
     pub(super) making: Semaphore,
@@ -66,6 +68,7 @@ impl Cluster {
             control: OnceLock::new(),
             probes: Probes::new(VOLUME_FILE),
             stop: CancellationToken::new(),
+            clean: Mutex::default(),
             locks: Mutex::default(),
             making: Semaphore::new(MADE_AT_ONCE),
         }
@@ -81,6 +84,11 @@ impl Cluster {
             locks.entry(key.clone()).or_default().clone()
         };
         lock.lock_owned().await
+    }
+
+    /// The instances that were found to be as they should.
+    pub(super) fn clean(&self) -> MutexGuard<'_, Clean> {
+        self.clean.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a verb is changing the instance now.

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Service};
 use kube::api::ListParams;
 use secrecy::SecretString;
-use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, ServerAddress};
+use toygres_models::{Drift, Failure, FailureKind, InstanceKey, InstanceSpec, RoleName, ServerAddress};
 
 use super::cluster::Cluster;
 use super::forward::Forward;
@@ -17,7 +17,7 @@ use super::objects::tls::{external_address, internal_name};
 use super::watch::readiness::describe;
 use crate::platform::probe::{Knock, Probe, Volume};
 use crate::platform::session::connection::Target;
-use crate::platform::session::{extensions, owner};
+use crate::platform::session::{extensions, owner, parameters};
 use crate::platform::{Endpoint, Reach};
 use crate::secrets::SecretStore;
 
@@ -98,6 +98,21 @@ impl Cluster {
     /// See [`Platform::set_extensions`](crate::platform::Platform::set_extensions).
     pub(super) async fn set_extensions(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure> {
         self.as_toygres(key, async |target| extensions::set_extensions(&target, spec).await).await
+    }
+
+    /// See [`Platform::has_password`](crate::platform::Platform::has_password).
+    pub(super) async fn has_password(
+        &self,
+        key: &InstanceKey,
+        owner: &RoleName,
+        password: &SecretString,
+    ) -> Result<bool, Failure> {
+        self.as_toygres(key, async |target| owner::has_password(&target, owner, password).await).await
+    }
+
+    /// See [`Platform::overridden_parameters`](crate::platform::Platform::overridden_parameters).
+    pub(super) async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {
+        self.as_toygres(key, async |target| parameters::overridden(&target).await).await
     }
 
     /// See [`Platform::open_superuser`](crate::platform::Platform::open_superuser).

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, PlatformName, PostgresVersion};
 use uuid::Uuid;
 
@@ -28,6 +30,9 @@ pub(super) const IMAGE: &str = "toygres.io/image";
 pub(super) const IMAGE_ID: &str = "toygres.io/image-id";
 /// On the StatefulSet: the last request for a restart, and the uid of the pod that it ends.
 pub(super) const RESTART: &str = "toygres.io/restart";
+
+/// On what is made of a spec alone: the digest of what toygres applied last.
+pub(super) const APPLIED: &str = "toygres.io/applied-sha256";
 
 /// Selects everything that toygres made.
 pub(super) const ALL: &str = "app.kubernetes.io/managed-by=toygres";
@@ -127,6 +132,38 @@ pub(super) fn member_selector(key: &InstanceKey, member: u32) -> Map {
 
 pub(super) fn annotations(key: &InstanceKey) -> Map {
     [(INSTANCE, key.to_string())].into()
+}
+
+/// Notes on an object what is applied. It says whether two looks at it, by two builds of toygres perhaps, want the same.
+pub(super) fn noted<K: Resource + Serialize>(object: K) -> Result<K, Failure> {
+    let digest = digest(&object)?;
+    Ok(with_digest(object, digest))
+}
+
+/// The same for an object of which `without` is all that counts for that.
+pub(super) fn noted_as<K: Resource + Serialize>(object: K, without: &K) -> Result<K, Failure> {
+    Ok(with_digest(object, digest(without)?))
+}
+
+fn digest(object: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string(object)
+        .map_err(|error| Failure::permanent(FailureKind::Internal, format!("an object can't be encoded: {error}")))?;
+    Ok(sha256_hex(text.as_bytes()))
+}
+
+fn with_digest<K: Resource>(mut object: K, digest: String) -> K {
+    object.meta_mut().annotations.get_or_insert_default().insert(APPLIED.to_owned(), digest);
+    object
+}
+
+/// What was noted on it.
+pub(super) fn applied(meta: &ObjectMeta) -> Option<&str> {
+    meta.annotations.as_ref()?.get(APPLIED).map(String::as_str)
+}
+
+/// SHA-256, in hexadecimal digits.
+pub(super) fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The record that an instance's claim carries.

@@ -8,12 +8,13 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 use secrecy::SecretString;
-use toygres_models::{Failure, FailureKind, InstanceKey, Namespace, Password};
+use toygres_models::{Drift, Failure, FailureKind, InstanceKey, Namespace, Password};
 use uuid::Uuid;
 
 use super::cluster::Cluster;
 use super::identity::{self, Names, is_of};
 use super::objects::Creation;
+use super::objects::drift::{changed_by, is_own};
 use super::objects::login::Login;
 use super::objects::manifests::Manifests;
 use crate::k8s_client::K8sClient;
@@ -57,13 +58,29 @@ impl KubernetesSecretStore {
 
     /// Has the Secret say how the owner logs in, with the password that it holds. `found` is its metadata.
     pub(super) async fn complete(&self, key: &InstanceKey, found: &ObjectMeta, login: &Login) -> Result<(), Failure> {
-        let secret = self.find(key, &Names::of(key).connection).await?;
-        if secret.as_ref().and_then(Login::in_secret).as_ref() == Some(login) {
+        let Some(secret) = self.find(key, &Names::of(key).connection).await? else { return Ok(()) };
+        let Some(password) = password_in(&secret) else { return Ok(()) };
+        if login.differs(&secret, &password).is_empty() {
             return Ok(());
         }
-        let Some(password) = secret.and_then(password_in) else { return Ok(()) };
         let secret = Manifests::new(key).connection(&password, Some(login))?;
         self.client.put_ours(key, secret, Some(found)).await.map(drop)
+    }
+
+    /// What others changed in the Secret.
+    pub(super) async fn drift(&self, key: &InstanceKey, login: &Login) -> Result<Vec<Drift>, Failure> {
+        let part = "the Secret with the password";
+        let Some(secret) = self.find(key, &Names::of(key).connection).await? else { return Ok(Vec::new()) };
+        let entry = |name: &str| Drift { field: Some(format!("data.{name}")), ..Drift::gone(part) };
+        let Some(password) = password_in(&secret) else {
+            let remedy = format!("`toygres rotate-password {}` sets a new one", key.argument());
+            return Ok(vec![Drift { remedy: Some(remedy), ..entry("password") }]);
+        };
+        // What is toygres's own still is another toygres's wish.
+        let is_own = |name: &str| is_own(&secret.metadata, &["data", name]);
+        let changed = login.differs(&secret, &password).into_iter().filter(|name| !is_own(name));
+        let told = |name: &str| Drift { changed_by: changed_by(&secret.metadata, &["data", name]), ..entry(name) };
+        Ok(changed.map(told).collect())
     }
 
     /// The Secret of that name, if it is the instance's.
@@ -88,8 +105,8 @@ impl KubernetesSecretStore {
     }
 }
 
-fn password_in(mut secret: Secret) -> Option<SecretString> {
-    Some(String::from_utf8(secret.data.as_mut()?.remove("password")?.0).ok()?.into())
+fn password_in(secret: &Secret) -> Option<SecretString> {
+    Some(String::from_utf8(secret.data.as_ref()?.get("password")?.0.clone()).ok()?.into())
 }
 
 #[async_trait]
@@ -105,7 +122,7 @@ impl SecretStore for KubernetesSecretStore {
     }
 
     async fn get(&self, key: &InstanceKey) -> Result<SecretString, Failure> {
-        match self.find(key, &Names::of(key).connection).await?.and_then(password_in) {
+        match self.find(key, &Names::of(key).connection).await?.as_ref().and_then(password_in) {
             Some(password) => Ok(password),
             None => Err(Failure::permanent(
                 FailureKind::NotFound,
@@ -124,7 +141,7 @@ impl SecretStore for KubernetesSecretStore {
 
     async fn settle(&self, key: &InstanceKey, instance_id: Uuid) -> Result<bool, Failure> {
         let kept = self.find(key, &identity::new_password(instance_id)).await?;
-        let Some(password) = kept.and_then(password_in) else { return Ok(false) };
+        let Some(password) = kept.as_ref().and_then(password_in) else { return Ok(false) };
         let connection = Manifests::new(key).connection(&password, None)?;
         if let Creation::Found(_) = self.client.create_ours(key, connection).await? {
             self.put(key, &password).await?;

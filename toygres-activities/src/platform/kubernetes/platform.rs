@@ -9,23 +9,22 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::ListParams;
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OnceCell, broadcast};
 use tokio_util::sync::CancellationToken;
-use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, StorageSize};
+use toygres_models::{
+    Drift, Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, RoleName, StorageSize,
+};
 
 use super::cluster::Cluster;
 use super::config::KubernetesConfig;
 use super::identity;
-use super::identity::{MemberNames, Names};
-use super::objects::create::Parts;
 use super::objects::renewal;
 use super::own_secret::{OwnSecret, in_files, make_folder};
 use super::passwords::KubernetesSecretStore;
@@ -123,28 +122,19 @@ impl KubernetesPlatform {
     }
 
     /// The objects of one kind that are instances', by their instance and their name.
-    async fn names_of<K>(&self) -> Result<BTreeSet<(InstanceKey, String)>, Failure>
-    where
-        K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
-        K::DynamicType: Default,
-    {
-        let params = ListParams::default().labels(identity::ALL);
-        let mut names = BTreeSet::new();
-        for place in self.cluster.places::<K>() {
-            let doing = format!("list the {} of toygres", K::plural(&K::DynamicType::default()));
-            let list = self.cluster.client.call(doing.as_str(), place.list_metadata(&params)).await?;
-            let named = |meta: &ObjectMeta| Some((identity::owner(meta)?, meta.name.clone().unwrap_or_default()));
-            names.extend(list.items.iter().filter_map(|object| named(&object.metadata)));
-        }
-        Ok(names)
-    }
-
     async fn keys_of<K>(&self) -> Result<BTreeSet<InstanceKey>, Failure>
     where
         K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
         K::DynamicType: Default,
     {
-        Ok(self.names_of::<K>().await?.into_iter().map(|(key, _)| key).collect())
+        let params = ListParams::default().labels(identity::ALL);
+        let mut keys = BTreeSet::new();
+        for place in self.cluster.places::<K>() {
+            let doing = format!("list the {} of toygres", K::plural(&K::DynamicType::default()));
+            let list = self.cluster.client.call(doing.as_str(), place.list_metadata(&params)).await?;
+            keys.extend(list.items.iter().filter_map(|object| identity::owner(&object.metadata)));
+        }
+        Ok(keys)
     }
 }
 
@@ -267,41 +257,20 @@ impl Platform for KubernetesPlatform {
         Ok(keys.into_iter().collect())
     }
 
-    async fn incomplete(&self) -> Result<Vec<(InstanceKey, Vec<String>)>, Failure> {
-        let (claims, sets, services, secrets, configs, accounts, policies, budgets) = tokio::try_join!(
-            self.names_of::<PersistentVolumeClaim>(),
-            self.names_of::<StatefulSet>(),
-            self.names_of::<Service>(),
-            self.names_of::<Secret>(),
-            self.names_of::<ConfigMap>(),
-            self.names_of::<ServiceAccount>(),
-            self.names_of::<NetworkPolicy>(),
-            self.names_of::<PodDisruptionBudget>(),
-        )?;
-        let mut incomplete = Vec::new();
-        for (key, _) in claims {
-            let (names, member) = (Names::of(&key), MemberNames::first(&key));
-            let lacks = |there: &BTreeSet<(InstanceKey, String)>, name: &str| !there.contains(&(key.clone(), name.to_owned()));
-            let found = Parts {
-                set: !lacks(&sets, &member.set),
-                service: !lacks(&services, &names.instance),
-                connection: !lacks(&secrets, &names.connection),
-                tls: !lacks(&secrets, &names.tls),
-                config_map: !lacks(&configs, &names.config),
-                service_account: !lacks(&accounts, &names.postgres),
-                policy: !lacks(&policies, &names.postgres),
-                budget: !lacks(&budgets, &names.postgres),
-            };
-            let missing = found.missing();
-            if !missing.is_empty() {
-                incomplete.push((key, missing));
-            }
-        }
-        Ok(incomplete)
+    async fn suspects(&self) -> Result<Vec<InstanceKey>, Failure> {
+        self.cluster.suspects().await
     }
 
-    async fn missing_parts(&self, key: &InstanceKey) -> Result<Vec<String>, Failure> {
-        self.cluster.missing_parts(key).await
+    async fn drift(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<Vec<Drift>, Failure> {
+        self.cluster.drift(key, spec).await
+    }
+
+    async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {
+        self.cluster.overridden_parameters(key).await
+    }
+
+    async fn has_password(&self, key: &InstanceKey, owner: &RoleName, password: &SecretString) -> Result<bool, Failure> {
+        self.cluster.has_password(key, owner, password).await
     }
 
     async fn records(&self) -> Result<Vec<InstanceRecord>, Failure> {

@@ -11,7 +11,8 @@ use secrecy::SecretString;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use toygres_models::{
-    Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, Power, ServerAddress,
+    Drift, Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, Power, RoleName,
+    ServerAddress,
 };
 
 use super::confinement::{Confinement, confinement};
@@ -27,7 +28,8 @@ use super::server::tls::certificate_ends_at;
 use super::server::{Server, major_of};
 use crate::kill_point::kill_point;
 use crate::platform::probe::{Knock, Probe, Probed, Probes, Volume};
-use crate::platform::session::{extensions, owner};
+use crate::platform::session::connection::Target;
+use crate::platform::session::{extensions, owner, parameters};
 use crate::platform::sizing::Sizing;
 use crate::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Phase, Platform, PlatformEvent,
@@ -199,9 +201,14 @@ impl Inner {
                            changed. `toygres doctor` says more";
             return Err(Failure::permanent(FailureKind::Platform, message));
         }
+        owner::open_superuser(&self.target(key).await?, password, until).await
+    }
+
+    /// Toygres's way in.
+    async fn target(&self, key: &InstanceKey) -> Result<Target, Failure> {
         let instance = self.instance(key);
         let record = instance.read_record().await?.ok_or_else(|| not_found(key))?;
-        owner::open_superuser(&instance.server.target(record.port)?, password, until).await
+        instance.server.target(record.port)
     }
 
     async fn probed(
@@ -401,9 +408,7 @@ impl Platform for LocalPlatform {
     }
 
     async fn set_extensions(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<(), Failure> {
-        let instance = self.inner.instance(key);
-        let record = instance.read_record().await?.ok_or_else(|| not_found(key))?;
-        extensions::set_extensions(&instance.server.target(record.port)?, spec).await
+        extensions::set_extensions(&self.inner.target(key).await?, spec).await
     }
 
     async fn open_superuser(
@@ -413,6 +418,14 @@ impl Platform for LocalPlatform {
         valid_until: DateTime<Utc>,
     ) -> Result<(), Failure> {
         self.inner.open_superuser(key, password, valid_until).await
+    }
+
+    async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {
+        parameters::overridden(&self.inner.target(key).await?).await
+    }
+
+    async fn has_password(&self, key: &InstanceKey, owner: &RoleName, password: &SecretString) -> Result<bool, Failure> {
+        owner::has_password(&self.inner.target(key).await?, owner, password).await
     }
 
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {

@@ -6,6 +6,8 @@
 pub(crate) mod connection;
 pub(crate) mod extensions;
 pub(crate) mod owner;
+pub(crate) mod parameters;
+mod verifier;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};

@@ -6,10 +6,11 @@
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use toygres_models::connection::SUPERUSER;
-use toygres_models::{DatabaseName, Failure, FailureKind, InstanceSpec};
+use toygres_models::{DatabaseName, Failure, FailureKind, InstanceSpec, RoleName};
 
 use super::Session;
 use super::connection::Target;
+use super::verifier::Verifier;
 use crate::kill_point::kill_point;
 
 /// Roles of PostgreSQL's own that the owner is a member of, where the version has them: they look at everything, and end,
@@ -48,6 +49,19 @@ pub(crate) async fn set_owner_password(target: &Target, spec: &InstanceSpec, pas
     session.set_password(spec.owner.as_str(), password, None).await?;
     session.close().await;
     Ok(())
+}
+
+/// Whether that is the owner's password, and it may log in; by what the server keeps of it.
+pub(crate) async fn has_password(target: &Target, owner: &RoleName, password: &SecretString) -> Result<bool, Failure> {
+    let session = Session::open(target).await?;
+    let verifier = "SELECT rolpassword FROM pg_catalog.pg_authid
+                    WHERE rolname = $1 AND rolcanlogin AND coalesce(rolvaliduntil, 'infinity') > now()";
+    let verifier: Option<Option<String>> = session.values(verifier, &[&owner.as_str()]).await?.pop();
+    session.close().await;
+    let Some(verifier) = verifier.flatten().and_then(|verifier| Verifier::parse(&verifier)) else { return Ok(false) };
+    let password = password.clone();
+    let compared = tokio::task::spawn_blocking(move || verifier.may_be_of(&password)).await;
+    compared.map_err(|error| Failure::transient(FailureKind::Internal, format!("the password could not be compared: {error}")))
 }
 
 /// Lets the superuser log in with that password until then. An earlier password of it ends.
@@ -145,7 +159,7 @@ impl Session {
     /// Only the password's SCRAM verifier leaves this process, and even that is logged nowhere.
     async fn set_password(&self, role: &str, password: &SecretString, valid_until: Option<DateTime<Utc>>) -> Result<(), Failure> {
         let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
-        let until = valid_until.map(|until| format!(" VALID UNTIL '{}'", until.to_rfc3339())).unwrap_or_default();
+        let until = valid_until.map_or_else(|| "infinity".to_owned(), |until| until.to_rfc3339());
         // Nor seen by those who see all sessions.
         self.execute(
             "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = 'panic'; \
@@ -153,6 +167,6 @@ impl Session {
         )
         .await?;
         // A verifier consists of base64 and `$:-`: nothing to quote.
-        self.execute(&format!("ALTER ROLE \"{role}\" LOGIN PASSWORD '{verifier}'{until}")).await
+        self.execute(&format!("ALTER ROLE \"{role}\" LOGIN PASSWORD '{verifier}' VALID UNTIL '{until}'")).await
     }
 }

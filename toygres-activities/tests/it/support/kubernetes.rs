@@ -19,7 +19,7 @@ use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, Kuberne
 use toygres_activities::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
 };
-use toygres_models::{Failure, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion};
+use toygres_models::{Drift, Failure, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, RoleName};
 
 use super::{READY, Subject, key};
 
@@ -337,8 +337,21 @@ impl Platform for InNamespace {
         self.inner.set_password(&self.real(key), password).await
     }
 
-    async fn missing_parts(&self, key: &InstanceKey) -> Result<Vec<String>, Failure> {
-        self.inner.missing_parts(&self.real(key)).await
+    async fn drift(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<Vec<Drift>, Failure> {
+        self.inner.drift(&self.real(key), spec).await
+    }
+
+    async fn suspects(&self) -> Result<Vec<InstanceKey>, Failure> {
+        let here = self.inner.suspects().await?.into_iter().filter(|key| key.namespace.as_str() == self.namespace);
+        Ok(here.map(|real| key(real.name.as_str())).collect())
+    }
+
+    async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {
+        self.inner.overridden_parameters(&self.real(key)).await
+    }
+
+    async fn has_password(&self, key: &InstanceKey, owner: &RoleName, password: &SecretString) -> Result<bool, Failure> {
+        self.inner.has_password(&self.real(key), owner, password).await
     }
 
     async fn records(&self) -> Result<Vec<InstanceRecord>, Failure> {

@@ -42,6 +42,7 @@ const ROUTES: &[(&str, &str, &str, &str, For, u16)] = &[
     ("post", "/instances/{name}/superuser", "/instances/nobody/superuser?namespace={ns}", "", For::InNamespace("admin"), 404),
     ("get", "/instances/{name}/events", "/instances/nobody/events?namespace={ns}", "", For::InNamespace("viewer"), 404),
     ("get", "/instances/{name}/why", "/instances/nobody/why?namespace={ns}", "", For::InNamespace("viewer"), 404),
+    ("get", "/instances/{name}/drift", "/instances/nobody/drift?namespace={ns}", "", For::InNamespace("viewer"), 404),
     ("get", "/instances/{name}/health", "/instances/nobody/health?namespace={ns}", "", For::InNamespace("viewer"), 404),
     ("get", "/instances/{name}/metrics", "/instances/nobody/metrics?namespace={ns}", "", For::InNamespace("viewer"), 404),
     ("get", "/metrics", "/metrics", "", For::Anybody, 200),

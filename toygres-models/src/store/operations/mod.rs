@@ -9,6 +9,7 @@ pub(in crate::store) mod request;
 mod retry;
 mod steps;
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
@@ -97,6 +98,27 @@ impl Store {
             Some((id,)) => self.operation(id).await,
             None => Ok(None),
         }
+    }
+
+    /// How many operations of that kind toygres itself asked for on an instance, since then.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn own_operations_since(
+        &self,
+        instance_id: Uuid,
+        kind: OperationKind,
+        since: DateTime<Utc>,
+    ) -> Result<i64, StoreError> {
+        let (count,) = sqlx::query_as(
+            "SELECT count(*) FROM operations WHERE instance_id = $1 AND kind = $2 AND actor = 'toygres' AND created_at > $3",
+        )
+        .bind(instance_id)
+        .bind(kind)
+        .bind(since)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(count)
     }
 
     /// The operation that is at work on an instance, if there is one: the newest of several.

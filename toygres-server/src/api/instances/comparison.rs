@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use toygres_client::resources::PlanAction;
 use toygres_models::store::{Instance, Operation, StoreError};
-use toygres_models::{InstanceKey, InstanceState, OperationKind};
+use toygres_models::{Drift, InstanceKey, InstanceState, OperationKind};
 
 use super::plan::{Known, Planned, Request, plan, taken};
 use crate::api::http::problem::ApiError;
@@ -67,24 +67,25 @@ pub(super) async fn compare(
         Some(password) => is_password_of(state, key, instance, password).await?,
         None => true,
     };
-    let missing = missing_parts(state, key, instance, at_work).await;
-    let planned = plan(&Known { instance, at_work, same_password, missing: &missing }, request)?;
+    let has_drifted = has_drifted(state, key, instance, at_work).await;
+    let planned = plan(&Known { instance, at_work, same_password, has_drifted }, request)?;
     if planned.plan.action == PlanAction::Update && !planned.plan.changes.is_empty() {
         state.platforms.of(instance).await?.platform.check(key, &planned.spec)?;
     }
     Ok(planned)
 }
 
-/// Which parts of an instance are gone from its platform. Where that can't be learned now, none are said to be.
-async fn missing_parts(state: &AppState, key: &InstanceKey, instance: &Instance, at_work: Option<&Operation>) -> Vec<String> {
+/// Whether others changed something of the instance that can be put right. Where that can't be learned now, nothing is.
+async fn has_drifted(state: &AppState, key: &InstanceKey, instance: &Instance, at_work: Option<&Operation>) -> bool {
     if at_work.is_some() || !matches!(instance.state, InstanceState::Running | InstanceState::Stopped) {
-        return Vec::new();
+        return false;
     }
-    let compared = async { state.platforms.of(instance).await?.platform.missing_parts(key).await };
-    compared.await.unwrap_or_else(|failure| {
+    let compared = async { state.platforms.of(instance).await?.platform.drift(key, &instance.spec).await };
+    let drift = compared.await.unwrap_or_else(|failure| {
         tracing::warn!(instance.name = %key, error = %failure, "the instance could not be compared with its platform");
         Vec::new()
-    })
+    });
+    drift.iter().any(Drift::is_mended)
 }
 
 /// Whether it is the instance's password. Of one that is being deleted, or failed, nothing is compared: its password may

@@ -5,6 +5,7 @@ mod apply;
 mod comparison;
 mod connection;
 mod create;
+mod drift;
 mod explanation;
 mod health;
 mod logs;
@@ -43,6 +44,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(adopt::adopt))
         .routes(routes!(connection::connection))
         .routes(routes!(connection::superuser))
+        .routes(routes!(drift::drift))
         .routes(routes!(explanation::why))
         .routes(routes!(health::health))
         .routes(routes!(logs::logs))

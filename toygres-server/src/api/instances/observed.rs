@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use toygres_activities::diagnosis::passes_with_time;
-use toygres_activities::platform::probe::{Checked, check};
+use toygres_activities::platform::probe::Checked;
 use toygres_models::store::{Instance, Sweep};
 use toygres_models::{Health, HealthReasonKind, HealthStatus, InstanceKey, InstanceState};
 
@@ -41,7 +41,7 @@ pub(super) async fn look(state: &AppState, key: &InstanceKey) -> Result<(Instanc
     let begun_at = Utc::now();
     let looking = async {
         let place = state.platforms.of(&instance).await?;
-        Ok::<_, toygres_models::Failure>(check(&*place.platform, key, FRESH).await)
+        Ok::<_, toygres_models::Failure>(place.check(key, &instance.spec.owner, FRESH).await)
     };
     let unknown = |words: &str| Health::of(HealthStatus::Unknown, HealthReasonKind::NotObserved, words);
     match tokio::time::timeout(TIME_LIMIT, looking).await {

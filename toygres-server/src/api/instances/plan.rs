@@ -43,8 +43,8 @@ pub(super) struct Known<'a> {
     pub(super) at_work: Option<&'a Operation>,
     /// Whether its password is the one that is asked for, or none is.
     pub(super) same_password: bool,
-    /// Which parts of it are gone from the platform and can be made again.
-    pub(super) missing: &'a [String],
+    /// Whether others changed something of it on its platform that can be put right.
+    pub(super) has_drifted: bool,
 }
 
 /// A plan, and the spec that it leads to.
@@ -72,7 +72,7 @@ pub(super) fn plan_creation(request: &Request) -> Plan {
 
 /// Compares. What the document doesn't name is left as it is.
 pub(super) fn plan(known: &Known<'_>, request: &Request) -> Result<Planned, Invalid> {
-    let Known { instance, at_work, same_password, missing } = known;
+    let Known { instance, at_work, same_password, has_drifted } = known;
     let spec = instance.spec.with(&request.fields)?;
     let differences = instance.spec.differences(&spec);
     let all = differences.into_iter().map(|difference| change(difference.field, difference.from, difference.to));
@@ -81,7 +81,7 @@ pub(super) fn plan(known: &Known<'_>, request: &Request) -> Result<Planned, Inva
         refused.push(change("password", HIDDEN.into(), "(another)".into()));
     }
     let on_record_only = changes.iter().all(|change| change.effect == Effect::Record);
-    let is_behind = at_work.is_none() && (instance.is_behind() || !missing.is_empty());
+    let is_behind = at_work.is_none() && (instance.is_behind() || *has_drifted);
     let needs_platform = !on_record_only || (changes.is_empty() && is_behind);
     let reason = match (instance.state, at_work) {
         (InstanceState::Deleting | InstanceState::Deleted, _) => {

@@ -11,16 +11,21 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Servi
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher::watch_object;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use toygres_models::{DnsLabel, Failure, FailureKind, InstanceKey, PostgresVersion, Power, StorageClass};
+use toygres_models::{DnsLabel, Failure, FailureKind, InstanceKey, InstanceSpec, PostgresVersion, Power, StorageClass};
 
 use super::Creation;
+use super::drift::{ROLLING_UPDATE_PATH, changed_by};
 use super::login::Login;
 use super::manifests::Manifests;
 use super::tls::{external_address, internal_name};
+use crate::k8s_client::FIELD_MANAGER;
 use crate::platform::Deployment;
 use crate::platform::kubernetes::cluster::Cluster;
+use crate::platform::kubernetes::config::Resources;
 use crate::platform::kubernetes::identity::{self, FIRST, MemberNames, Names};
 use crate::platform::sizing::Sizing;
 
@@ -29,45 +34,43 @@ use crate::platform::sizing::Sizing;
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is there of an instance already.
-struct Found {
-    service_account: Option<ObjectMeta>,
-    connection: Option<ObjectMeta>,
-    tls: Option<ObjectMeta>,
-    config_map: Option<ObjectMeta>,
-    claim: Option<ObjectMeta>,
-    service: Option<ObjectMeta>,
-    policy: Option<ObjectMeta>,
-    budget: Option<ObjectMeta>,
-    set: Option<ObjectMeta>,
+pub(super) struct Found {
+    pub(super) service_account: Option<ObjectMeta>,
+    pub(super) connection: Option<ObjectMeta>,
+    pub(super) tls: Option<ObjectMeta>,
+    pub(super) config_map: Option<ObjectMeta>,
+    pub(super) claim: Option<ObjectMeta>,
+    pub(super) service: Option<ObjectMeta>,
+    pub(super) policy: Option<ObjectMeta>,
+    pub(super) budget: Option<ObjectMeta>,
+    pub(super) set: Option<ObjectMeta>,
 }
 
-/// Which objects around an instance's data are there.
-pub(in crate::platform::kubernetes) struct Parts {
-    pub(in crate::platform::kubernetes) set: bool,
-    pub(in crate::platform::kubernetes) service: bool,
-    pub(in crate::platform::kubernetes) connection: bool,
-    pub(in crate::platform::kubernetes) tls: bool,
-    pub(in crate::platform::kubernetes) config_map: bool,
-    pub(in crate::platform::kubernetes) service_account: bool,
-    pub(in crate::platform::kubernetes) policy: bool,
-    pub(in crate::platform::kubernetes) budget: bool,
-}
-
-impl Parts {
-    /// Those that aren't, for a person.
-    pub(in crate::platform::kubernetes) fn missing(&self) -> Vec<String> {
+impl Found {
+    /// The objects around an instance's data that aren't there, for a person.
+    pub(super) fn missing(&self) -> Vec<&'static str> {
         let all = [
-            ("the StatefulSet", self.set),
-            ("the Service", self.service),
-            ("the Secret with the password", self.connection),
-            ("the Secret with the certificate", self.tls),
-            ("the ConfigMap", self.config_map),
-            ("the ServiceAccount", self.service_account),
-            ("the NetworkPolicy", self.policy),
-            ("the PodDisruptionBudget", self.budget),
+            ("the StatefulSet", self.set.is_some()),
+            ("the Service", self.service.is_some()),
+            ("the Secret with the password", self.connection.is_some()),
+            ("the Secret with the certificate", self.tls.is_some()),
+            ("the ConfigMap", self.config_map.is_some()),
+            ("the ServiceAccount", self.service_account.is_some()),
+            ("the NetworkPolicy", self.policy.is_some()),
+            ("the PodDisruptionBudget", self.budget.is_some()),
         ];
-        all.into_iter().filter(|(_, is_there)| !is_there).map(|(part, _)| part.to_owned()).collect()
+        all.into_iter().filter(|(_, is_there)| !is_there).map(|(part, _)| part).collect()
     }
+}
+
+/// What is made of a spec, and nothing else has a say in.
+pub(super) struct Objects {
+    pub(super) service_account: ServiceAccount,
+    pub(super) config_map: ConfigMap,
+    pub(super) service: Service,
+    pub(super) policy: NetworkPolicy,
+    pub(super) budget: PodDisruptionBudget,
+    pub(super) set: StatefulSet,
 }
 
 impl Cluster {
@@ -97,10 +100,8 @@ impl Cluster {
             None => self.config.images.choose(Some(version))?,
         };
 
-        let manifests = Manifests::new(key);
-        let control = self.client.is_in_cluster().then(|| self.client.default_namespace());
-        let (public, config) = (spec.use_load_balancer, &self.config);
-        let resources = config.resources.clone().with(spec.cpu.as_ref(), spec.memory.as_ref());
+        let (manifests, config) = (Manifests::new(key), &self.config);
+        let objects = self.objects(key, spec, version, image)?;
         let storage_class = spec.storage_class.as_ref().map(StorageClass::as_str).or(config.storage_class.as_deref());
         let record = identity::record_annotations(deployment)?;
         let volume_claim = async {
@@ -113,12 +114,7 @@ impl Cluster {
                 }
             }
         };
-        let login = Login {
-            host: internal_name(key, &config.cluster_domain),
-            owner: spec.owner.to_string(),
-            database: spec.database.to_string(),
-            ca_certificate: self.ca.trusted_pem().to_owned(),
-        };
+        let login = self.login(key, spec);
         let connection = async {
             match &found.connection {
                 // Usually by the secret store, before, with the password alone.
@@ -133,20 +129,12 @@ impl Cluster {
         };
         let client = &self.client;
         let (service, others) = tokio::join!(
-            client.put_ours(
-                key,
-                manifests.service(public, spec.dns_label.as_ref().map(DnsLabel::as_str))?,
-                found.service.as_ref()
-            ),
+            client.put_ours(key, objects.service, found.service.as_ref()),
             futures::future::join_all([
-                made(client.put_ours(
-                    key,
-                    manifests.config_map(self.way_in.clients().trusted_pem(), &Sizing::of(resources.memory_mib()))?,
-                    found.config_map.as_ref()
-                )),
-                made(client.put_ours(key, manifests.service_account()?, found.service_account.as_ref())),
-                made(client.put_ours(key, manifests.network_policy(public, control)?, found.policy.as_ref())),
-                made(client.put_ours(key, manifests.disruption_budget(spec.disruption_budget)?, found.budget.as_ref())),
+                made(client.put_ours(key, objects.config_map, found.config_map.as_ref())),
+                made(client.put_ours(key, objects.service_account, found.service_account.as_ref())),
+                made(client.put_ours(key, objects.policy, found.policy.as_ref())),
+                made(client.put_ours(key, objects.budget, found.budget.as_ref())),
                 Box::pin(volume_claim),
                 Box::pin(connection),
             ])
@@ -157,13 +145,12 @@ impl Cluster {
         }
         let (mut service, new) = service?;
         created |= new;
-        if public && external_address(&service).is_none() {
+        if spec.use_load_balancer && external_address(&service).is_none() {
             service = self.wait_address(key).await.unwrap_or(service);
         }
         created |= self.certify(key, &service, found.tls.as_ref()).await?;
         // Last, so that its pod finds everything that it mounts.
         let runs = spec.power == Power::Running;
-        let set = manifests.stateful_set(FIRST, version, image, &resources, config.user_id, runs)?;
         let there = match found.set {
             Some(set) if runs && self.clear_stuck_server(key).await? => {
                 tracing::info!(instance.key = %key, "its server can't come up as it is; made anew");
@@ -176,8 +163,11 @@ impl Cluster {
             return Err(Failure::permanent(FailureKind::Cancelled, format!("the deployment of {key} was given up")));
         }
         created |= match &there {
-            Some(found) => client.put_ours(key, set, Some(found)).await?.1,
-            None => match client.create_ours(key, set).await? {
+            Some(found) => {
+                self.end_replacing_of_pods(key, found).await?;
+                client.put_ours(key, objects.set, Some(found)).await?.1
+            }
+            None => match client.create_ours(key, objects.set).await? {
                 Creation::Made(_) => true,
                 // Somebody else's attempt was quicker. Its version stays.
                 Creation::Found(found) => wanted_version(deployment, Some(&found)).map(|_| false)?,
@@ -190,7 +180,7 @@ impl Cluster {
     }
 
     /// Looks for every object that will be made, and refuses if one is somebody else's.
-    async fn find(&self, key: &InstanceKey) -> Result<Found, Failure> {
+    pub(super) async fn find(&self, key: &InstanceKey) -> Result<Found, Failure> {
         let (names, member) = (Names::of(key), MemberNames::first(key));
         let (service_account, connection, tls, config_map, claim, service, policy, budget, set) = tokio::try_join!(
             self.client.ours::<ServiceAccount>(key, &names.postgres),
@@ -206,24 +196,60 @@ impl Cluster {
         Ok(Found { service_account, connection, tls, config_map, claim, service, policy, budget, set })
     }
 
-    /// See [`Platform::missing_parts`](crate::platform::Platform::missing_parts).
-    pub(in crate::platform::kubernetes) async fn missing_parts(&self, key: &InstanceKey) -> Result<Vec<String>, Failure> {
-        let found = self.find(key).await?;
-        if found.claim.is_none() {
-            // Without its data there is nothing to make them for.
-            return Ok(Vec::new());
+    /// The objects that it is to have, each noting what it was made of.
+    pub(super) fn objects(
+        &self,
+        key: &InstanceKey,
+        spec: &InstanceSpec,
+        version: PostgresVersion,
+        image: &str,
+    ) -> Result<Objects, Failure> {
+        let (manifests, config) = (Manifests::new(key), &self.config);
+        let control = self.client.is_in_cluster().then(|| self.client.default_namespace());
+        let public = spec.use_load_balancer;
+        let resources = self.resources(spec);
+        let runs = spec.power == Power::Running;
+        // Its image is pinned once it runs.
+        let set = |image: &str| manifests.stateful_set(FIRST, version, image, &resources, config.user_id, runs);
+        Ok(Objects {
+            service_account: identity::noted(manifests.service_account()?)?,
+            config_map: identity::noted(
+                manifests.config_map(self.way_in.clients().trusted_pem(), &Sizing::of(resources.memory_mib()))?,
+            )?,
+            service: identity::noted(manifests.service(public, spec.dns_label.as_ref().map(DnsLabel::as_str))?)?,
+            policy: identity::noted(manifests.network_policy(public, control)?)?,
+            budget: identity::noted(manifests.disruption_budget(spec.disruption_budget)?)?,
+            set: identity::noted_as(set(image)?, &set("")?)?,
+        })
+    }
+
+    /// Lets a StatefulSet replace no pod by itself, where somebody let it: an apply can't remove what isn't toygres's.
+    async fn end_replacing_of_pods(&self, key: &InstanceKey, found: &ObjectMeta) -> Result<(), Failure> {
+        if changed_by(found, &ROLLING_UPDATE_PATH).is_none() {
+            return Ok(());
         }
-        let parts = Parts {
-            set: found.set.is_some(),
-            service: found.service.is_some(),
-            connection: found.connection.is_some(),
-            tls: found.tls.is_some(),
-            config_map: found.config_map.is_some(),
-            service_account: found.service_account.is_some(),
-            policy: found.policy.is_some(),
-            budget: found.budget.is_some(),
-        };
-        Ok(parts.missing())
+        let strategy = json!({ "type": "OnDelete", "rollingUpdate": null });
+        // The uid is a precondition.
+        let patch = json!({ "metadata": { "uid": found.uid }, "spec": { "updateStrategy": strategy } });
+        let sets = self.client.api::<StatefulSet>(key.namespace.as_str());
+        let doing = format!("change the StatefulSet of {key}");
+        let name = MemberNames::first(key).set;
+        self.client.call(doing, sets.patch_metadata(&name, &PatchParams::apply(FIELD_MANAGER), &Patch::Merge(patch))).await?;
+        Ok(())
+    }
+
+    fn resources(&self, spec: &InstanceSpec) -> Resources {
+        self.config.resources.clone().with(spec.cpu.as_ref(), spec.memory.as_ref())
+    }
+
+    /// How applications log in to it.
+    pub(super) fn login(&self, key: &InstanceKey, spec: &InstanceSpec) -> Login {
+        Login {
+            host: internal_name(key, &self.config.cluster_domain),
+            owner: spec.owner.to_string(),
+            database: spec.database.to_string(),
+            ca_certificate: self.ca.trusted_pem().to_owned(),
+        }
     }
 
     async fn wait_address(&self, key: &InstanceKey) -> Option<Service> {

@@ -8,6 +8,9 @@ use toygres_models::ServerAddress;
 
 use crate::platform::kubernetes::identity::PORT;
 
+/// The entry with what signs the server's certificate.
+const CA_ENTRY: &str = "ca.crt";
+
 /// How an application in the cluster logs in as an instance's owner, but for the password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::platform::kubernetes) struct Login {
@@ -22,7 +25,15 @@ impl Login {
     pub(in crate::platform::kubernetes) fn in_secret(secret: &Secret) -> Option<Self> {
         let data = secret.data.as_ref()?;
         let text = |name: &str| String::from_utf8(data.get(name)?.0.clone()).ok();
-        Some(Self { host: text("host")?, owner: text("username")?, database: text("database")?, ca_certificate: text("ca.crt")? })
+        Some(Self { host: text("host")?, owner: text("username")?, database: text("database")?, ca_certificate: text(CA_ENTRY)? })
+    }
+
+    /// The names of the entries that aren't in a Secret as they should be, with the password that it holds.
+    pub(in crate::platform::kubernetes) fn differs(&self, secret: &Secret, password: &SecretString) -> Vec<&'static str> {
+        let is_there = |name: &str, value: &str| {
+            secret.data.as_ref().and_then(|data| data.get(name)).is_some_and(|found| found.0 == value.as_bytes())
+        };
+        self.entries(password).into_iter().filter(|(name, value)| !is_there(name, value)).map(|(name, _)| name).collect()
     }
 
     /// The Secret's entries besides the password. The URI names no file, since nobody knows where the Secret is mounted: it
@@ -38,7 +49,7 @@ impl Login {
             ("username", self.owner.clone()),
             ("database", self.database.clone()),
             ("uri", uri.expose_secret().to_owned()),
-            ("ca.crt", self.ca_certificate.clone()),
+            (CA_ENTRY, self.ca_certificate.clone()),
         ])
     }
 }

@@ -1,6 +1,7 @@
 //! Making and changing an instance's objects, and never anybody else's.
 
 pub(in crate::platform::kubernetes) mod create;
+pub(in crate::platform::kubernetes) mod drift;
 pub(in crate::platform::kubernetes) mod login;
 pub(in crate::platform::kubernetes) mod manifests;
 pub(in crate::platform::kubernetes) mod remove;

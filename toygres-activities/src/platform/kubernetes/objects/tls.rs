@@ -10,10 +10,12 @@ use toygres_models::{Failure, InstanceKey};
 use super::manifests::Manifests;
 use crate::platform::certificates::RENEW_AFTER;
 use crate::platform::kubernetes::cluster::Cluster;
-use crate::platform::kubernetes::identity::Names;
+use crate::platform::kubernetes::identity::{Names, sha256_hex};
 
 const FOR_NAMES: &str = "toygres.io/certificate-names";
 const RENEW_AT: &str = "toygres.io/certificate-renew-at";
+/// The digest of certificate and key, which has 256 bits that nobody guesses.
+const ISSUED: &str = "toygres.io/certificate-sha256";
 const SIGNED_BY: &str = "toygres.io/certificate-authority";
 pub(in crate::platform::kubernetes) const AZURE_LABEL: &str = "service.beta.kubernetes.io/azure-dns-label-name";
 
@@ -71,14 +73,29 @@ impl Cluster {
     ) -> Result<bool, Failure> {
         let names = self.names(key, service).await?;
         let signer = self.ca.fingerprint();
-        if found.is_some_and(|found| will_do(found, &names, signer, Utc::now())) {
+        if found.is_some_and(|found| will_do(found, &names, signer, Utc::now())) && self.has_issued_certificate(key).await? {
             return Ok(false);
         }
         let issued = self.ca.issue(names.iter().map(String::as_str))?;
-        let notes =
-            [(FOR_NAMES, names.join(",")), (RENEW_AT, (Utc::now() + RENEW_AFTER).to_rfc3339()), (SIGNED_BY, signer.to_owned())];
+        let notes = [
+            (FOR_NAMES, names.join(",")),
+            (RENEW_AT, (Utc::now() + RENEW_AFTER).to_rfc3339()),
+            (SIGNED_BY, signer.to_owned()),
+            (ISSUED, digest(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes())),
+        ];
         let (_, created) = self.client.put_ours(key, Manifests::new(key).tls(&issued, notes)?, found).await?;
         Ok(created)
+    }
+
+    /// Whether the Secret holds what was issued, certificate and key. Who changes it is found by that, not kept from it.
+    pub(super) async fn has_issued_certificate(&self, key: &InstanceKey) -> Result<bool, Failure> {
+        let name = Names::of(key).tls;
+        let secrets = self.client.api::<Secret>(key.namespace.as_str());
+        let found = self.client.call(format!("read the Secret {}/{name}", key.namespace), secrets.get_opt(&name)).await?;
+        let Some(found) = found else { return Ok(false) };
+        let entry = |name: &str| found.data.as_ref().and_then(|data| data.get(name)).map_or(&[][..], |entry| &entry.0);
+        let noted = found.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ISSUED));
+        Ok(noted.is_none_or(|noted| *noted == digest(entry("tls.crt"), entry("tls.key"))))
     }
 
     /// Like [`certify`](Self::certify), for an instance that is there.
@@ -100,6 +117,10 @@ impl Cluster {
 
 fn signer_of(meta: &ObjectMeta) -> Option<&str> {
     meta.annotations.as_ref()?.get(SIGNED_BY).map(String::as_str)
+}
+
+fn digest(chain_pem: &[u8], key_pem: &[u8]) -> String {
+    sha256_hex(&[chain_pem, key_pem].concat())
 }
 
 /// When a certificate is to be made anew.

@@ -12,6 +12,7 @@ use serde_json::json;
 use toygres_models::{Failure, InstanceKey};
 
 use super::readiness::{container, reference};
+use crate::k8s_client::FIELD_MANAGER;
 use crate::platform::PlatformEvent;
 use crate::platform::kubernetes::cluster::Cluster;
 use crate::platform::kubernetes::identity::{self, MemberNames};
@@ -55,7 +56,9 @@ impl Cluster {
         let patch = json!({ "metadata": { "uid": set.uid }, "spec": { "template": { "spec": { "containers": containers } } } });
         let sets = self.client.api::<StatefulSet>(key.namespace.as_str());
         let doing = format!("pin the image of the StatefulSet {key}");
-        self.client.call(doing, sets.patch_metadata(&names.set, &PatchParams::default(), &Patch::Strategic(patch))).await?;
+        self.client
+            .call(doing, sets.patch_metadata(&names.set, &PatchParams::apply(FIELD_MANAGER), &Patch::Strategic(patch)))
+            .await?;
         Ok(())
     }
 }

@@ -72,7 +72,7 @@ fn at_work(instance: &Instance) -> Operation {
 
 /// Compares with an instance on which nothing is at work and of which nothing is missing.
 fn planned(instance: &Instance, document: Value) -> Planned {
-    let known = Known { instance, at_work: None, same_password: true, missing: &[] };
+    let known = Known { instance, at_work: None, same_password: true, has_drifted: false };
     plan(&known, &request(document)).unwrap()
 }
 
@@ -116,7 +116,7 @@ fn what_may_change_changes_and_the_rest_is_refused_by_name() {
     let document = json!({ "name": "demo", "labels": {}, "platform": "local", "postgres_version": "17.5", "storage_size_gb": 11,
         "cpu": "2", "memory": "1Gi", "storage_class": "fast", "password": "x" });
     let instance = running();
-    let known = Known { instance: &instance, at_work: None, same_password: false, missing: &[] };
+    let known = Known { instance: &instance, at_work: None, same_password: false, has_drifted: false };
     let refused = plan(&known, &request(document)).unwrap().plan;
     assert_eq!(refused.action, PlanAction::Refuse);
     let expected = ["platform", "postgres_version", "storage_size_gb", "cpu", "memory", "storage_class", "password"];
@@ -150,13 +150,13 @@ fn where_the_platform_is_not_what_the_spec_says_the_same_document_repairs_it() {
     let labels = planned(&behind, json!({ "name": "demo", "labels": {} }));
     assert_eq!((labels.plan.action, labels.repair), (PlanAction::Update, false));
 
-    let (instance, missing) = (running(), ["the Service".to_owned()]);
-    let known = Known { instance: &instance, at_work: None, same_password: true, missing: &missing };
+    let instance = running();
+    let known = Known { instance: &instance, at_work: None, same_password: true, has_drifted: true };
     let repair = plan(&known, &request(same.clone())).unwrap();
     assert_eq!((repair.plan.action, repair.repair), (PlanAction::Update, true));
     // What is at work on it may be bringing it there.
     let operation = at_work(&behind);
-    let known = Known { instance: &behind, at_work: Some(&operation), same_password: true, missing: &[] };
+    let known = Known { instance: &behind, at_work: Some(&operation), same_password: true, has_drifted: false };
     assert_eq!(plan(&known, &request(same)).unwrap().plan.action, PlanAction::None);
 }
 
@@ -180,7 +180,7 @@ fn what_touches_the_platform_waits_for_what_is_at_work_and_a_deleted_one_is_left
     ] {
         let instance = Instance { state, ..running() };
         let operation = at_work(&instance);
-        let known = Known { instance: &instance, at_work: busy.then_some(&operation), same_password: true, missing: &[] };
+        let known = Known { instance: &instance, at_work: busy.then_some(&operation), same_password: true, has_drifted: false };
         let plan = plan(&known, &request(document.clone())).unwrap().plan;
         assert_eq!((plan.action, plan.reason.is_some()), (action, action == PlanAction::Refuse), "{state} {document}");
     }
@@ -192,7 +192,7 @@ fn fields_that_do_not_go_together_with_what_is_there_are_named() {
     private.spec.0.use_load_balancer = false;
     private.spec.0.dns_label = None;
     // Good by itself, as the instance may be public.
-    let known = Known { instance: &private, at_work: None, same_password: true, missing: &[] };
+    let known = Known { instance: &private, at_work: None, same_password: true, has_drifted: false };
     let named = Request { fields: json!({ "dns_label": "blog" }).as_object().unwrap().clone(), password: None };
     assert_eq!(plan(&known, &named).err().unwrap().field, "dns_label");
 }
@@ -236,7 +236,7 @@ proptest! {
     #[test]
     fn the_document_of_an_instance_is_what_is_there(instance in instances()) {
         let document = InstanceManifest::from(&instance);
-        let known = Known { instance: &instance, at_work: None, same_password: true, missing: &[] };
+        let known = Known { instance: &instance, at_work: None, same_password: true, has_drifted: false };
         let Planned { plan, spec, .. } = plan(&known, &Request::check(&document).unwrap()).unwrap();
         prop_assert_eq!(plan.action, PlanAction::None, "{:?}", plan);
         prop_assert_eq!(&spec, &instance.spec.0);
