@@ -245,6 +245,8 @@ pub struct SweepHealthInput {
 pub struct SweepHealthOutput {
     /// How many times they were looked at
     pub cycles: u32,
+    /// Whether it ended early, since its server stops
+    pub is_stopped: bool,
 }
 
 // ============================================================================

@@ -113,6 +113,12 @@ impl Health {
         self.reasons.push(HealthReason::new(kind, message));
     }
 
+    /// Whether its platform sees that its server isn't ready.
+    #[must_use]
+    pub fn is_not_ready(&self) -> bool {
+        self.status == HealthStatus::Unhealthy && self.kinds().any(|kind| kind == HealthReasonKind::NotReady)
+    }
+
     /// The kinds of its reasons.
     pub fn kinds(&self) -> impl Iterator<Item = HealthReasonKind> {
         self.reasons.iter().map(|reason| reason.kind)

@@ -1,7 +1,7 @@
 //! Look at the instances of a shard, again and again.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -45,6 +45,7 @@ pub async fn sweep_health_activity(
         workflow_id: ctx.instance_id(),
         interval,
         was_reached: None,
+        ended: Mutex::default(),
     };
     for cycle in 0..CYCLES {
         let begun = Instant::now();
@@ -62,10 +63,10 @@ pub async fn sweep_health_activity(
         };
         tokio::select! {
             () = work => {}
-            () = ends => return Ok(SweepHealthOutput { cycles: cycle }),
+            () = ends => return Ok(SweepHealthOutput { cycles: cycle, is_stopped: true }),
         }
     }
-    Ok(SweepHealthOutput { cycles: CYCLES })
+    Ok(SweepHealthOutput { cycles: CYCLES, is_stopped: false })
 }
 
 /// The instances that this process looks at, by their shards: of several servers each has some.
@@ -96,6 +97,8 @@ struct Sweep<'a> {
     interval: Duration,
     /// Whether the platform could be asked the last time; `None` before the first.
     was_reached: Option<bool>,
+    /// The instances whose server was not ready the last time.
+    ended: Mutex<HashSet<Uuid>>,
 }
 
 impl Drop for Sweep<'_> {
@@ -149,12 +152,26 @@ impl Sweep<'_> {
         let (begun, begun_at) = (Instant::now(), Utc::now());
         let Checked { health, platform_failure, .. } = place.check(&key, &instance.spec.owner, Duration::ZERO).await;
         metrics::histogram!("toygres_health_probe_duration_seconds", "health" => health.status.as_str()).record(begun.elapsed());
-        if !self.is_known(instance, &health)
+        if !self.has_just_ended(instance, &health)
+            && !self.is_known(instance, &health)
             && let Err(error) = self.store.record_health(instance.id, &health, begun_at, Some(self.workflow_id)).await
         {
             tracing::warn!(instance.name = %key, %error, "an instance's health could not be written down; the next look is soon");
         }
         platform_failure
+    }
+
+    /// Whether its server is seen not to be ready for the first time. That one ended the platform tells, and mostly it is back
+    /// before the next look.
+    fn has_just_ended(&self, instance: &Instance, health: &Health) -> bool {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        match health.is_not_ready() {
+            true => ended.insert(instance.id),
+            false => {
+                ended.remove(&instance.id);
+                false
+            }
+        }
     }
 
     fn is_known(&self, instance: &Instance, health: &Health) -> bool {
