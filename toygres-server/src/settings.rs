@@ -49,6 +49,8 @@ pub struct ServerSettings {
     pub ready_timeout: Duration,
     /// How often instances are looked at.
     pub health_interval: Duration,
+    /// How the server writes its log.
+    pub log_format: LogFormat,
     /// Whether admins may log in to instances as superuser.
     pub hands_out_superuser: bool,
     /// The operating system's user that instances run as when toygres runs as root.
@@ -92,6 +94,27 @@ impl fmt::Debug for ServerSettings {
             .field("pool_size", &self.pool_size)
             .field("run_as_user", &self.run_as_user)
             .finish_non_exhaustive()
+    }
+}
+
+/// How a log's lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// Each line an object, for programs.
+    Json,
+}
+
+impl LogFormat {
+    /// `text` or `json`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
     }
 }
 

@@ -1,6 +1,8 @@
-//! `toygres server start|stop|status|run`.
+//! `toygres server start|stop|status|logs|config|run`.
 
+mod config;
 pub mod doctor;
+mod logs;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -35,6 +37,10 @@ pub enum ServerCommand {
     },
     /// Tell whether the server runs, and where; exit status 1 if it doesn't
     Status,
+    /// Show what the server on this machine said
+    Logs(logs::ServerLogs),
+    /// Show each setting, and where it is from
+    Config,
     /// Run the server in the foreground, until Ctrl-C or SIGTERM
     Run {
         /// Tell the process that started it, by lines of JSON on standard output, how it goes.
@@ -55,6 +61,8 @@ pub async fn run(command: ServerCommand, settings: Settings, ui: &Ui) -> Outcome
         ServerCommand::Start => start(&settings, ui).await,
         ServerCommand::Stop { instances } => stop(&settings, ui, instances).await,
         ServerCommand::Status => status(&settings, ui).await,
+        ServerCommand::Logs(arguments) => logs::run(arguments, &settings, ui).await,
+        ServerCommand::Config => config::run(&settings, ui),
     }
 }
 

@@ -153,6 +153,10 @@ pub struct SettingFlags {
     #[arg(long, global = true, value_name = "SECONDS", hide_short_help = true, help_heading = SETTINGS)]
     pub health_interval_seconds: Option<String>,
 
+    /// How the server writes its log: text or json [default: text] [env: TOYGRES_LOG_FORMAT]
+    #[arg(long, global = true, value_name = "FORMAT", hide_short_help = true, help_heading = SETTINGS)]
+    pub log_format: Option<String>,
+
     /// Whether admins may log in to instances as superuser: `admins` or `never`. A key of the config file and a variable
     /// alone: as a flag, it is the user's wish to log in so.
     #[arg(skip)]

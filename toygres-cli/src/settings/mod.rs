@@ -17,12 +17,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use toygres_activities::context::{DEFAULT_HEALTH_INTERVAL, DEFAULT_READY_TIMEOUT, MAX_READY_TIMEOUT};
 use toygres_activities::platform::DefaultFolder;
 use toygres_activities::platform::kubernetes::KubernetesConfig;
 use toygres_activities::platform::local::LocalConfig;
 use toygres_models::{Invalid, Namespace, PlatformName};
-use toygres_server::settings::{DEFAULT_LISTEN, ServerSettings, parse_token};
+use toygres_server::settings::{DEFAULT_LISTEN, LogFormat, ServerSettings, parse_token};
 use url::Url;
 
 pub use contexts::{Context, ContextName, Contexts, ContextsError, LOCAL};
@@ -46,13 +47,14 @@ const MAX_POOL_SIZE: usize = 32;
 
 /// What a server is started with, and what a command that finds one running can't change. Those of Kubernetes are too, but
 /// for its context.
-const OF_A_START: [&str; 14] = [
+const OF_A_START: [&str; 15] = [
     "cache_dir",
     "database_url",
     "database_url_file",
     "default_version",
     "event_retention",
     "listen",
+    "log_format",
     "platforms",
     "pool_size",
     "port_range",
@@ -107,6 +109,19 @@ pub struct Settings {
     pub config_file: Option<PathBuf>,
     /// The flags that were given and are for a server that is started.
     pub flags_of_a_start: Vec<String>,
+    /// Each setting, and where it is from.
+    pub shown: Vec<ShownSetting>,
+}
+
+/// A setting as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShownSetting {
+    /// Its key.
+    pub key: String,
+    /// Its value; none where it has none. `(hidden)` where it is a secret.
+    pub value: Option<String>,
+    /// Where it was given, or `default`.
+    pub source: String,
 }
 
 impl Settings {
@@ -161,12 +176,13 @@ impl Settings {
             event_retention: sources.parse("event_retention", parse_retention)?.unwrap_or(DEFAULT_EVENT_RETENTION),
             ready_timeout: sources.parse("ready_timeout_seconds", parse_ready_timeout)?.unwrap_or(DEFAULT_READY_TIMEOUT),
             health_interval: sources.parse("health_interval_seconds", parse_health_interval)?.unwrap_or(DEFAULT_HEALTH_INTERVAL),
+            log_format: sources.parse("log_format", parse_log_format)?.unwrap_or_default(),
             hands_out_superuser: sources.parse("superuser", parse_superuser)?.unwrap_or(true),
             run_as_user: sources.parse("run_as_user", parse_user)?,
             stop_instances: false,
             default_version: sources.parse("default_version", |text| text.parse().map_err(problem))?,
         };
-        Ok(Self {
+        let settings = Self {
             server,
             kubernetes_texts,
             ca_certificate: sources.find("ca_certificate").map(|value| folders.path(&value)).transpose()?,
@@ -184,7 +200,9 @@ impl Settings {
             quiet: sources.parse("quiet", parse_bool)?.unwrap_or_default(),
             config_file: sources.config_file().map(Path::to_owned),
             flags_of_a_start,
-        })
+            shown: Vec::new(),
+        };
+        Ok(Self { shown: shown(&sources, &settings.to_environment()), ..settings })
     }
 
     /// The same for a command that talks to a server: with the address and the token of the context,
@@ -253,6 +271,7 @@ impl Settings {
             ("event_retention", humantime::format_duration(server.event_retention).to_string().into()),
             ("ready_timeout_seconds", server.ready_timeout.as_secs().to_string().into()),
             ("health_interval_seconds", server.health_interval.as_secs().to_string().into()),
+            ("log_format", server.log_format.as_str().into()),
             ("allow_plaintext", server.allow_plaintext.to_string().into()),
             ("superuser", if server.hands_out_superuser { ADMINS } else { NEVER }.into()),
             ("platforms", platforms.join(",").into()),
@@ -269,6 +288,23 @@ impl Settings {
         environment.extend(kubeconfig());
         environment
     }
+}
+
+/// Each setting's value: what the server is told, or else what was given.
+fn shown(sources: &Sources, of_server: &[(String, OsString)]) -> Vec<ShownSetting> {
+    const SECRETS: [&str; 2] = ["database_url", "token"];
+    let shown = |key: &str| {
+        let given = sources.find(key);
+        let variable = source::variable(key);
+        let effective = of_server.iter().find(|(name, _)| *name == variable).map(|(_, text)| text.to_string_lossy().into_owned());
+        let value = effective.or_else(|| given.as_ref().map(|given| given.text.clone()));
+        ShownSetting {
+            key: key.to_owned(),
+            value: value.map(|value| if SECRETS.contains(&key) { "(hidden)".to_owned() } else { value }),
+            source: given.map_or_else(|| "default".to_owned(), |given| given.source.to_string()),
+        }
+    };
+    sources.keys().map(shown).collect()
 }
 
 /// `KUBECONFIG` with absolute paths: the other process may run in another folder.
@@ -442,6 +478,13 @@ fn parse_health_interval(text: &str) -> Result<Duration, String> {
 }
 
 /// Whether the superuser's password is handed out.
+fn parse_log_format(text: &str) -> Result<LogFormat, String> {
+    [LogFormat::Text, LogFormat::Json]
+        .into_iter()
+        .find(|format| format.as_str() == text)
+        .ok_or_else(|| format!("{text:?} is unknown; known are text, json"))
+}
+
 fn parse_superuser(text: &str) -> Result<bool, String> {
     match text {
         ADMINS => Ok(true),

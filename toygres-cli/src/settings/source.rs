@@ -113,6 +113,7 @@ impl Value {
 
 /// Flags, environment and config file, nearest first.
 pub(super) struct Sources {
+    keys: BTreeSet<String>,
     layers: [BTreeMap<String, Value>; 3],
     config_file: Option<PathBuf>,
 }
@@ -142,6 +143,7 @@ impl Sources {
             from_environment.insert((*key).to_owned(), Value { text, source });
         }
         keys.remove("config");
+        let all = keys.iter().map(|key| (*key).to_owned()).collect();
         let named = from_flags.remove("config").or(from_environment.remove("config"));
         let file = match (named.map(|value| PathBuf::from(value.text)), default_config_file) {
             (Some(path), _) => Some((read(&path)?, path)),
@@ -152,15 +154,20 @@ impl Sources {
             Some((text, path)) => (parse(&path, &text, &keys)?, Some(std::path::absolute(&path).unwrap_or(path))),
             None => (BTreeMap::new(), None),
         };
-        Ok(Self { layers: [from_flags, from_environment, from_file], config_file })
+        Ok(Self { keys: all, layers: [from_flags, from_environment, from_file], config_file })
     }
 
     pub(super) fn config_file(&self) -> Option<&Path> {
         self.config_file.as_deref()
     }
 
-    pub(super) fn find(&self, key: &'static str) -> Option<Value> {
-        self.find_nearest(&[key]).map(|(_, value)| value)
+    /// All settings but the config file itself.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(String::as_str)
+    }
+
+    pub(super) fn find(&self, key: &str) -> Option<Value> {
+        self.layers.iter().find_map(|layer| layer.get(key)).cloned()
     }
 
     /// The nearest value of several settings that stand for the same thing.

@@ -52,6 +52,7 @@ fn every_setting_is_a_flag_a_variable_and_a_key() {
         ("ready_timeout_seconds", "20"),
         ("health_interval_seconds", "5"),
         ("default_version", "17"),
+        ("log_format", "json"),
         ("run_as_user", "pg"),
         ("namespace", "team"),
         ("output", "yaml"),
@@ -76,6 +77,12 @@ fn every_setting_is_a_flag_a_variable_and_a_key() {
         assert_eq!(settings.token.as_ref().unwrap().expose_secret(), "hunter2");
         assert_eq!((settings.server.port_range.clone(), settings.server.pool_size), (2000..=3000, 7));
         assert_eq!((settings.server.ready_timeout.as_secs(), settings.server.health_interval.as_secs()), (20, 5));
+        assert_eq!(settings.server.log_format, LogFormat::Json);
+        let shown = |key: &str| settings.shown.iter().find(|setting| setting.key == key).unwrap().clone();
+        assert_eq!(shown("pool_size").value.as_deref(), Some("7"));
+        assert!(shown("pool_size").source.to_lowercase().contains("pool"), "{:?}", shown("pool_size"));
+        assert_eq!(shown("cpu"), ShownSetting { key: "cpu".into(), value: None, source: "default".into() });
+        assert!(!format!("{:?}", settings.shown).contains("hunter2"));
         assert_eq!(settings.server.default_version, Some("17".parse().unwrap()));
         assert_eq!(settings.server.run_as_user.as_deref(), Some("pg"));
         assert_eq!(settings.namespace_or_default().as_str(), "team");

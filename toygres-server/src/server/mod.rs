@@ -87,7 +87,7 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
             announce.say(&StartLine::Locked { message: None });
         }
     })?;
-    log::start(&state_dir.log_path(), announce.background)?;
+    log::start(&state_dir.log_path(), announce.background, settings.log_format)?;
     info!(version = crate::VERSION, state_dir = %state_dir.path().display(), "starting");
     tls::check(settings.tls.as_ref())?;
     let listener = http::bind(settings).await?;
