@@ -14,6 +14,7 @@ use crate::connections::psql::Psql;
 use crate::history::events::Events;
 use crate::history::health::Health;
 use crate::history::logs::Logs;
+use crate::history::top::Top;
 use crate::history::why::Why;
 use crate::instances::adopt::Adopt;
 use crate::instances::apply::Apply;
@@ -95,6 +96,8 @@ pub enum Command {
     Events(Events),
     /// Show how instances are: healthy, degraded, unhealthy, and why
     Health(Health),
+    /// Show what instances have to do; of one, its sessions, which can be cancelled or ended
+    Top(Top),
     /// Tell what is wrong with an instance, how that came, and what to do
     Why(Why),
     /// List what was done and is being done; watch, cancel or retry it

@@ -30,7 +30,7 @@ use access::{context, login, namespaces, token};
 use args::{Cli, Command};
 use connections::{connect, dump, psql};
 use error::{CliError, Outcome};
-use history::{events, health, logs, why};
+use history::{events, health, logs, top, why};
 use instances::{adopt, apply, create, delete, diff, extension, list, power, versions};
 use output::interrupt::interrupted;
 use output::ui::{self, Ui};
@@ -119,6 +119,7 @@ async fn dispatch(command: Command, settings: Settings, ui: &Ui) -> Outcome {
         Command::Delete(arguments) => delete::run(arguments, &settings, ui).await,
         Command::Events(arguments) => events::run(arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Health(arguments) => health::run(arguments, &mut Session::open(&settings, ui).await?).await,
+        Command::Top(arguments) => top::run(arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Why(arguments) => why::run(arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Operations(arguments) => operations::run(arguments, &mut Session::open(&settings, ui).await?).await,
         Command::Logs(arguments) => logs::run(arguments, &mut Session::open(&settings, ui).await?).await,

@@ -25,7 +25,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use toygres_models::store::{Instance, Operation};
-use toygres_models::{InstanceKey, InstanceName, InstanceState, LabelSelector, Namespace, OfferedVersion, PlatformName};
+use toygres_models::{
+    InstanceKey, InstanceName, InstanceState, LabelSelector, Namespace, OfferedVersion, PlatformName, SessionEnd,
+};
 use url::Url;
 use uuid::Uuid;
 
@@ -36,7 +38,8 @@ pub use logs::LogLines;
 pub use pages::{PageRequest, all_pages};
 
 use crate::resources::{
-    Connection, Health, InstanceDrift, InstanceHealth, InstanceManifest, KUBE_CONTEXT, LocalServer, Page, Problem,
+    Connection, Health, InstanceActivity, InstanceDrift, InstanceHealth, InstanceManifest, KUBE_CONTEXT, LocalServer, Page,
+    Problem, Usage,
 };
 use transport::Transport;
 
@@ -189,6 +192,27 @@ impl Client {
     /// How an instance is, and was.
     pub async fn instance_health(&self, key: &InstanceKey) -> Result<InstanceHealth, ClientError> {
         self.get(self.instance_url(key, &["health"], &[])?).await
+    }
+
+    /// What the instances have to do, as last seen.
+    pub async fn usage(&self, namespace: Option<&Namespace>) -> Result<Usage, ClientError> {
+        self.get(self.url(&["v1", "usage"], &[("namespace", namespace.map(ToString::to_string))])?).await
+    }
+
+    /// What an instance has to do, and what its clients do.
+    pub async fn instance_activity(&self, key: &InstanceKey) -> Result<InstanceActivity, ClientError> {
+        self.get(self.instance_url(key, &["activity"], &[])?).await
+    }
+
+    /// Cancels the statement of a session, or ends the session.
+    pub async fn end_session(&self, key: &InstanceKey, pid: i32, end: SessionEnd) -> Result<(), ClientError> {
+        let how = match end {
+            SessionEnd::Cancel => "cancel",
+            SessionEnd::Terminate => "terminate",
+        };
+        let url = self.instance_url(key, &["sessions", &pid.to_string(), how], &[])?;
+        self.send(Method::POST, url, Vec::new(), REQUEST_TIMEOUT).await?;
+        Ok(())
     }
 
     /// What others changed of an instance.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use toygres_models::instance::Effect;
 use toygres_models::store::{HealthChange, Instance, Token};
-use toygres_models::{Drift, HealthReason, HealthStatus, InstanceSpec, InstanceState, PlatformName, Role};
+use toygres_models::{ClientSession, Drift, HealthReason, HealthStatus, InstanceSpec, InstanceState, PlatformName, Role};
 use utoipa::ToSchema;
 
 pub use crate::manifest::{InstanceManifest, ManifestError};
@@ -117,6 +117,59 @@ impl From<&Instance> for InstanceHealth {
             changes: Vec::new(),
         }
     }
+}
+
+/// What an instance has to do. Counters are PostgreSQL's, since its statistics were last reset; what isn't known is null.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceUsage {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// How it is.
+    pub health_status: Option<HealthStatus>,
+    /// When its server said so; null if it doesn't answer.
+    pub at: Option<DateTime<Utc>>,
+    /// Clients' sessions.
+    pub connections: Option<i64>,
+    /// How many there may be of ordinary roles.
+    pub max_connections: Option<i64>,
+    /// Sessions that run a statement.
+    pub active: Option<i64>,
+    /// Sessions that wait for a lock.
+    pub waiting_for_lock: Option<i64>,
+    /// Transactions that ended, by a commit or not.
+    pub transactions: Option<i64>,
+    /// Blocks that were found in PostgreSQL's own cache.
+    pub blocks_hit: Option<i64>,
+    /// Blocks that were not.
+    pub blocks_read: Option<i64>,
+    /// How long the oldest transaction has been open.
+    pub longest_transaction_seconds: Option<f64>,
+    /// The size of its databases.
+    pub databases_bytes: Option<i64>,
+    /// What is in use of its file system, by others too where that isn't its own.
+    pub volume_used_bytes: Option<u64>,
+    /// The size of its file system.
+    pub volume_size_bytes: Option<u64>,
+    /// How far the slowest standby is behind.
+    pub replication_lag_seconds: Option<f64>,
+}
+
+/// Answer of `GET /v1/usage`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Usage {
+    /// The instances that are to run, in order of namespace and name.
+    pub items: Vec<InstanceUsage>,
+}
+
+/// Answer of `GET /v1/instances/{name}/activity`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceActivity {
+    /// What it has to do, as of now.
+    pub usage: InstanceUsage,
+    /// Its clients' sessions, those with the oldest transactions first, at most 200.
+    pub sessions: Vec<ClientSession>,
 }
 
 /// Answer of `GET /v1/instances/{name}/drift`.

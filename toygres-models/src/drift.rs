@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::text::one_line;
+
 /// A part of an instance that somebody else changed or removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Drift {
@@ -31,18 +33,10 @@ pub struct Drift {
 const SHOWN: usize = 120;
 
 impl Drift {
-    /// A value as it is shown: one line, and nothing that acts on a terminal or turns the order in which it is read.
+    /// A value as it is shown.
     #[must_use]
     pub fn shown(value: &str) -> String {
-        let acts = |character: char| {
-            character.is_control()
-                || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        };
-        let mut line: String = value.chars().map(|character| if acts(character) { ' ' } else { character }).take(SHOWN).collect();
-        if value.chars().nth(SHOWN).is_some() {
-            line.push('…');
-        }
-        line
+        one_line(value, SHOWN)
     }
 
     /// A part that is gone, and that toygres makes again.
@@ -79,12 +73,6 @@ impl fmt::Display for Drift {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn values_are_one_harmless_line() {
-        assert_eq!(Drift::shown("a\nb\u{1b}[31m\u{202e}c"), "a b [31m c");
-        assert_eq!(Drift::shown(&"x".repeat(500)).chars().count(), SHOWN + 1);
-    }
 
     #[test]
     fn it_is_said_in_one_sentence() {

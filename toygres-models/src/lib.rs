@@ -4,6 +4,7 @@
 //! Nothing in here knows of HTTP, Kubernetes or processes. A value of one of these types has been
 //! checked: parse at the edge, then pass the type on.
 
+pub mod client_session;
 pub mod drift;
 pub mod failure;
 pub mod health;
@@ -13,11 +14,13 @@ pub mod log;
 mod sql;
 pub mod state;
 pub mod store;
+pub mod text;
 pub mod token;
 mod values;
 pub mod verdict;
 pub mod whole_file;
 
+pub use client_session::{ClientSession, SessionEnd};
 pub use drift::Drift;
 pub use failure::{Failure, FailureKind};
 pub use health::{Health, HealthReason, HealthReasonKind, HealthStatus};

@@ -24,7 +24,8 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use toygres_models::{
-    Drift, Failure, InstanceKey, InstanceSpec, Invalid, MemberStatus, PlatformName, PostgresVersion, RoleName, ServerAddress,
+    ClientSession, Drift, Failure, InstanceKey, InstanceSpec, Invalid, MemberStatus, PlatformName, PostgresVersion, RoleName,
+    ServerAddress, SessionEnd,
 };
 use uuid::Uuid;
 
@@ -287,6 +288,18 @@ pub trait Platform: Send + Sync + 'static {
     /// # Errors
     /// As [`set_password`](Self::set_password).
     async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure>;
+
+    /// The sessions of clients, those with the oldest transactions first, with what they do.
+    ///
+    /// # Errors
+    /// As [`set_password`](Self::set_password).
+    async fn sessions(&self, key: &InstanceKey) -> Result<Vec<ClientSession>, Failure>;
+
+    /// Ends a client's statement, or its session. `false` if there is no such session.
+    ///
+    /// # Errors
+    /// As [`set_password`](Self::set_password).
+    async fn end_session(&self, key: &InstanceKey, pid: i32, end: SessionEnd) -> Result<bool, Failure>;
 
     /// Whether the role logs in with that password; nothing is logged in to find out.
     ///

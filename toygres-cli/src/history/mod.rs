@@ -3,4 +3,5 @@
 pub mod events;
 pub mod health;
 pub mod logs;
+pub mod top;
 pub mod why;

@@ -98,6 +98,13 @@ pub fn write_stdout(bytes: &[u8]) -> Result<(), CliError> {
     write_to_reader(bytes).map(|_| ())
 }
 
+/// Empties the terminal that standard output is.
+pub fn clear_screen() {
+    let mut stdout = io::stdout().lock();
+    // Where it can't be written to, the next result says so.
+    let _ = stdout.write_all(b"\x1b[H\x1b[2J");
+}
+
 /// Writes to standard output. `false` if nobody reads on.
 pub fn write_to_reader(bytes: &[u8]) -> Result<bool, CliError> {
     let mut stdout = io::stdout().lock();

@@ -29,6 +29,7 @@ mod attacks {
 /// The command line.
 mod cli {
     mod login;
+    mod server_words;
     mod terminal;
 }
 
@@ -47,6 +48,7 @@ mod instances {
     mod passwords;
     mod power;
     mod secrets;
+    mod top;
     mod versions;
     mod why;
 }

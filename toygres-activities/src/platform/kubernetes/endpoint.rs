@@ -163,7 +163,11 @@ impl Cluster {
     }
 
     /// Does something with a server by toygres's own way in.
-    async fn as_toygres<T>(&self, key: &InstanceKey, work: impl AsyncFnOnce(Target) -> Result<T, Failure>) -> Result<T, Failure> {
+    pub(super) async fn as_toygres<T>(
+        &self,
+        key: &InstanceKey,
+        work: impl AsyncFnOnce(Target) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         // Held until it is done.
         let forward = match self.client.is_in_cluster() {
             true => None,

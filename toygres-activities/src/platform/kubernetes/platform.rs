@@ -19,7 +19,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{OnceCell, broadcast};
 use tokio_util::sync::CancellationToken;
 use toygres_models::{
-    Drift, Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, RoleName, StorageSize,
+    ClientSession, Drift, Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, RoleName,
+    SessionEnd, StorageSize,
 };
 
 use super::cluster::Cluster;
@@ -33,6 +34,7 @@ use super::watch::pod_events;
 use crate::k8s_client::K8sClient;
 use crate::platform::certificates::{CertificateAuthority, Signs};
 use crate::platform::probe::Probe;
+use crate::platform::session::activity;
 use crate::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
     detached,
@@ -263,6 +265,14 @@ impl Platform for KubernetesPlatform {
 
     async fn drift(&self, key: &InstanceKey, spec: &InstanceSpec) -> Result<Vec<Drift>, Failure> {
         self.cluster.drift(key, spec).await
+    }
+
+    async fn sessions(&self, key: &InstanceKey) -> Result<Vec<ClientSession>, Failure> {
+        self.cluster.as_toygres(key, async |target| activity::sessions(&target).await).await
+    }
+
+    async fn end_session(&self, key: &InstanceKey, pid: i32, end: SessionEnd) -> Result<bool, Failure> {
+        self.cluster.as_toygres(key, async |target| activity::end_session(&target, pid, end).await).await
     }
 
     async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {

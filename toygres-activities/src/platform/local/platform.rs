@@ -11,8 +11,8 @@ use secrecy::SecretString;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use toygres_models::{
-    Drift, Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, Power, RoleName,
-    ServerAddress,
+    ClientSession, Drift, Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, Power,
+    RoleName, ServerAddress, SessionEnd,
 };
 
 use super::confinement::{Confinement, confinement};
@@ -29,7 +29,7 @@ use super::server::{Server, major_of};
 use crate::kill_point::kill_point;
 use crate::platform::probe::{Knock, Probe, Probed, Probes, Volume};
 use crate::platform::session::connection::Target;
-use crate::platform::session::{extensions, owner, parameters};
+use crate::platform::session::{activity, extensions, owner, parameters};
 use crate::platform::sizing::Sizing;
 use crate::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Phase, Platform, PlatformEvent,
@@ -418,6 +418,14 @@ impl Platform for LocalPlatform {
         valid_until: DateTime<Utc>,
     ) -> Result<(), Failure> {
         self.inner.open_superuser(key, password, valid_until).await
+    }
+
+    async fn sessions(&self, key: &InstanceKey) -> Result<Vec<ClientSession>, Failure> {
+        activity::sessions(&self.inner.target(key).await?).await
+    }
+
+    async fn end_session(&self, key: &InstanceKey, pid: i32, end: SessionEnd) -> Result<bool, Failure> {
+        activity::end_session(&self.inner.target(key).await?, pid, end).await
     }
 
     async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {

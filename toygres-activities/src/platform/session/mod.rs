@@ -3,6 +3,7 @@
 //!
 //! `toygres` is the role that `initdb` makes, so nobody can drop it. [`owner`] makes the roles that people log in as.
 
+pub(crate) mod activity;
 pub(crate) mod connection;
 pub(crate) mod extensions;
 pub(crate) mod owner;

@@ -19,7 +19,9 @@ use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, Kuberne
 use toygres_activities::platform::{
     Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
 };
-use toygres_models::{Drift, Failure, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, RoleName};
+use toygres_models::{
+    ClientSession, Drift, Failure, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, RoleName, SessionEnd,
+};
 
 use super::{READY, Subject, key};
 
@@ -344,6 +346,14 @@ impl Platform for InNamespace {
     async fn suspects(&self) -> Result<Vec<InstanceKey>, Failure> {
         let here = self.inner.suspects().await?.into_iter().filter(|key| key.namespace.as_str() == self.namespace);
         Ok(here.map(|real| key(real.name.as_str())).collect())
+    }
+
+    async fn sessions(&self, key: &InstanceKey) -> Result<Vec<ClientSession>, Failure> {
+        self.inner.sessions(&self.real(key)).await
+    }
+
+    async fn end_session(&self, key: &InstanceKey, pid: i32, end: SessionEnd) -> Result<bool, Failure> {
+        self.inner.end_session(&self.real(key), pid, end).await
     }
 
     async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {

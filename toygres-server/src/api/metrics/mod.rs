@@ -2,6 +2,7 @@
 
 mod exposition;
 mod instance;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use toygres_activities::platform::probe::Checked;
 use toygres_models::store::{Instance, InstanceFilter};
-use toygres_models::{InstanceKey, InstanceState};
+use toygres_models::{InstanceKey, InstanceState, Namespace};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -36,7 +37,13 @@ const PAGE: i64 = 500;
 
 /// What is below `/v1`.
 pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::new().routes(routes!(of_instance)).routes(routes!(of_instances)).routes(routes!(targets))
+    OpenApiRouter::new()
+        .routes(routes!(of_instance))
+        .routes(routes!(of_instances))
+        .routes(routes!(targets))
+        .routes(routes!(usage::usage))
+        .routes(routes!(usage::activity))
+        .routes(routes!(usage::end_session))
 }
 
 /// The server's own.
@@ -100,7 +107,7 @@ async fn of_instance(
     let key = instance_key(&name, parameters.namespace.as_deref())?;
     caller.may_view(&key.namespace)?;
     let found = state.store.instance(&key).await?;
-    let checked = look(&state, &key, &found).await;
+    let checked = look(&state, &key, &found, GOOD_FOR).await;
     let mut page = Page::default();
     instance::add(&mut page, &[], &found, checked.as_ref());
     Ok(text(page.render()))
@@ -134,11 +141,11 @@ async fn of_instances(
 ) -> Result<impl IntoResponse, ApiError> {
     let (number, of) = parameters.shard.as_deref().map_or(Ok((0, 1)), parse_shard)?;
     let is_swept = |instance: &Instance| parameters.swept.is_none_or(|swept| swept == state.swept.has(instance.id));
-    let instances = running(&state, &caller).await?.into_iter().skip(number).step_by(of);
+    let instances = running(&state, &caller, None).await?.into_iter().skip(number).step_by(of);
     let instances: Vec<_> = instances.filter(|(_, instance)| is_swept(instance)).collect();
     let mut looks = Vec::with_capacity(instances.len());
     for (key, instance) in &instances {
-        looks.push(look(&state, key, instance));
+        looks.push(look(&state, key, instance, GOOD_FOR));
     }
     let looked: Vec<_> = stream::iter(looks).buffered(AT_ONCE).collect().await;
     let mut page = Page::default();
@@ -194,13 +201,17 @@ async fn targets(
             version: instance.spec.postgres_version.to_string(),
         },
     };
-    Ok(Json(running(&state, &caller).await?.into_iter().map(group).collect()))
+    Ok(Json(running(&state, &caller, None).await?.into_iter().map(group).collect()))
 }
 
 /// The instances that are to run, as far as the caller sees them.
-async fn running(state: &AppState, caller: &Caller) -> Result<Vec<(InstanceKey, Instance)>, ApiError> {
+async fn running(
+    state: &AppState,
+    caller: &Caller,
+    namespace: Option<&Namespace>,
+) -> Result<Vec<(InstanceKey, Instance)>, ApiError> {
     let mut filter = InstanceFilter {
-        namespaces: caller.listed_namespaces(None)?,
+        namespaces: caller.listed_namespaces(namespace)?,
         state: Some(InstanceState::Running),
         ..InstanceFilter::default()
     };
@@ -219,13 +230,13 @@ async fn running(state: &AppState, caller: &Caller) -> Result<Vec<(InstanceKey, 
 }
 
 /// How an instance is, and what it says; `None` if that can't be found out now.
-async fn look(state: &AppState, key: &InstanceKey, instance: &Instance) -> Option<Checked> {
+async fn look(state: &AppState, key: &InstanceKey, instance: &Instance, max_age: Duration) -> Option<Checked> {
     if instance.state != InstanceState::Running {
         return None;
     }
     let looking = async {
         let place = state.platforms.of(instance).await.ok()?;
-        Some(place.check(key, &instance.spec.owner, GOOD_FOR).await)
+        Some(place.check(key, &instance.spec.owner, max_age).await)
     };
     tokio::time::timeout(TIME_LIMIT, looking).await.ok().flatten()
 }
