@@ -96,7 +96,7 @@ pub enum Command {
     Events(Events),
     /// Show how instances are: healthy, degraded, unhealthy, and why
     Health(Health),
-    /// Show what instances have to do; of one, its sessions, which can be cancelled or ended
+    /// Show the load of instances as it goes; of one, its sessions, which can be cancelled or ended
     Top(Top),
     /// Tell what is wrong with an instance, how that came, and what to do
     Why(Why),

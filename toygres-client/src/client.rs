@@ -26,7 +26,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use toygres_models::store::{Instance, Operation};
 use toygres_models::{
-    InstanceKey, InstanceName, InstanceState, LabelSelector, Namespace, OfferedVersion, PlatformName, SessionEnd,
+    ClientSession, InstanceKey, InstanceName, InstanceState, LabelSelector, Namespace, OfferedVersion, PlatformName, SessionEnd,
 };
 use url::Url;
 use uuid::Uuid;
@@ -205,12 +205,13 @@ impl Client {
     }
 
     /// Cancels the statement of a session, or ends the session.
-    pub async fn end_session(&self, key: &InstanceKey, pid: i32, end: SessionEnd) -> Result<(), ClientError> {
+    pub async fn end_session(&self, key: &InstanceKey, session: &ClientSession, end: SessionEnd) -> Result<(), ClientError> {
         let how = match end {
             SessionEnd::Cancel => "cancel",
             SessionEnd::Terminate => "terminate",
         };
-        let url = self.instance_url(key, &["sessions", &pid.to_string(), how], &[])?;
+        let query = [("started_at", Some(session.started_at.to_rfc3339()))];
+        let url = self.instance_url(key, &["sessions", &session.pid.to_string(), how], &query)?;
         self.send(Method::POST, url, Vec::new(), REQUEST_TIMEOUT).await?;
         Ok(())
     }

@@ -119,7 +119,7 @@ impl From<&Instance> for InstanceHealth {
     }
 }
 
-/// What an instance has to do. Counters are PostgreSQL's, since its statistics were last reset; what isn't known is null.
+/// The load of an instance. Counters are PostgreSQL's, since its statistics were last reset; what isn't known is null.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct InstanceUsage {
     /// Its namespace.
@@ -168,8 +168,10 @@ pub struct Usage {
 pub struct InstanceActivity {
     /// What it has to do, as of now.
     pub usage: InstanceUsage,
-    /// Its clients' sessions, those with the oldest transactions first, at most 200.
-    pub sessions: Vec<ClientSession>,
+    /// Its clients' sessions, those with the oldest transactions first, at most 200; null where they can't be asked for.
+    pub sessions: Option<Vec<ClientSession>>,
+    /// Why they can't.
+    pub problem: Option<String>,
 }
 
 /// Answer of `GET /v1/instances/{name}/drift`.

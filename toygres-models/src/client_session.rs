@@ -1,5 +1,6 @@
 //! What somebody does in an instance at this moment.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -8,6 +9,10 @@ use utoipa::ToSchema;
 pub struct ClientSession {
     /// The process.
     pub pid: i32,
+    /// When the session began; with the process, that is the session.
+    pub started_at: DateTime<Utc>,
+    /// Whether its role is a superuser: only admins end its sessions.
+    pub is_superuser: bool,
     /// The role that logged in.
     pub role: Option<String>,
     /// The database.
@@ -26,7 +31,7 @@ pub struct ClientSession {
     pub statement_seconds: Option<f64>,
     /// The processes whose locks it waits for.
     pub blocked_by: Vec<i32>,
-    /// The start of its statement, or of the last one; only editors are told.
+    /// The start of its statement, or of the last one; only editors see it.
     pub statement: Option<String>,
 }
 

@@ -133,6 +133,7 @@ impl Sweep<'_> {
             self.store.record_platform_reached(platform, &self.shard.place, words).await?;
             self.was_reached = Some(platform_failure.is_none());
         }
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).retain(|id| looked_at.contains(id));
         let interval_seconds = self.interval.as_secs_f64();
         let instances = i32::try_from(looked_at.len()).unwrap_or(i32::MAX);
         self.swept.set(self.shard, looked_at);

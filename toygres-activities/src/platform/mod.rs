@@ -295,11 +295,11 @@ pub trait Platform: Send + Sync + 'static {
     /// As [`set_password`](Self::set_password).
     async fn sessions(&self, key: &InstanceKey) -> Result<Vec<ClientSession>, Failure>;
 
-    /// Ends a client's statement, or its session. `false` if there is no such session.
+    /// Ends a client's statement, or its session. `false` if there is none any more.
     ///
     /// # Errors
     /// As [`set_password`](Self::set_password).
-    async fn end_session(&self, key: &InstanceKey, pid: i32, end: SessionEnd) -> Result<bool, Failure>;
+    async fn end_session(&self, key: &InstanceKey, client: &ClientSession, end: SessionEnd) -> Result<bool, Failure>;
 
     /// Whether the role logs in with that password; nothing is logged in to find out.
     ///

@@ -13,7 +13,7 @@ use toygres_client::resources::{InstanceActivity, InstanceUsage};
 use toygres_models::text::one_line;
 use toygres_models::{ClientSession, InstanceName, Namespace, SessionEnd};
 
-use crate::error::Outcome;
+use crate::error::{CliError, Outcome};
 use crate::output::display::{self, coloured, health_colour};
 use crate::output::interrupt::interrupted;
 use crate::output::ui::{Ui, clear_screen};
@@ -32,8 +32,8 @@ Examples:
   toygres top demo --cancel 4711   end the statement of that session
   toygres top demo --terminate 4711
 
-Rates are of the time between two looks; of all instances, the server's own, every ten seconds.
-Statements are shown to editors.")]
+Rates are averages over the time between two looks: for all instances, those of the server. Only
+editors see statements.")]
 pub struct Top {
     /// The instance's name; every instance that runs without it
     #[arg(value_parser = instance_name)]
@@ -61,31 +61,29 @@ pub async fn run(arguments: Top, session: &mut Session<'_>) -> Outcome {
     let end =
         arguments.cancel.map(|pid| (pid, SessionEnd::Cancel)).or(arguments.terminate.map(|pid| (pid, SessionEnd::Terminate)));
     if let (Some(name), Some((pid, end))) = (&arguments.name, end) {
-        let key = session.key(name.clone());
-        session.call(async |client: &Client| client.end_session(&key, pid, end).await).await?;
-        ui.print(match end {
-            SessionEnd::Cancel => format!("the statement of the process {pid} is cancelled"),
-            SessionEnd::Terminate => format!("the session in the process {pid} is ended"),
-        })?;
-        return Ok(ExitCode::SUCCESS);
+        return end_session(name, pid, end, session).await;
     }
     let is_live = !arguments.once && ui.is_for_people() && std::io::stdout().is_terminal();
     let mut rates = Rates::default();
     let show = async {
+        let mut text = look(arguments.name.as_ref(), &mut rates, session).await?;
         loop {
-            let text = match &arguments.name {
-                Some(name) => one(name, &mut rates, session).await?,
-                None => all(&mut rates, session).await?,
-            };
-            let Some(text) = text else { return Ok(()) };
+            let Some(shown) = text else { return Ok(()) };
             if is_live {
                 clear_screen();
             }
-            ui.print(text)?;
+            ui.print(shown)?;
             if !is_live {
                 return Ok(());
             }
             sleep(Duration::from_secs(arguments.interval_seconds)).await;
+            // A server that somebody stopped isn't started again by that.
+            text = match session.find_again().await? {
+                true => look(arguments.name.as_ref(), &mut rates, session)
+                    .await
+                    .or_else(|error| Ok::<_, CliError>(Some(error.message)))?,
+                false => Some("the server is away; going on when it is back".to_owned()),
+            };
         }
     };
     tokio::select! {
@@ -98,8 +96,31 @@ pub async fn run(arguments: Top, session: &mut Session<'_>) -> Outcome {
     }
 }
 
+async fn end_session(name: &InstanceName, pid: i32, end: SessionEnd, session: &mut Session<'_>) -> Outcome {
+    let key = session.key(name.clone());
+    let activity = session.call(async |client: &Client| client.instance_activity(&key).await).await?;
+    let sessions = activity.sessions.ok_or_else(|| CliError::failed(activity.problem.unwrap_or_default()))?;
+    let Some(found) = sessions.into_iter().find(|session| session.pid == pid) else {
+        let message = format!("{key} has no session of a client in the process {pid}; nothing was done");
+        return Err(CliError::failed(message).hint(format!("`toygres top {}` shows them", key.argument())));
+    };
+    session.call(async |client: &Client| client.end_session(&key, &found, end).await).await?;
+    session.ui.print(match end {
+        SessionEnd::Cancel => format!("the statement of the process {pid} is cancelled"),
+        SessionEnd::Terminate => format!("the session in the process {pid} has ended"),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// `None` where a record was printed.
-async fn all(rates: &mut Rates, session: &mut Session<'_>) -> Result<Option<String>, crate::error::CliError> {
+async fn look(name: Option<&InstanceName>, rates: &mut Rates, session: &mut Session<'_>) -> Result<Option<String>, CliError> {
+    match name {
+        Some(name) => one(name, rates, session).await,
+        None => all(rates, session).await,
+    }
+}
+
+async fn all(rates: &mut Rates, session: &mut Session<'_>) -> Result<Option<String>, CliError> {
     let ui = session.ui;
     let namespace = session.settings.namespace.clone();
     let usage = session.call(async |client: &Client| client.usage(namespace.as_ref()).await).await?;
@@ -113,11 +134,7 @@ async fn all(rates: &mut Rates, session: &mut Session<'_>) -> Result<Option<Stri
     Ok(Some(usage_table(ui, &usage.items, rates)))
 }
 
-async fn one(
-    name: &InstanceName,
-    rates: &mut Rates,
-    session: &mut Session<'_>,
-) -> Result<Option<String>, crate::error::CliError> {
+async fn one(name: &InstanceName, rates: &mut Rates, session: &mut Session<'_>) -> Result<Option<String>, CliError> {
     let ui = session.ui;
     let key = session.key(name.clone());
     let activity = session.call(async |client: &Client| client.instance_activity(&key).await).await?;
@@ -130,11 +147,14 @@ async fn one(
 
 fn activity_text(ui: &Ui, activity: &InstanceActivity, rates: &mut Rates) -> String {
     let table = usage_table(ui, std::slice::from_ref(&activity.usage), rates);
-    if activity.sessions.is_empty() {
+    let Some(sessions) = &activity.sessions else {
+        return format!("{table}\n\n{}", activity.problem.as_deref().unwrap_or_default());
+    };
+    if sessions.is_empty() {
         return format!("{table}\n\nNo client is connected.");
     }
-    let headers = ["PID", "ROLE", "DATABASE", "APPLICATION", "CLIENT", "STATE", "TRANSACTION", "STATEMENT", "WAITS FOR", "SQL"];
-    let rows = activity.sessions.iter().map(session_row);
+    let headers = ["PID", "ROLE", "DATABASE", "APPLICATION", "CLIENT", "STATE", "XACT AGE", "QUERY AGE", "WAITS FOR", "SQL"];
+    let rows = sessions.iter().map(session_row);
     format!("{table}\n\n{}", display::table(ui, &headers, &["SQL"], rows.collect()))
 }
 
@@ -245,15 +265,16 @@ impl Rates {
         {
             return *rate;
         }
-        let ratio = |hit: i64, read: i64| (hit + read > 0).then(|| hit as f64 / (hit + read) as f64);
+        // The instance's superuser says what he likes.
+        let ratio = |hit: f64, read: f64| (hit + read > 0.0).then(|| hit / (hit + read));
         let since = |of: fn(&InstanceUsage) -> Option<i64>| {
             let (now, before) = (of(usage)?, last.and_then(|(last, _)| of(last))?);
             // They were reset, or the server crashed.
-            (now >= before).then(|| now - before)
+            (now >= before).then(|| now as f64 - before as f64)
         };
         let seconds = last.and_then(|(last, _)| Some((usage.at? - last.at?).as_seconds_f64())).filter(|seconds| *seconds > 0.0);
         let between = since(|usage| usage.blocks_hit).zip(since(|usage| usage.blocks_read));
-        let all = usage.blocks_hit.zip(usage.blocks_read);
+        let all = usage.blocks_hit.map(|hit| hit as f64).zip(usage.blocks_read.map(|read| read as f64));
         let rate = Rate {
             transactions_per_second: since(|usage| usage.transactions)
                 .zip(seconds)
@@ -308,8 +329,18 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_a_dash_and_a_statement_one_line() {
-        let text = usage_table(&testing::ui(), &[usage(None, 1, 1, 1)], &mut Rates::default());
+        let nothing = InstanceUsage {
+            connections: None,
+            max_connections: None,
+            blocks_hit: None,
+            databases_bytes: None,
+            volume_size_bytes: None,
+            ..usage(None, i64::MAX, 1, i64::MAX)
+        };
+        let text = usage_table(&testing::ui(), &[nothing], &mut Rates::default());
+        assert!(text.contains("-/-"), "{text}");
+        let text = usage_table(&testing::ui(), &[usage(None, 1, i64::MAX, i64::MAX)], &mut Rates::default());
         assert!(text.contains("3/97") && text.contains("50 % of 10.0 GB") && text.contains("23 MB"), "{text}");
-        assert_eq!(start_of("SELECT\n  1"), "SELECT 1");
+        assert_eq!(start_of("SELECT\n  1\u{1b}[31m"), "SELECT 1 [31m");
     }
 }

@@ -9,7 +9,7 @@ use crate::output::display;
 use crate::output::ui::Ui;
 use crate::settings::Settings;
 
-/// Prints what a server that is started here is told, and what commands go by.
+/// Prints what a server that is started here is told. Contexts aren't settings.
 pub fn run(settings: &Settings, ui: &Ui) -> Outcome {
     if !ui.is_for_people() {
         ui.print_record(&settings.shown)?;

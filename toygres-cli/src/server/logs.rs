@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::error::{CliError, Outcome};
 use crate::output::interrupt::interrupted;
-use crate::output::ui::Ui;
+use crate::output::ui::{Ui, write_to_reader};
 use crate::session::PAUSE;
 use crate::settings::Settings;
 
@@ -24,7 +24,7 @@ Examples:
   toygres server logs --follow
   toygres server logs --operation 01a22b3f-e879-76ad-85c2-dd338c58c67e --tail 1000
 
-Of a server in a pod, kubectl logs shows it. TOYGRES_LOG=debug has a server say more.")]
+For a server in a pod, use kubectl logs. TOYGRES_LOG=debug makes a server say more.")]
 pub struct ServerLogs {
     /// Go on with what the server says from now on
     #[arg(short, long)]
@@ -45,8 +45,7 @@ pub async fn run(arguments: ServerLogs, settings: &Settings, ui: &Ui) -> Outcome
     let is_wanted = |line: &str| operation.as_ref().is_none_or(|id| line.contains(id));
     let mut current = None;
     let mut last = VecDeque::new();
-    for file in files(&path) {
-        let Some(mut log) = Log::open(&file)? else { continue };
+    for mut log in open_all(&path)? {
         while let Some(line) = log.next()? {
             if is_wanted(&line) {
                 last.push_back(line);
@@ -60,24 +59,22 @@ pub async fn run(arguments: ServerLogs, settings: &Settings, ui: &Ui) -> Outcome
     let Some(mut current) = current else {
         return Err(CliError::failed(format!("no server has run on {} yet", settings.server.state_dir.display())));
     };
-    for line in last {
-        ui.print(line)?;
-    }
-    if !arguments.follow {
+    let is_read = last.iter().try_fold(true, |is_read, line| Ok::<_, CliError>(is_read && write(line)?))?;
+    if !arguments.follow || !is_read {
         return Ok(ExitCode::SUCCESS);
     }
     let follow = async {
         loop {
-            // Before it is read to its end: what is turned over meanwhile is seen the next time.
-            let is_turned_over = current.is_turned_over(&path);
+            // Before it is read to its end: a rotation meanwhile is seen the next time.
+            let next = current.next_file(&path)?;
             while let Some(line) = current.next()? {
-                if is_wanted(&line) {
-                    ui.print(line)?;
+                if is_wanted(&line) && !write(&line)? {
+                    return Ok(ExitCode::SUCCESS);
                 }
             }
-            match is_turned_over {
-                true => current = Log::open(&path)?.unwrap_or(current),
-                false => sleep(PAUSE).await,
+            match next {
+                Some(next) => current = next,
+                None => sleep(PAUSE).await,
             }
         }
     };
@@ -91,6 +88,11 @@ pub async fn run(arguments: ServerLogs, settings: &Settings, ui: &Ui) -> Outcome
     }
 }
 
+/// `false` if nobody reads on.
+fn write(line: &str) -> Result<bool, CliError> {
+    write_to_reader(format!("{line}\n").as_bytes())
+}
+
 /// The log's files, the oldest first: `server.log.4` … `server.log`.
 fn files(path: &Path) -> Vec<PathBuf> {
     let older = |number: usize| path.with_file_name(format!("{}.{number}", path.file_name().unwrap_or_default().display()));
@@ -98,6 +100,20 @@ fn files(path: &Path) -> Vec<PathBuf> {
     older.reverse();
     older.push(path.to_owned());
     older
+}
+
+/// All of them, the oldest first. The newest is opened first: of a rotation meanwhile, none is missed.
+fn open_all(path: &Path) -> Result<Vec<Log>, CliError> {
+    let mut logs: Vec<Log> = Vec::new();
+    for file in files(path).iter().rev() {
+        if let Some(log) = Log::open(file)?
+            && !logs.iter().any(|known| known.id() == log.id())
+        {
+            logs.push(log);
+        }
+    }
+    logs.reverse();
+    Ok(logs)
 }
 
 struct Log {
@@ -125,10 +141,17 @@ impl Log {
         Ok(Some(String::from_utf8_lossy(&std::mem::take(&mut self.unfinished)).into_owned()))
     }
 
-    /// Whether another file has its name by now.
-    fn is_turned_over(&self, path: &Path) -> bool {
-        let (open, named) = (self.lines.get_ref().metadata(), std::fs::metadata(path));
-        matches!((open, named), (Ok(open), Ok(named)) if (open.dev(), open.ino()) != (named.dev(), named.ino()))
+    /// What tells the file from others, whatever it is called.
+    fn id(&self) -> Option<(u64, u64)> {
+        self.lines.get_ref().metadata().ok().map(|file| (file.dev(), file.ino()))
+    }
+
+    /// The file that comes after it, if there is one by now.
+    fn next_file(&self, path: &Path) -> Result<Option<Self>, CliError> {
+        let logs = open_all(path)?;
+        let position = logs.iter().position(|log| log.id() == self.id());
+        // One that was removed was the oldest.
+        Ok(logs.into_iter().nth(position.map_or(0, |position| position + 1)))
     }
 }
 
@@ -154,11 +177,18 @@ mod tests {
         let mut log = Log::open(&path).unwrap().unwrap();
         assert_eq!((log.next().unwrap().as_deref(), log.next().unwrap()), (Some("3"), None));
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"r\n").unwrap();
-        assert!(!log.is_turned_over(&path));
+        assert!(log.next_file(&path).unwrap().is_none());
         assert_eq!(log.next().unwrap().as_deref(), Some("four"));
-        std::fs::rename(&path, folder.path().join("server.log.3")).unwrap();
-        assert!(!log.is_turned_over(&path), "there is no other file yet");
-        std::fs::write(&path, "").unwrap();
-        assert!(log.is_turned_over(&path));
+        // Rotated twice, before anybody looked.
+        std::fs::remove_file(folder.path().join("server.log.2")).unwrap();
+        std::fs::rename(folder.path().join("server.log.1"), folder.path().join("server.log.3")).unwrap();
+        std::fs::rename(&path, folder.path().join("server.log.2")).unwrap();
+        std::fs::write(folder.path().join("server.log.1"), "5\n").unwrap();
+        std::fs::write(&path, "6\n").unwrap();
+        let mut log = log.next_file(&path).unwrap().unwrap();
+        assert_eq!(log.next().unwrap().as_deref(), Some("5"));
+        let mut log = log.next_file(&path).unwrap().unwrap();
+        assert_eq!(log.next().unwrap().as_deref(), Some("6"));
+        assert!(log.next_file(&path).unwrap().is_none());
     }
 }

@@ -39,7 +39,7 @@ pub enum ServerCommand {
     Status,
     /// Show what the server on this machine said
     Logs(logs::ServerLogs),
-    /// Show each setting, and where it is from
+    /// Show each setting here, and where it is from; a server that runs keeps those that it was started with
     Config,
     /// Run the server in the foreground, until Ctrl-C or SIGTERM
     Run {

@@ -202,7 +202,7 @@ impl Settings {
             flags_of_a_start,
             shown: Vec::new(),
         };
-        Ok(Self { shown: shown(&sources, &settings.to_environment()), ..settings })
+        Ok(Self { shown: shown(&sources, &settings), ..settings })
     }
 
     /// The same for a command that talks to a server: with the address and the token of the context,
@@ -291,13 +291,35 @@ impl Settings {
 }
 
 /// Each setting's value: what the server is told, or else what was given.
-fn shown(sources: &Sources, of_server: &[(String, OsString)]) -> Vec<ShownSetting> {
+fn shown(sources: &Sources, settings: &Settings) -> Vec<ShownSetting> {
     const SECRETS: [&str; 2] = ["database_url", "token"];
+    let of_server = settings.to_environment();
+    let kubernetes = &settings.server.kubernetes;
+    // What the server is told nothing of where nothing was given.
+    let defaults = [
+        ("cluster_domain", kubernetes.cluster_domain.clone()),
+        ("image_user_id", kubernetes.user_id.to_string()),
+        ("listen", DEFAULT_LISTEN.to_string()),
+        ("namespace", settings.namespace_or_default().to_string()),
+        ("output", "table".to_owned()),
+        ("quiet", settings.quiet.to_string()),
+        ("scheduling_timeout_seconds", kubernetes.scheduling_timeout_seconds.to_string()),
+        ("tls", settings.server.tls.is_some().to_string()),
+    ];
     let shown = |key: &str| {
-        let given = sources.find(key);
+        // Of a secret and the file that has it, the nearer one counts.
+        let pairs = [TOKEN, ["database_url", "database_url_file"]];
+        let given = match pairs.iter().find(|pair| pair[0] == key) {
+            Some(pair) => sources.find_nearest(pair).map(|(_, value)| value),
+            None => sources.find(key),
+        };
         let variable = source::variable(key);
         let effective = of_server.iter().find(|(name, _)| *name == variable).map(|(_, text)| text.to_string_lossy().into_owned());
-        let value = effective.or_else(|| given.as_ref().map(|given| given.text.clone()));
+        let default = || Some(defaults.iter().find(|(name, _)| *name == key)?.1.clone());
+        let as_given = || given.as_ref().map(|given| given.text.clone());
+        // A URL that isn't looked at, since a context is nearer, may be anything.
+        let value =
+            if key == "url" { settings.url.as_ref().map(Url::to_string) } else { effective.or_else(as_given).or_else(default) };
         ShownSetting {
             key: key.to_owned(),
             value: value.map(|value| if SECRETS.contains(&key) { "(hidden)".to_owned() } else { value }),
@@ -477,7 +499,6 @@ fn parse_health_interval(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs).ok_or_else(|| format!("{text:?} is not a number of seconds from 1 to 3600"))
 }
 
-/// Whether the superuser's password is handed out.
 fn parse_log_format(text: &str) -> Result<LogFormat, String> {
     [LogFormat::Text, LogFormat::Json]
         .into_iter()
@@ -485,6 +506,7 @@ fn parse_log_format(text: &str) -> Result<LogFormat, String> {
         .ok_or_else(|| format!("{text:?} is unknown; known are text, json"))
 }
 
+/// Whether the superuser's password is handed out.
 fn parse_superuser(text: &str) -> Result<bool, String> {
     match text {
         ADMINS => Ok(true),

@@ -12,6 +12,7 @@ use toygres_models::Store;
 use toygres_models::store::Changes;
 
 use crate::api::http::traffic::Traffic;
+use crate::api::metrics::usage::SessionLooks;
 use crate::api::observations::Observations;
 use crate::workers::clock::Clock;
 use crate::workers::event_feed::EventFeed;
@@ -31,6 +32,8 @@ pub struct AppState {
     pub kube_context: Option<String>,
     /// When instances were last looked at.
     pub observations: Observations,
+    /// What was last found out about sessions.
+    pub session_looks: SessionLooks,
     /// The workflow engine.
     pub workflows: Arc<Workflows>,
     /// Wakes those who wait for a change.

@@ -22,7 +22,7 @@ use tracing::info;
 use crate::api;
 use crate::api::http::limits::ANSWER_LIMIT;
 use crate::api::state::AppState;
-use crate::settings::{ServerSettings, StartLine};
+use crate::settings::{LogFormat, ServerSettings, StartLine};
 use http::HttpServer;
 use state_files::Taken;
 use tls::Tls;
@@ -121,7 +121,11 @@ async fn serve(settings: &ServerSettings, announce: &Announcer) -> anyhow::Resul
             (None, Some(name)) => format!("its token is in the Secret {name}"),
             (None, None) => format!("its token is in {}", state_dir.token_path().display()),
         };
-        eprintln!("toygres server {} is ready at {url}; {token}", crate::VERSION);
+        match settings.log_format {
+            LogFormat::Text => eprintln!("toygres server {} is ready at {url}; {token}", crate::VERSION),
+            // Every line is an object.
+            LogFormat::Json => info!("{token}"),
+        }
     }
 
     let stop_instances = tokio::select! {

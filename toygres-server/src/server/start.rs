@@ -158,6 +158,7 @@ async fn start_on(host: Option<Arc<LocalHost>>, settings: &ServerSettings, say: 
         platforms,
         host,
         observations: Observations::default(),
+        session_looks: Default::default(),
         workflows,
         changes,
         feed,

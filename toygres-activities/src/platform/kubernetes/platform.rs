@@ -271,8 +271,8 @@ impl Platform for KubernetesPlatform {
         self.cluster.as_toygres(key, async |target| activity::sessions(&target).await).await
     }
 
-    async fn end_session(&self, key: &InstanceKey, pid: i32, end: SessionEnd) -> Result<bool, Failure> {
-        self.cluster.as_toygres(key, async |target| activity::end_session(&target, pid, end).await).await
+    async fn end_session(&self, key: &InstanceKey, client: &ClientSession, end: SessionEnd) -> Result<bool, Failure> {
+        self.cluster.as_toygres(key, async |target| activity::end_session(&target, client, end).await).await
     }
 
     async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {

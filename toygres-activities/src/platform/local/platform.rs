@@ -424,8 +424,8 @@ impl Platform for LocalPlatform {
         activity::sessions(&self.inner.target(key).await?).await
     }
 
-    async fn end_session(&self, key: &InstanceKey, pid: i32, end: SessionEnd) -> Result<bool, Failure> {
-        activity::end_session(&self.inner.target(key).await?, pid, end).await
+    async fn end_session(&self, key: &InstanceKey, client: &ClientSession, end: SessionEnd) -> Result<bool, Failure> {
+        activity::end_session(&self.inner.target(key).await?, client, end).await
     }
 
     async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {

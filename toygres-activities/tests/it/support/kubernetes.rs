@@ -352,8 +352,8 @@ impl Platform for InNamespace {
         self.inner.sessions(&self.real(key)).await
     }
 
-    async fn end_session(&self, key: &InstanceKey, pid: i32, end: SessionEnd) -> Result<bool, Failure> {
-        self.inner.end_session(&self.real(key), pid, end).await
+    async fn end_session(&self, key: &InstanceKey, client: &ClientSession, end: SessionEnd) -> Result<bool, Failure> {
+        self.inner.end_session(&self.real(key), client, end).await
     }
 
     async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {

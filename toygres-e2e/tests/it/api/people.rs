@@ -46,7 +46,7 @@ const ROUTES: &[(&str, &str, &str, &str, For, u16)] = &[
     ("get", "/instances/{name}/health", "/instances/nobody/health?namespace={ns}", "", For::InNamespace("viewer"), 404),
     ("get", "/instances/{name}/metrics", "/instances/nobody/metrics?namespace={ns}", "", For::InNamespace("viewer"), 404),
     ("get", "/instances/{name}/activity", "/instances/nobody/activity?namespace={ns}", "", For::InNamespace("viewer"), 404),
-    ("post", "/instances/{name}/sessions/{pid}/{end}", "/instances/nobody/sessions/1/cancel?namespace={ns}", "", For::InNamespace("editor"), 404),
+    ("post", "/instances/{name}/sessions/{pid}/{end}", "/instances/nobody/sessions/1/cancel?namespace={ns}&started_at=2026-01-01T00:00:00Z", "", For::InNamespace("editor"), 404),
     ("get", "/usage", "/usage?namespace={ns}", "", For::InNamespace("viewer"), 200),
     ("get", "/metrics", "/metrics", "", For::Anybody, 200),
     ("get", "/prometheus/targets", "/prometheus/targets", "", For::Anybody, 200),

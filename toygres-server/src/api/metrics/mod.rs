@@ -2,7 +2,7 @@
 
 mod exposition;
 mod instance;
-mod usage;
+pub(super) mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
