@@ -270,15 +270,13 @@ impl Rates {
         let since = |of: fn(&InstanceUsage) -> Option<i64>| {
             let (now, before) = (of(usage)?, last.and_then(|(last, _)| of(last))?);
             // They were reset, or the server crashed.
-            (now >= before).then(|| now as f64 - before as f64)
+            (now >= before).then_some(now as f64 - before as f64)
         };
         let seconds = last.and_then(|(last, _)| Some((usage.at? - last.at?).as_seconds_f64())).filter(|seconds| *seconds > 0.0);
         let between = since(|usage| usage.blocks_hit).zip(since(|usage| usage.blocks_read));
         let all = usage.blocks_hit.map(|hit| hit as f64).zip(usage.blocks_read.map(|read| read as f64));
         let rate = Rate {
-            transactions_per_second: since(|usage| usage.transactions)
-                .zip(seconds)
-                .map(|(count, seconds)| count as f64 / seconds),
+            transactions_per_second: since(|usage| usage.transactions).zip(seconds).map(|(count, seconds)| count / seconds),
             cache_hit_ratio: between.or(all).and_then(|(hit, read)| ratio(hit, read)),
         };
         self.0.insert(key, (usage.clone(), rate));
