@@ -12,7 +12,9 @@ use crate::secrets::SecretStore;
 /// How long one that was right isn't asked about again: the secret store, and the instance, are spared.
 const GOOD_FOR: Duration = Duration::from_secs(300);
 /// How soon one is asked about again that was wrong, or of which nothing could be found out.
-const AGAIN_AFTER: Duration = Duration::from_secs(10);
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// How long it is waited for whether one that was wrong still is, so that it isn't told when it is mended already.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// One that is wrong has to be so twice: while a password is being changed, both sides differ for a moment.
 const TOLD_FROM: u32 = 2;
 
@@ -30,28 +32,43 @@ pub(crate) struct PasswordChecks(Mutex<HashMap<InstanceKey, Seen>>);
 
 impl PasswordChecks {
     /// Whether the owner's password is another than the one that is kept for it, as far as that is known. What isn't known of late
-    /// is found out meanwhile: nobody waits for it.
-    pub(crate) fn differs(
+    /// is found out meanwhile; nobody waits for it unless it was wrong.
+    pub(crate) async fn differs(
         self: &Arc<Self>,
         platform: &Arc<dyn Platform>,
         secrets: &Arc<dyn SecretStore>,
         key: &InstanceKey,
         owner: &RoleName,
     ) -> bool {
+        let was_wrong = self.times_wrong(key) > 0;
+        if self.begin(key) {
+            let (checks, platform, secrets) = (self.clone(), platform.clone(), secrets.clone());
+            let (key, owner) = (key.clone(), owner.clone());
+            let looking = tokio::spawn(async move { checks.find_out(&*platform, &*secrets, key, &owner).await });
+            if was_wrong {
+                // What takes longer goes on, and is known at the next look.
+                let _ = tokio::time::timeout(PATIENCE, looking).await;
+            }
+        }
+        self.times_wrong(key) >= TOLD_FROM
+    }
+
+    fn times_wrong(&self, key: &InstanceKey) -> u32 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).map_or(0, |seen| seen.times_wrong)
+    }
+
+    /// Whether it is to be found out now. Until that is done no second one is begun.
+    fn begin(&self, key: &InstanceKey) -> bool {
         let now = Instant::now();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = all.get(key).copied();
-        if last.is_none_or(|last| last.next <= now) {
-            let times_wrong = last.map_or(0, |last| last.times_wrong);
-            // Of those that nobody asks about any more.
-            all.retain(|_, seen| seen.next + GOOD_FOR > now);
-            // By the task's end it is another; until then no second one is begun.
-            all.insert(key.clone(), Seen { times_wrong, next: now + GOOD_FOR });
-            let (checks, platform, secrets) = (self.clone(), platform.clone(), secrets.clone());
-            let (key, owner) = (key.clone(), owner.clone());
-            tokio::spawn(async move { checks.find_out(&*platform, &*secrets, key, &owner).await });
+        if last.is_some_and(|last| last.next > now) {
+            return false;
         }
-        last.is_some_and(|last| last.times_wrong >= TOLD_FROM)
+        // Of those that nobody asks about any more.
+        all.retain(|_, seen| seen.next + GOOD_FOR > now);
+        all.insert(key.clone(), Seen { times_wrong: last.map_or(0, |last| last.times_wrong), next: now + GOOD_FOR });
+        true
     }
 
     async fn find_out(&self, platform: &dyn Platform, secrets: &dyn SecretStore, key: InstanceKey, owner: &RoleName) {

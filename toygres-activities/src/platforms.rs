@@ -34,7 +34,7 @@ impl Place {
     /// Looks at an instance that is to run. A probe of the last `max_age` will do.
     pub async fn check(&self, key: &InstanceKey, owner: &RoleName, max_age: Duration) -> Checked {
         let mut checked = probe::check(&*self.platform, key, max_age).await;
-        if checked.probe.is_some() && self.passwords.differs(&self.platform, &self.secrets, key, owner) {
+        if checked.probe.is_some() && self.passwords.differs(&self.platform, &self.secrets, key, owner).await {
             let message = format!(
                 "the role {owner} can't log in with the password that toygres keeps for it: somebody set another, or took the \
                  right from it; `toygres rotate-password {}` sets a new one on both sides",

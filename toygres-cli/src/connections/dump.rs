@@ -37,5 +37,7 @@ pub async fn run(arguments: Dump, settings: &Settings, ui: &Ui) -> Outcome {
     // An older pg_dump refuses a newer server.
     let program = client_program::find("pg_dump", instance.spec.postgres_version.major(), settings).await?;
     let route = route::any(&mut session, &key, Login::Owner).await?;
-    client_program::run(&program, &arguments.arguments, &route.connection).await
+    let ended = client_program::run(&program, &arguments.arguments, &route.connection).await;
+    route.close().await;
+    ended
 }

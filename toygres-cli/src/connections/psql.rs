@@ -45,5 +45,7 @@ pub async fn run(arguments: Psql, settings: &Settings, ui: &Ui) -> Outcome {
     let key = session.key(arguments.name);
     // Held until psql has ended.
     let route = route::any(&mut session, &key, Login::asked(arguments.superuser)).await?;
-    client_program::run(&program, &arguments.arguments, &route.connection).await
+    let ended = client_program::run(&program, &arguments.arguments, &route.connection).await;
+    route.close().await;
+    ended
 }

@@ -29,6 +29,13 @@ impl Route {
     pub fn is_forwarded(&self) -> bool {
         self.forward.is_some()
     }
+
+    /// Ends it, when what was sent through it has arrived.
+    pub async fn close(self) {
+        if let Some(forward) = self.forward {
+            forward.close().await;
+        }
+    }
 }
 
 /// As whom somebody logs in.

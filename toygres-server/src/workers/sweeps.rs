@@ -1,7 +1,8 @@
 //! Has the instances of this server's places looked at: each shard has a workflow, which any server of the place may carry on.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use toygres_activities::{Platforms, SweepHealthInput};
 use toygres_models::PlatformName;
@@ -15,12 +16,21 @@ const SHARDS_OF_A_MACHINE: i32 = 1;
 const SHARDS_OF_A_CLUSTER: i32 = 4;
 /// How often it is made sure that the workflows run.
 const PERIOD: Duration = Duration::from_secs(10);
+/// How soon a platform that was opened is seen.
+const TICK: Duration = Duration::from_millis(500);
 
 /// Makes sure that the sweeps of the platforms that are open run, for as long as the server does.
 pub async fn keep_sweeping(platforms: Platforms, workflows: Arc<Workflows>) {
+    let mut last = HashMap::new();
     loop {
+        tokio::time::sleep(TICK).await;
         for place in platforms.opened() {
-            let (platform, id) = (place.platform.name(), place.platform.cluster_id().await);
+            let platform = place.platform.name();
+            if last.get(&platform).is_some_and(|at: &Instant| at.elapsed() < PERIOD) {
+                continue;
+            }
+            last.insert(platform, Instant::now());
+            let id = place.platform.cluster_id().await;
             let begun = async {
                 let place = id?.unwrap_or_else(|| platform.as_str().to_owned());
                 for shard in shards(platform, &place) {
@@ -32,7 +42,6 @@ pub async fn keep_sweeping(platforms: Platforms, workflows: Arc<Workflows>) {
                 tracing::warn!(%platform, %error, "the platform's instances aren't looked at now; it is tried again");
             }
         }
-        tokio::time::sleep(PERIOD).await;
     }
 }
 

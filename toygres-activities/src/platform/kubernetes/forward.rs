@@ -2,26 +2,26 @@
 //! server.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::identity::{MemberNames, PORT};
 use crate::k8s_client::K8sClient;
 
+/// How long a connection may take to end once nobody wants it any more: cut off, it would be an error in the server's log.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// A port on 127.0.0.1 that leads to an instance as long as this value lives.
 pub struct Forward {
     address: SocketAddr,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Forward {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    closing: DropGuard,
+    connections: TaskTracker,
 }
 
 impl Forward {
@@ -38,8 +38,18 @@ impl Forward {
         };
         let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
-        let task = tokio::spawn(serve(listener, client.clone(), key.clone()));
-        Ok(Self { address, task })
+        let closing = CancellationToken::new();
+        let connections = TaskTracker::new();
+        tokio::spawn(serve(listener, client.clone(), key.clone(), closing.clone(), connections.clone()));
+        Ok(Self { address, closing: closing.drop_guard(), connections })
+    }
+
+    /// Ends it, when what was sent through it has arrived. Dropped, it ends by itself as long as the program runs.
+    pub async fn close(self) {
+        let Self { closing, connections, .. } = self;
+        drop(closing);
+        connections.close();
+        connections.wait().await;
     }
 
     /// Where it listens.
@@ -49,23 +59,28 @@ impl Forward {
     }
 }
 
-async fn serve(listener: TcpListener, client: K8sClient, key: InstanceKey) {
+async fn serve(listener: TcpListener, client: K8sClient, key: InstanceKey, closing: CancellationToken, connections: TaskTracker) {
     let pod = MemberNames::first(&key).pod;
-    // Ends with this task, and the connections with it.
-    let mut connections = JoinSet::new();
     loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let Ok((connection, _)) = accepted else { continue };
-                let (pods, pod, client) = (client.api::<Pod>(key.namespace.as_str()), pod.clone(), client.clone());
-                connections.spawn(async move {
-                    if let Err(failure) = carry(connection, &client, &pods, &pod).await {
-                        tracing::warn!(pod = %pod, error = %failure, "a forwarded connection ended");
-                    }
-                });
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = closing.cancelled() => return,
+        };
+        let Ok((connection, _)) = accepted else { continue };
+        let (pods, pod, client, closing) =
+            (client.api::<Pod>(key.namespace.as_str()), pod.clone(), client.clone(), closing.clone());
+        connections.spawn(async move {
+            let cut_off = async {
+                closing.cancelled().await;
+                tokio::time::sleep(GRACE).await;
+            };
+            tokio::select! {
+                carried = carry(connection, &client, &pods, &pod) => if let Err(failure) = carried {
+                    tracing::warn!(pod = %pod, error = %failure, "a forwarded connection ended");
+                },
+                () = cut_off => {}
             }
-            Some(_) = connections.join_next() => {}
-        }
+        });
     }
 }
 

@@ -29,7 +29,7 @@ SELECT json_build_object(
             'waiting_for_lock', count(*) FILTER (WHERE wait_event_type = 'Lock'),
             'longest_transaction_seconds', coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0),
             'longest_transaction_pid', (array_agg(pid ORDER BY xact_start))[1])
-        FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()),
+        FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename IS DISTINCT FROM current_user),
     'prepared_transaction_seconds', (
         SELECT coalesce(max(extract(epoch FROM clock_timestamp() - prepared)), 0) FROM pg_prepared_xacts),
     'transaction_age', (SELECT max(greatest(age(datfrozenxid), mxid_age(datminmxid))) FROM pg_database),

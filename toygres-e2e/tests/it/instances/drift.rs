@@ -33,6 +33,8 @@ async fn a_password_that_somebody_else_set_is_told_until_both_sides_have_the_sam
     assert!(events.stdout.contains("instance_degraded") && !events.stdout.contains("something else"), "{events}");
     toygres.ok(&["rotate-password", "demo"]).await.unwrap();
     expect_health(&toygres, "healthy", &[]).await.unwrap();
+    let told = toygres.ok(&["events", "demo"]).await.unwrap();
+    assert_eq!(told.stdout.matches("instance_degraded").count(), 1, "{told}");
     toygres.api().unwrap().log_in("demo").await.unwrap();
 }
 
