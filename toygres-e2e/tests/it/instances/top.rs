@@ -26,7 +26,8 @@ async fn sessions_and_who_waits_for_whom_are_shown_and_can_be_ended() {
         let sessions = activity["sessions"].as_array().context("no sessions")?;
         let waiter = sessions.iter().find(|session| session["pid"] == waiter_pid);
         let waits = waiter.is_some_and(|waiter| waiter["blocked_by"] == serde_json::json!([holder_pid]));
-        Ok(waits.then_some(activity))
+        // The usage and the sessions are each at most a second old.
+        Ok((waits && activity["usage"]["connections"] == 2).then_some(activity))
     })
     .await
     .unwrap();
