@@ -74,7 +74,7 @@ impl PasswordChecks {
     async fn find_out(&self, platform: &dyn Platform, secrets: &dyn SecretStore, key: InstanceKey, owner: &RoleName) {
         let found = async {
             let kept = secrets.get(&key).await?;
-            platform.has_password(&key, owner, &kept).await
+            platform.session(&key).await?.has_password(owner, &kept).await
         };
         let found: Result<bool, Failure> = found.await;
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -194,12 +194,12 @@ impl Client {
         self.get(self.instance_url(key, &["health"], &[])?).await
     }
 
-    /// What the instances have to do, as last seen.
+    /// The load of the instances, as last seen.
     pub async fn usage(&self, namespace: Option<&Namespace>) -> Result<Usage, ClientError> {
         self.get(self.url(&["v1", "usage"], &[("namespace", namespace.map(ToString::to_string))])?).await
     }
 
-    /// What an instance has to do, and what its clients do.
+    /// The load of an instance, and what its clients do.
     pub async fn instance_activity(&self, key: &InstanceKey) -> Result<InstanceActivity, ClientError> {
         self.get(self.instance_url(key, &["activity"], &[])?).await
     }

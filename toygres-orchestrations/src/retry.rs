@@ -48,8 +48,8 @@ impl RetryPolicy {
     /// The same for a step that has no purpose once its operation is cancelled.
     pub const CANCELLABLE_STEP: Self = Self { ends_on_cancel: true, ..Self::STEP };
 
-    /// For a change of what is there: its log-in is tried for nearly three minutes. The kubelet takes up to a minute and a half to
-    /// give the server the certificate for a new address.
+    /// For a change of a server that runs. It is logged in to for nearly three minutes: a new address needs a new certificate, which
+    /// the kubelet gives to the server within a minute and a half.
     pub const CHANGE: Self = Self { log_in_attempts: 24, ..Self::STEP };
 
     /// The same for a change that has no purpose once its operation is cancelled.

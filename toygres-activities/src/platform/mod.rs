@@ -24,14 +24,14 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use toygres_models::{
-    ClientSession, Drift, Failure, InstanceKey, InstanceSpec, Invalid, MemberStatus, PlatformName, PostgresVersion, RoleName,
-    ServerAddress, SessionEnd,
+    Drift, Failure, InstanceKey, InstanceSpec, Invalid, MemberStatus, PlatformName, PostgresVersion, ServerAddress,
 };
 use uuid::Uuid;
 
 pub use default_folder::DefaultFolder;
 pub use diagnosis::Diagnosis;
 pub use logs::{LogLine, LogRequest, LogStream, MAX_LINE_BYTES};
+pub use session::OwnSession;
 pub use toygres_models::OfferedVersion;
 
 /// An instance to be deployed.
@@ -283,29 +283,11 @@ pub trait Platform: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// The parameters of PostgreSQL that toygres sets and `ALTER SYSTEM` sets otherwise.
+    /// A session of toygres's own in the instance.
     ///
     /// # Errors
     /// As [`set_password`](Self::set_password).
-    async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure>;
-
-    /// The sessions of clients, those with the oldest transactions first, with what they do.
-    ///
-    /// # Errors
-    /// As [`set_password`](Self::set_password).
-    async fn sessions(&self, key: &InstanceKey) -> Result<Vec<ClientSession>, Failure>;
-
-    /// Ends a client's statement, or its session. `false` if there is none any more.
-    ///
-    /// # Errors
-    /// As [`set_password`](Self::set_password).
-    async fn end_session(&self, key: &InstanceKey, client: &ClientSession, end: SessionEnd) -> Result<bool, Failure>;
-
-    /// Whether the role logs in with that password; nothing is logged in to find out.
-    ///
-    /// # Errors
-    /// As [`set_password`](Self::set_password).
-    async fn has_password(&self, key: &InstanceKey, owner: &RoleName, password: &SecretString) -> Result<bool, Failure>;
+    async fn session(&self, key: &InstanceKey) -> Result<OwnSession, Failure>;
 
     /// The records of all instances whose data is here, in order of their keys. Half-made ones have none.
     async fn records(&self) -> Result<Vec<InstanceRecord>, Failure>;

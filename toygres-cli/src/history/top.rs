@@ -195,7 +195,7 @@ fn usage_table(ui: &Ui, usage: &[InstanceUsage], rates: &mut Rates) -> String {
         "HEALTH",
         "CONNECTIONS",
         "ACTIVE",
-        "LOCKED",
+        "WAITING",
         "TRANSACTIONS/S",
         "CACHE HITS",
         "OLDEST",

@@ -18,6 +18,7 @@ use crate::settings::Settings;
 use crate::values::instance_name;
 
 #[derive(Debug, Args)]
+#[command(override_usage = "toygres diff <NAME>\n       toygres diff -f <FILE>")]
 #[command(after_help = "\
 Examples:
   toygres diff demo                what others changed of the instance on its platform

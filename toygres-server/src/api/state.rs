@@ -12,7 +12,7 @@ use toygres_models::Store;
 use toygres_models::store::Changes;
 
 use crate::api::http::traffic::Traffic;
-use crate::api::metrics::usage::SessionLooks;
+use crate::api::instances::activity::SessionLooks;
 use crate::api::observations::Observations;
 use crate::workers::clock::Clock;
 use crate::workers::event_feed::EventFeed;

@@ -15,7 +15,7 @@ use super::workflows::Workflows;
 const PERIOD: Duration = Duration::from_secs(20);
 /// How soon it is tried again after a change of the instance that failed.
 const RETRY_AFTER: TimeDelta = TimeDelta::minutes(10);
-/// So often within [`RETRY_AFTER`] it is put right; what is changed again after that has somebody who fights for it.
+/// So often within [`RETRY_AFTER`] an instance's objects are put right. Whoever changes them again fights for them.
 const MOST_REPAIRS: i64 = 3;
 /// How long it is left alone then.
 const PEACE: TimeDelta = TimeDelta::hours(1);
@@ -73,7 +73,7 @@ async fn put_right(
     if drift.is_empty() || last.as_ref().is_some_and(has_failed) {
         return Ok(());
     }
-    // Nobody works with what is gone.
+    // What is gone is made again however often: without it nobody can work.
     if !drift.iter().any(|drift| drift.field.is_none()) {
         if store.has_event_since(instance.id, FOUGHT, Utc::now() - PEACE).await? {
             return Ok(());
@@ -81,8 +81,8 @@ async fn put_right(
         let repairs = store.own_operations_since(instance.id, OperationKind::UPDATE, Utc::now() - RETRY_AFTER).await?;
         if repairs >= MOST_REPAIRS {
             let message = format!(
-                "{}; toygres put it right {repairs} times in ten minutes, and leaves it for an hour now: take these objects out \
-                 of what else manages the cluster",
+                "{}; toygres has put objects of this instance right {repairs} times in ten minutes, and leaves them for an hour \
+                 now: take them out of what else manages the cluster",
                 words(&drift)
             );
             return Ok(store.record_request(instance, FOUGHT, &message, &Requested::by("toygres")).await?);

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Service};
 use kube::api::ListParams;
 use secrecy::SecretString;
-use toygres_models::{Drift, Failure, FailureKind, InstanceKey, InstanceSpec, RoleName, ServerAddress};
+use toygres_models::{Failure, FailureKind, InstanceKey, InstanceSpec, ServerAddress};
 
 use super::cluster::Cluster;
 use super::forward::Forward;
@@ -17,7 +17,7 @@ use super::objects::tls::{external_address, internal_name};
 use super::watch::readiness::describe;
 use crate::platform::probe::{Knock, Probe, Volume};
 use crate::platform::session::connection::Target;
-use crate::platform::session::{extensions, owner, parameters};
+use crate::platform::session::{Held, Way, extensions, owner};
 use crate::platform::{Endpoint, Reach};
 use crate::secrets::SecretStore;
 
@@ -100,21 +100,6 @@ impl Cluster {
         self.as_toygres(key, async |target| extensions::set_extensions(&target, spec).await).await
     }
 
-    /// See [`Platform::has_password`](crate::platform::Platform::has_password).
-    pub(super) async fn has_password(
-        &self,
-        key: &InstanceKey,
-        owner: &RoleName,
-        password: &SecretString,
-    ) -> Result<bool, Failure> {
-        self.as_toygres(key, async |target| owner::has_password(&target, owner, password).await).await
-    }
-
-    /// See [`Platform::overridden_parameters`](crate::platform::Platform::overridden_parameters).
-    pub(super) async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {
-        self.as_toygres(key, async |target| parameters::overridden(&target).await).await
-    }
-
     /// See [`Platform::open_superuser`](crate::platform::Platform::open_superuser).
     pub(super) async fn open_superuser(
         &self,
@@ -128,14 +113,7 @@ impl Cluster {
     /// See [`Platform::probe`](crate::platform::Platform::probe).
     pub(super) async fn probe(self: &Arc<Self>, key: &InstanceKey, max_age: Duration) -> Result<Probe, Failure> {
         let (cluster, server) = (self.clone(), key.clone());
-        let way = async move {
-            let forward = match cluster.client.is_in_cluster() {
-                true => None,
-                false => Some(Forward::open(&cluster.client, &server, 0).await?),
-            };
-            let target = cluster.target(&server, forward.as_ref())?;
-            Ok((target, forward.map(|forward| -> Box<dyn std::any::Any + Send + Sync> { Box::new(forward) })))
-        };
+        let way = async move { cluster.way(&server).await };
         let knock = match self.client.is_in_cluster() {
             true => Knock::AtTheServer,
             // The kubelet knocks.
@@ -162,18 +140,20 @@ impl Cluster {
         }
     }
 
-    /// Does something with a server by toygres's own way in.
-    pub(super) async fn as_toygres<T>(
-        &self,
-        key: &InstanceKey,
-        work: impl AsyncFnOnce(Target) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        // Held until it is done.
+    /// Toygres's own way in, forwarded where this is outside the cluster.
+    pub(super) async fn way(&self, key: &InstanceKey) -> Result<Way, Failure> {
         let forward = match self.client.is_in_cluster() {
             true => None,
             false => Some(Forward::open(&self.client, key, 0).await?),
         };
-        work(self.target(key, forward.as_ref())?).await
+        let target = self.target(key, forward.as_ref())?;
+        Ok((target, forward.map(|forward| -> Held { Box::new(forward) })))
+    }
+
+    /// Does something with a server by that way.
+    async fn as_toygres<T>(&self, key: &InstanceKey, work: impl AsyncFnOnce(Target) -> Result<T, Failure>) -> Result<T, Failure> {
+        let (target, _held) = self.way(key).await?;
+        work(target).await
     }
 
     /// The instance of which `host` is the name inside the cluster.

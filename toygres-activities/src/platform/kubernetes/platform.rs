@@ -19,8 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{OnceCell, broadcast};
 use tokio_util::sync::CancellationToken;
 use toygres_models::{
-    ClientSession, Drift, Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, RoleName,
-    SessionEnd, StorageSize,
+    Drift, Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, StorageSize,
 };
 
 use super::cluster::Cluster;
@@ -34,10 +33,9 @@ use super::watch::pod_events;
 use crate::k8s_client::K8sClient;
 use crate::platform::certificates::{CertificateAuthority, Signs};
 use crate::platform::probe::Probe;
-use crate::platform::session::activity;
 use crate::platform::{
-    Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
-    detached,
+    Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, OwnSession, Platform,
+    PlatformEvent, Reach, detached,
 };
 
 /// Instances as pods. Dropping it ends the watching; servers run on.
@@ -267,20 +265,8 @@ impl Platform for KubernetesPlatform {
         self.cluster.drift(key, spec).await
     }
 
-    async fn sessions(&self, key: &InstanceKey) -> Result<Vec<ClientSession>, Failure> {
-        self.cluster.as_toygres(key, async |target| activity::sessions(&target).await).await
-    }
-
-    async fn end_session(&self, key: &InstanceKey, client: &ClientSession, end: SessionEnd) -> Result<bool, Failure> {
-        self.cluster.as_toygres(key, async |target| activity::end_session(&target, client, end).await).await
-    }
-
-    async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {
-        self.cluster.overridden_parameters(key).await
-    }
-
-    async fn has_password(&self, key: &InstanceKey, owner: &RoleName, password: &SecretString) -> Result<bool, Failure> {
-        self.cluster.has_password(key, owner, password).await
+    async fn session(&self, key: &InstanceKey) -> Result<OwnSession, Failure> {
+        OwnSession::open(self.cluster.way(key).await?).await
     }
 
     async fn records(&self) -> Result<Vec<InstanceRecord>, Failure> {

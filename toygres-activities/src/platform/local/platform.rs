@@ -11,8 +11,7 @@ use secrecy::SecretString;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use toygres_models::{
-    ClientSession, Drift, Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, Power,
-    RoleName, ServerAddress, SessionEnd,
+    Failure, FailureKind, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, Power, ServerAddress,
 };
 
 use super::confinement::{Confinement, confinement};
@@ -29,11 +28,11 @@ use super::server::{Server, major_of};
 use crate::kill_point::kill_point;
 use crate::platform::probe::{Knock, Probe, Probed, Probes, Volume};
 use crate::platform::session::connection::Target;
-use crate::platform::session::{activity, extensions, owner, parameters};
+use crate::platform::session::{extensions, owner};
 use crate::platform::sizing::Sizing;
 use crate::platform::{
-    Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Phase, Platform, PlatformEvent,
-    detached,
+    Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, OwnSession, Phase, Platform,
+    PlatformEvent, detached,
 };
 
 const POLL: Duration = Duration::from_millis(10);
@@ -420,20 +419,8 @@ impl Platform for LocalPlatform {
         self.inner.open_superuser(key, password, valid_until).await
     }
 
-    async fn sessions(&self, key: &InstanceKey) -> Result<Vec<ClientSession>, Failure> {
-        activity::sessions(&self.inner.target(key).await?).await
-    }
-
-    async fn end_session(&self, key: &InstanceKey, client: &ClientSession, end: SessionEnd) -> Result<bool, Failure> {
-        activity::end_session(&self.inner.target(key).await?, client, end).await
-    }
-
-    async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {
-        parameters::overridden(&self.inner.target(key).await?).await
-    }
-
-    async fn has_password(&self, key: &InstanceKey, owner: &RoleName, password: &SecretString) -> Result<bool, Failure> {
-        owner::has_password(&self.inner.target(key).await?, owner, password).await
+    async fn session(&self, key: &InstanceKey) -> Result<OwnSession, Failure> {
+        OwnSession::open((self.inner.target(key).await?, None)).await
     }
 
     async fn observe(&self, key: &InstanceKey) -> Result<Option<Observation>, Failure> {

@@ -17,7 +17,7 @@ use toygres_models::{Failure, FailureKind, InstanceKey};
 
 use super::sample::{Sample, Slow, slow_statement, statement};
 use crate::platform::session::connection::{Connection, Error, Target};
-use crate::platform::session::log_in;
+use crate::platform::session::{Held, Way, log_in};
 
 /// How long an answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -46,14 +46,11 @@ pub struct Probed {
     pub sample: Sample,
 }
 
-/// How to log in to a server, and what has to be held meanwhile: a forwarded port, say.
-pub(crate) type Way = (Target, Option<Box<dyn std::any::Any + Send + Sync>>);
-
 /// How it is found out whether a server takes connections: sessions that are there outlive a postmaster that is stopped.
 pub(crate) enum Knock {
     /// By a connection to it.
     AtTheServer,
-    /// By asking somebody who knows, where a connection would be one to whoever forwards it.
+    /// By asking the platform. Through a forwarded port a connection says nothing: whoever forwards it takes it first.
     Elsewhere(BoxFuture<'static, bool>),
 }
 
@@ -65,7 +62,7 @@ struct Kept {
     slow_statement: Statement,
     opened: Instant,
     /// Held for the connection.
-    _held: Option<Box<dyn std::any::Any + Send + Sync>>,
+    _held: Option<Held>,
 }
 
 /// A probe that is on its way.

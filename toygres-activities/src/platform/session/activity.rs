@@ -5,8 +5,7 @@ use serde::Deserialize;
 use toygres_models::text::one_line;
 use toygres_models::{ClientSession, Failure, FailureKind, SessionEnd};
 
-use super::connection::Target;
-use super::{Session, TOYGRES};
+use super::{OwnSession, TOYGRES};
 
 /// The sessions that are told of: those with the oldest transactions.
 const MOST: usize = 200;
@@ -79,32 +78,40 @@ fn decoded(hex: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-pub(crate) async fn sessions(target: &Target) -> Result<Vec<ClientSession>, Failure> {
-    let session = Session::open(target).await?;
-    let answer: String = session.value(SESSIONS, &[&TOYGRES]).await?;
-    session.close().await;
-    // Whoever is superuser in it can have it answer anything.
-    let rows: Vec<Row> = serde_json::from_str(&answer).map_err(|error| {
-        let message = format!("the server answers the question for its sessions with something else: {error}");
-        Failure::transient(FailureKind::ConnectionFailed, message)
-    })?;
-    Ok(rows.into_iter().take(MOST).map(ClientSession::from).collect())
-}
+impl OwnSession {
+    /// The sessions of clients, at most 200, those with the oldest transactions first, with what they do.
+    ///
+    /// # Errors
+    /// If the server doesn't answer, or answers something else.
+    pub async fn client_sessions(self) -> Result<Vec<ClientSession>, Failure> {
+        let answer: String = self.session.value(SESSIONS, &[&TOYGRES]).await?;
+        self.close().await;
+        // Whoever is superuser in it can have it answer anything.
+        let rows: Vec<Row> = serde_json::from_str(&answer).map_err(|error| {
+            let message = format!("the server answers the question for its sessions with something else: {error}");
+            Failure::transient(FailureKind::ConnectionFailed, message)
+        })?;
+        Ok(rows.into_iter().take(MOST).map(ClientSession::from).collect())
+    }
 
-/// `false` if that session isn't there any more, or, of a statement, runs none.
-pub(crate) async fn end_session(target: &Target, client: &ClientSession, end: SessionEnd) -> Result<bool, Failure> {
-    let (function, condition) = match end {
-        SessionEnd::Cancel => ("pg_cancel_backend(pid)".to_owned(), "state <> 'idle'"),
-        SessionEnd::Terminate => (format!("pg_terminate_backend(pid, {END_LIMIT})"), "true"),
-    };
-    let statement = format!(
-        "SELECT {function} FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2::text::timestamptz AND usename IS DISTINCT FROM $3 \
-         AND {condition}"
-    );
-    let session = Session::open(target).await?;
-    let ended: Option<bool> = session.values(&statement, &[&client.pid, &client.started_at.to_rfc3339(), &TOYGRES]).await?.pop();
-    session.close().await;
-    Ok(ended.unwrap_or(false))
+    /// Ends a client's statement, or its session. `false` if that session isn't there any more, or runs no statement.
+    ///
+    /// # Errors
+    /// If the server doesn't answer.
+    pub async fn end(self, client: &ClientSession, end: SessionEnd) -> Result<bool, Failure> {
+        let (function, condition) = match end {
+            SessionEnd::Cancel => ("pg_cancel_backend(pid)".to_owned(), "state <> 'idle'"),
+            SessionEnd::Terminate => (format!("pg_terminate_backend(pid, {END_LIMIT})"), "true"),
+        };
+        let statement = format!(
+            "SELECT {function} FROM pg_stat_activity
+             WHERE pid = $1 AND backend_start = $2::text::timestamptz AND usename IS DISTINCT FROM $3 AND {condition}"
+        );
+        let started_at = client.started_at.to_rfc3339();
+        let ended: Option<bool> = self.session.values(&statement, &[&client.pid, &started_at, &TOYGRES]).await?.pop();
+        self.close().await;
+        Ok(ended.unwrap_or(false))
+    }
 }
 
 #[cfg(test)]

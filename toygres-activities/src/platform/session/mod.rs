@@ -138,6 +138,29 @@ pub(crate) async fn answers(target: &Target) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What has to be held while a connection is used: a forwarded port, say.
+pub(crate) type Held = Box<dyn std::any::Any + Send + Sync>;
+
+/// How to log in to a server, and what has to be held meanwhile.
+pub(crate) type Way = (Target, Option<Held>);
+
+/// A session of toygres's own in an instance, good for one question, by a log-in that no user of the instance has.
+pub struct OwnSession {
+    session: Session,
+    _held: Option<Held>,
+}
+
+impl OwnSession {
+    pub(crate) async fn open((target, held): Way) -> Result<Self, Failure> {
+        Ok(Self { session: Session::open(&target).await?, _held: held })
+    }
+
+    /// Says goodbye, before what is held goes.
+    async fn close(self) {
+        self.session.close().await;
+    }
+}
+
 /// A connection of toygres's own.
 struct Session {
     server: Address,

@@ -8,9 +8,9 @@ use secrecy::{ExposeSecret, SecretString};
 use toygres_models::connection::SUPERUSER;
 use toygres_models::{DatabaseName, Failure, FailureKind, InstanceSpec, RoleName};
 
-use super::Session;
 use super::connection::Target;
 use super::verifier::Verifier;
+use super::{OwnSession, Session};
 use crate::kill_point::kill_point;
 
 /// Roles of PostgreSQL's own that the owner is a member of, where the version has them: they look at everything, and end,
@@ -51,17 +51,22 @@ pub(crate) async fn set_owner_password(target: &Target, spec: &InstanceSpec, pas
     Ok(())
 }
 
-/// Whether that is the owner's password, and it may log in; by what the server keeps of it.
-pub(crate) async fn has_password(target: &Target, owner: &RoleName, password: &SecretString) -> Result<bool, Failure> {
-    let session = Session::open(target).await?;
-    let verifier = "SELECT rolpassword FROM pg_catalog.pg_authid
-                    WHERE rolname = $1 AND rolcanlogin AND coalesce(rolvaliduntil, 'infinity') > now()";
-    let verifier: Option<Option<String>> = session.values(verifier, &[&owner.as_str()]).await?.pop();
-    session.close().await;
-    let Some(verifier) = verifier.flatten().and_then(|verifier| Verifier::parse(&verifier)) else { return Ok(false) };
-    let password = password.clone();
-    let compared = tokio::task::spawn_blocking(move || verifier.may_be_of(&password)).await;
-    compared.map_err(|error| Failure::transient(FailureKind::Internal, format!("the password could not be compared: {error}")))
+impl OwnSession {
+    /// Whether a role logs in with that password, by what the server keeps of it: nobody logs in to find out.
+    ///
+    /// # Errors
+    /// If the server doesn't answer.
+    pub async fn has_password(self, role: &RoleName, password: &SecretString) -> Result<bool, Failure> {
+        let verifier = "SELECT rolpassword FROM pg_catalog.pg_authid
+                        WHERE rolname = $1 AND rolcanlogin AND coalesce(rolvaliduntil, 'infinity') > now()";
+        let verifier: Option<Option<String>> = self.session.values(verifier, &[&role.as_str()]).await?.pop();
+        self.close().await;
+        let Some(verifier) = verifier.flatten().and_then(|verifier| Verifier::parse(&verifier)) else { return Ok(false) };
+        let password = password.clone();
+        let compared = tokio::task::spawn_blocking(move || verifier.may_be_of(&password)).await;
+        compared
+            .map_err(|error| Failure::transient(FailureKind::Internal, format!("the password could not be compared: {error}")))
+    }
 }
 
 /// Lets the superuser log in with that password until then. An earlier password of it ends.

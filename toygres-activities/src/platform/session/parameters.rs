@@ -2,8 +2,7 @@
 
 use toygres_models::{Drift, Failure};
 
-use super::Session;
-use super::connection::Target;
+use super::OwnSession;
 
 /// Of each parameter its name, what it is set to by either, and whether it takes a restart. Toygres's files are outside the data
 /// directory, and no user's are. Of a parameter that a file has twice, the last counts.
@@ -19,22 +18,29 @@ const OVERRIDDEN: &str = "
     WHERE theirs.by_user AND NOT ours.by_user AND theirs.setting IS DISTINCT FROM ours.setting
     ORDER BY theirs.name LIMIT 50";
 
-pub(crate) async fn overridden(target: &Target) -> Result<Vec<Drift>, Failure> {
-    let session = Session::open(target).await?;
-    let rows: Vec<Vec<Option<String>>> = session.values(OVERRIDDEN, &[]).await?;
-    session.close().await;
-    let drift = |row: Vec<Option<String>>| {
-        let [name, found, wanted, context] = <[Option<String>; 4]>::try_from(row).ok()?;
-        let name = Drift::shown(&name?);
-        let then = if context.as_deref() == Some("postmaster") { "a restart" } else { "a reload" };
-        Some(Drift {
-            changed_by: Some("ALTER SYSTEM".into()),
-            remedy: Some(format!("ALTER SYSTEM RESET {name} and {then} give it back to toygres")),
-            field: Some(name),
-            found: found.as_deref().map(Drift::shown),
-            wanted: wanted.as_deref().map(Drift::shown),
-            ..Drift::gone("PostgreSQL's configuration")
-        })
-    };
-    Ok(rows.into_iter().filter_map(drift).collect())
+impl OwnSession {
+    /// The parameters that toygres sets and `ALTER SYSTEM` sets otherwise.
+    ///
+    /// # Errors
+    /// If the server doesn't answer.
+    pub async fn overridden_parameters(self) -> Result<Vec<Drift>, Failure> {
+        let rows: Vec<Vec<Option<String>>> = self.session.values(OVERRIDDEN, &[]).await?;
+        self.close().await;
+        Ok(rows.into_iter().filter_map(overridden).collect())
+    }
+}
+
+/// A parameter's name, what either sets it to, and whether it takes a restart.
+fn overridden(row: Vec<Option<String>>) -> Option<Drift> {
+    let [name, found, wanted, context] = <[Option<String>; 4]>::try_from(row).ok()?;
+    let name = Drift::shown(&name?);
+    let then = if context.as_deref() == Some("postmaster") { "a restart" } else { "a reload" };
+    Some(Drift {
+        changed_by: Some("ALTER SYSTEM".into()),
+        remedy: Some(format!("ALTER SYSTEM RESET {name} and {then} give it back to toygres")),
+        field: Some(name),
+        found: found.as_deref().map(Drift::shown),
+        wanted: wanted.as_deref().map(Drift::shown),
+        ..Drift::gone("PostgreSQL's configuration")
+    })
 }

@@ -17,11 +17,10 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, broadcast};
 use toygres_activities::k8s_client::ClusterChoice;
 use toygres_activities::platform::kubernetes::{Images, KubernetesConfig, KubernetesPlatform};
 use toygres_activities::platform::{
-    Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, Platform, PlatformEvent, Reach,
+    Deployment, Endpoint, InstanceRecord, LogRequest, LogStream, Observation, OfferedVersion, OwnSession, Platform,
+    PlatformEvent, Reach,
 };
-use toygres_models::{
-    ClientSession, Drift, Failure, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion, RoleName, SessionEnd,
-};
+use toygres_models::{Drift, Failure, InstanceKey, InstanceSpec, Invalid, PlatformName, PostgresVersion};
 
 use super::{READY, Subject, key};
 
@@ -348,20 +347,8 @@ impl Platform for InNamespace {
         Ok(here.map(|real| key(real.name.as_str())).collect())
     }
 
-    async fn sessions(&self, key: &InstanceKey) -> Result<Vec<ClientSession>, Failure> {
-        self.inner.sessions(&self.real(key)).await
-    }
-
-    async fn end_session(&self, key: &InstanceKey, client: &ClientSession, end: SessionEnd) -> Result<bool, Failure> {
-        self.inner.end_session(&self.real(key), client, end).await
-    }
-
-    async fn overridden_parameters(&self, key: &InstanceKey) -> Result<Vec<Drift>, Failure> {
-        self.inner.overridden_parameters(&self.real(key)).await
-    }
-
-    async fn has_password(&self, key: &InstanceKey, owner: &RoleName, password: &SecretString) -> Result<bool, Failure> {
-        self.inner.has_password(&self.real(key), owner, password).await
+    async fn session(&self, key: &InstanceKey) -> Result<OwnSession, Failure> {
+        self.inner.session(&self.real(key)).await
     }
 
     async fn records(&self) -> Result<Vec<InstanceRecord>, Failure> {

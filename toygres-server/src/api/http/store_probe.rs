@@ -1,4 +1,4 @@
-//! Says soon that the metadata store is gone, to whoever only looks. (A change is worth waiting for.)
+//! Has a request that only reads fail soon when the metadata store is gone. A request that changes something waits for it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -74,7 +74,7 @@ pub(super) async fn superuser(
 }
 
 /// An instance that can be connected to, and where it is.
-async fn running(state: &AppState, key: &InstanceKey) -> Result<(Instance, Place), ApiError> {
+pub(super) async fn running(state: &AppState, key: &InstanceKey) -> Result<(Instance, Place), ApiError> {
     let instance = state.store.instance(key).await?;
     match instance.state {
         InstanceState::Running => {}

@@ -97,7 +97,7 @@ pub(super) async fn create_instance(state: &AppState, new: &NewInstance, request
     })?;
     kill_point("create-password-kept");
     let created = state.store.create_instance(new).await;
-    // Where nobody knows whether it is on record, whoever forgets old passwords looks again.
+    // Where it isn't known whether the instance is on record, the password stays: old ones are looked through every so often.
     if !matches!(created, Ok(Created::New(_)) | Err(StoreError::InDoubt(_)))
         && let Err(failure) = place.secrets.discard(key, *id).await
     {

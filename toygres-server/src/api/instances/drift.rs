@@ -35,7 +35,8 @@ pub(super) async fn drift(
     let platform = state.platforms.of(&instance).await?.platform;
     told.items = platform.drift(&key, &instance.spec).await?;
     if instance.state == InstanceState::Running {
-        match platform.overridden_parameters(&key).await {
+        let overridden = async { platform.session(&key).await?.overridden_parameters().await };
+        match overridden.await {
             Ok(overridden) => told.items.extend(overridden),
             Err(failure) => told.not_compared = Some(format!("its parameters could not be compared: {}", failure.message)),
         }

@@ -1,5 +1,6 @@
 //! `/v1/instances`.
 
+pub(super) mod activity;
 mod adopt;
 mod apply;
 mod comparison;
@@ -44,6 +45,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(adopt::adopt))
         .routes(routes!(connection::connection))
         .routes(routes!(connection::superuser))
+        .routes(routes!(activity::activity))
+        .routes(routes!(activity::end_session))
         .routes(routes!(drift::drift))
         .routes(routes!(explanation::why))
         .routes(routes!(health::health))

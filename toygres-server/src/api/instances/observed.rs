@@ -46,7 +46,7 @@ pub(super) async fn look(state: &AppState, key: &InstanceKey) -> Result<(Instanc
     let unknown = |words: &str| Health::of(HealthStatus::Unknown, HealthReasonKind::NotObserved, words);
     match tokio::time::timeout(TIME_LIMIT, looking).await {
         Ok(Ok(checked)) => {
-            // What is unknown is a matter of the moment, and of whoever asks.
+            // That this server can't look at it now says nothing about the instance.
             let is_for_the_record = checked.health.status != HealthStatus::Unknown;
             if instance.status.health().as_ref() == Some(&checked.health) {
                 return Ok((instance, Some(checked)));

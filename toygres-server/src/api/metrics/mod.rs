@@ -42,8 +42,6 @@ pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(of_instances))
         .routes(routes!(targets))
         .routes(routes!(usage::usage))
-        .routes(routes!(usage::activity))
-        .routes(routes!(usage::end_session))
 }
 
 /// The server's own.
@@ -107,7 +105,7 @@ async fn of_instance(
     let key = instance_key(&name, parameters.namespace.as_deref())?;
     caller.may_view(&key.namespace)?;
     let found = state.store.instance(&key).await?;
-    let checked = look(&state, &key, &found, GOOD_FOR).await;
+    let checked = look(&state, &key, &found).await;
     let mut page = Page::default();
     instance::add(&mut page, &[], &found, checked.as_ref());
     Ok(text(page.render()))
@@ -145,7 +143,7 @@ async fn of_instances(
     let instances: Vec<_> = instances.filter(|(_, instance)| is_swept(instance)).collect();
     let mut looks = Vec::with_capacity(instances.len());
     for (key, instance) in &instances {
-        looks.push(look(&state, key, instance, GOOD_FOR));
+        looks.push(look(&state, key, instance));
     }
     let looked: Vec<_> = stream::iter(looks).buffered(AT_ONCE).collect().await;
     let mut page = Page::default();
@@ -230,13 +228,13 @@ async fn running(
 }
 
 /// How an instance is, and what it says; `None` if that can't be found out now.
-async fn look(state: &AppState, key: &InstanceKey, instance: &Instance, max_age: Duration) -> Option<Checked> {
+async fn look(state: &AppState, key: &InstanceKey, instance: &Instance) -> Option<Checked> {
     if instance.state != InstanceState::Running {
         return None;
     }
     let looking = async {
         let place = state.platforms.of(instance).await.ok()?;
-        Some(place.check(key, &instance.spec.owner, max_age).await)
+        Some(place.check(key, &instance.spec.owner, GOOD_FOR).await)
     };
     tokio::time::timeout(TIME_LIMIT, looking).await.ok().flatten()
 }

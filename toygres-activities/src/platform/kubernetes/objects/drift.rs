@@ -1,8 +1,7 @@
 //! Objects that others changed or removed, held against what toygres makes.
 //!
-//! What an object would be once it was applied the API server says itself (a dry run), so that its defaults and its ways to
-//! write a value are no differences. An object that an older toygres, or one with another configuration, applied last is to be
-//! another anyway: it isn't compared until toygres applies it again, for a reason of its own.
+//! The API server says by a dry run what applying an object would make of it. So its defaults, and its ways to write a value,
+//! are no differences. An object that another build or configuration of toygres applied last isn't compared.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -35,12 +34,13 @@ const CLIENT_CA_PATH: [&str; 2] = ["data", "client-ca.crt"];
 /// What the API server adds to a StatefulSet that somebody lets replace pods. It takes no set that replaces none and has it.
 pub(super) const ROLLING_UPDATE_PATH: [&str; 3] = ["spec", "updateStrategy", "rollingUpdate"];
 
-/// Of each instance, by which owners of its objects' fields it was last found to be as it should.
+/// Of each instance that was found to be as it should: a digest of the fields that toygres owned then.
 pub(in crate::platform::kubernetes) type Clean = HashMap<InstanceKey, u64>;
 
 impl Cluster {
-    /// See [`Platform::suspects`](crate::platform::Platform::suspects): the fields that toygres owns are others than when it was
-    /// last compared, since whoever changes a field becomes its owner, or something is gone.
+    /// See [`Platform::suspects`](crate::platform::Platform::suspects). The API server keeps the owner of each field, and a field
+    /// that somebody changes gets another owner. So an instance is suspected if the fields that toygres owns aren't those of
+    /// its last comparison.
     pub(in crate::platform::kubernetes) async fn suspects(&self) -> Result<Vec<InstanceKey>, Failure> {
         let owned = self.owned(None).await?;
         let mut clean = self.clean();
@@ -119,10 +119,10 @@ impl Cluster {
         let wanted = match self.client.apply(key.namespace.as_str(), &wanted, true).await {
             Ok((wanted, _)) => wanted,
             Err(failure) if failure.retryable => return Err(failure),
-            // What others added goes with nothing that toygres wants.
+            // What others added contradicts what toygres wants.
             Err(failure) => {
-                let remedy = format!("the API server lets nobody put it right, so undo that by hand ({})", failure.message);
-                return Ok(vec![Drift { field: Some("some field".into()), remedy: Some(remedy), ..Drift::gone(part) }]);
+                let remedy = format!("toygres can't put it right ({}): undo the change by hand", failure.message);
+                return Ok(vec![Drift { field: Some("the content".into()), remedy: Some(remedy), ..Drift::gone(part) }]);
             }
         };
         let (Some(found_content), Some(wanted_content)) = (content(&found), content(&wanted)) else { return Ok(Vec::new()) };
